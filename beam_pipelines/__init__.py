@@ -1,0 +1,1 @@
+"""Beam jobs that turn logs into page datasets. Nothing here imports TensorFlow."""

@@ -1,0 +1,91 @@
+"""What every command of the project does alike: options, errors, whole outputs, the closing line."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+
+class CommandError(Exception):
+    """A problem that the user can fix. Shown as one line without a traceback; the command exits with code 2."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """`argparse` with defaults in `--help` and no abbreviated options."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def add_overwrite(self) -> None:
+        """Adds `--overwrite`, the only way a command replaces an existing output."""
+        self.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+
+def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command's `main` and exits the process.
+
+    Args:
+        main: takes the arguments (`None` means `sys.argv`) and returns the closing line: what was made, and where.
+        argv: arguments, for tests.
+
+    Exit codes: 0 after success, 2 for what the user can fix (`CommandError`), 130 when interrupted; anything else is a
+    defect of ours and keeps its traceback (code 1).
+    """
+    start = time.monotonic()
+    try:
+        summary = main(argv)
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
+    print(f"{summary} [{time.monotonic() - start:.1f} s]", flush=True)
+    sys.exit(0)
+
+
+def require_directory(path: Path, option: str, made_by: str) -> Path:
+    """Returns `path` if it is a directory, else raises a `CommandError` naming the option and the command to run."""
+    if not path.is_dir():
+        raise CommandError(f"{option}: no directory {path}; {made_by} makes it")
+    return path
+
+
+@contextlib.contextmanager
+def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a scratch directory that becomes `path` by rename when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: the directory to publish. Its parent is created.
+        overwrite: whether an existing directory is replaced (at the very end); otherwise it is refused at once.
+
+    Raises:
+        CommandError: `path` exists and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise CommandError(f"{path} exists; pass --overwrite to replace it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.parent / f".{path.name}.incomplete-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+        if path.exists():
+            replaced = path.parent / f".{path.name}.replaced-{os.getpid()}"
+            os.replace(path, replaced)
+            os.replace(scratch, path)
+            shutil.rmtree(replaced)
+        else:
+            os.replace(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

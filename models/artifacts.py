@@ -1,0 +1,135 @@
+"""What each trained artifact says of itself, so that pieces of different versions are never mixed.
+
+Every run directory holds a `metadata.json` of one of the classes below, next to the files that the class names.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic
+
+from beam_pipelines.command import CommandError
+from beam_pipelines.manifest import Window
+
+METADATA_NAME = "metadata.json"
+
+
+class Metadata(pydantic.BaseModel):
+    """Base of all artifact descriptions."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    def write(self, directory: Path) -> None:
+        """Writes `directory/metadata.json`."""
+        (Path(directory) / METADATA_NAME).write_text(self.model_dump_json(indent=2) + "\n")
+
+    def digest(self) -> str:
+        """Identifies the artifact."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class EncoderMetadata(Metadata):
+    """A pre-trained image encoder: `encoder.keras`, `config.yaml`.
+
+    Attributes:
+        method: pre-training method, e.g. `courier`.
+        image_size: `[height, width]` of its input pictures.
+        embedding_dim: length of its output.
+        weights_sha256: digest of `encoder.keras`.
+        dataset_digest: `Manifest.digest()` of the dataset it learned on.
+        window: pages it learned on.
+        notice: `Manifest.notice` of that dataset.
+    """
+
+    kind: Literal["encoder"] = "encoder"
+    method: str
+    image_size: tuple[int, int]
+    embedding_dim: int
+    weights_sha256: str
+    dataset_digest: str
+    window: Window
+    notice: str
+
+
+class EmbeddingsMetadata(Metadata):
+    """Embeddings of all items: `embeddings.npy`, float32 `(items, dim)` by item row; `has_image.npy`, bool `(items,)`.
+
+    Rows of items without a picture are zeros.
+    """
+
+    kind: Literal["embeddings"] = "embeddings"
+    items: int
+    items_with_image: int
+    dim: int
+    embeddings_sha256: str
+    item_ids_sha256: str
+    encoder: EncoderMetadata
+
+
+class ClustersMetadata(Metadata):
+    """Cluster IDs of all items: `cluster_ids.npy`, int32 `(items,)`, -1 without picture; `centers.npy`, float32
+    `(clusters, dim)`.
+    """
+
+    kind: Literal["clusters"] = "clusters"
+    num_clusters: int
+    backend: str
+    mean_squared_distance: float
+    seed: int
+    cluster_ids_sha256: str
+    embeddings: EmbeddingsMetadata
+
+
+class RankerMetadata(Metadata):
+    """A trained ranker: `ranker.weights.h5`, `config.yaml` and the tables that its README names.
+
+    Attributes:
+        image_feature: `none`, `vector`, `simscore` or `cluster_id`.
+        seed: of initialisation and shuffling.
+        dataset_digest: `Manifest.digest()` of the dataset it learned on.
+        item_ids_sha256, user_ids_sha256: digests of the tables whose rows it refers to.
+        window: training pages.
+        validation: metrics on the validation pages at the kept epoch.
+        embeddings, clusters: where its image feature comes from.
+        notice: `Manifest.notice` of the dataset.
+    """
+
+    kind: Literal["ranker"] = "ranker"
+    image_feature: Literal["none", "vector", "simscore", "cluster_id"]
+    seed: int
+    dataset_digest: str
+    item_ids_sha256: str
+    user_ids_sha256: str
+    window: Window
+    validation: dict[str, Any]
+    embeddings: EmbeddingsMetadata | None
+    clusters: ClustersMetadata | None
+    notice: str
+
+
+MetadataT = TypeVar("MetadataT", bound=Metadata)
+
+
+def read_metadata(kind: type[MetadataT], directory: Path, option: str, made_by: str) -> MetadataT:
+    """Reads `directory/metadata.json`.
+
+    Args:
+        kind: the class expected there.
+        directory: the artifact.
+        option: the command-line option that named it, for errors.
+        made_by: the command that makes such an artifact, for errors.
+
+    Raises:
+        CommandError: there is none, or it describes something else.
+    """
+    path = Path(directory) / METADATA_NAME
+    if not path.is_file():
+        raise CommandError(f"{option}: {directory} has no {METADATA_NAME}; {made_by} makes it")
+    try:
+        return kind.model_validate_json(path.read_text())
+    except pydantic.ValidationError as error:
+        wanted = kind.model_fields["kind"].default
+        raise CommandError(
+            f"{option}: {path} does not describe a directory of kind `{wanted}`; {made_by} makes it"
+        ) from error

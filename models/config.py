@@ -1,0 +1,89 @@
+"""Strict, typed configuration: YAML files and `--set key=value` overrides, checked before any work starts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pydantic
+import yaml
+
+from beam_pipelines.command import CommandError
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+class Config(pydantic.BaseModel):
+    """Base of all configurations: unknown keys and wrong types are errors, values cannot change later."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def to_yaml(self) -> str:
+        """The configuration as a YAML document that `load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def load_config(kind: type[ConfigT], file: str | None, overrides: Sequence[str] = ()) -> ConfigT:
+    """Reads a configuration.
+
+    Args:
+        kind: the configuration class.
+        file: a YAML file, or the name of a preset in `models/configs`; `None` takes the defaults of `kind`.
+        overrides: `key=value` texts; `a.b=value` reaches into a section, the value is read as YAML.
+
+    Raises:
+        CommandError: the file is missing or no mapping, or a key is unknown or has the wrong type (the key is named).
+    """
+    values: dict = {}
+    if file is not None:
+        path = Path(file) if Path(file).is_file() else PRESETS / f"{file}.yaml"
+        if not path.is_file():
+            presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+            raise CommandError(f"--config: no file {file} and no preset of that name (presets: {presets})")
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise CommandError(f"{path}: not valid YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise CommandError(f"{path}: must be a mapping of keys to values")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise CommandError(f"--set: expected key=value. Received: {override}")
+        section = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise CommandError(f"--set {override}: {parent} is a value, not a section")
+        try:
+            section[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise CommandError(f"--set {override}: the value is not valid YAML") from error
+    try:
+        # JSON mode reads 1 as a float and lists as tuples, and is strict about everything else.
+        return kind.model_validate_json(_json(values))
+    except pydantic.ValidationError as error:
+        raise CommandError("configuration: " + "; ".join(_explain(kind, e) for e in error.errors())) from error
+
+
+def _json(values: dict) -> str:
+    try:
+        return json.dumps(values)
+    except TypeError as error:
+        raise CommandError(f"configuration: {error}") from error
+
+
+def _explain(kind: type[Config], error: dict) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section: type = kind
+        for part in error["loc"][:-1]:
+            field = getattr(section, "model_fields", {}).get(part)
+            section = field.annotation if field else section
+        return f"unknown key {key} (known: {', '.join(getattr(section, 'model_fields', {}))})"
+    received = "" if error["type"] == "missing" else f". Received: {error['input']!r}"
+    return f"{key}: {error['msg']}{received}"

@@ -1,0 +1,85 @@
+"""Page records as batches of dense, padded tensors: the same parsing in training, evaluation and serving."""
+
+import tensorflow as tf
+
+from beam_pipelines.records import FEATURES
+from models.config import Config
+from models.data.dataset import Dataset
+
+PADDING = -1
+"""Fills item rows (and every other int64 feature) beyond a page's candidates or a history's steps."""
+
+_TYPES = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
+
+
+class PageLengths(Config):
+    """How many candidates and history steps a batch holds per page; longer ones are cut at the end (the oldest)."""
+
+    candidates: int
+    click: int
+    pay: int
+    cart: int
+
+
+def parse_pages(serialized: tf.Tensor, lengths: PageLengths) -> dict[str, tf.Tensor]:
+    """Parses serialized page records.
+
+    Args:
+        serialized: string, shape `(batch,)`.
+        lengths: static sizes of the result.
+
+    Returns:
+        Feature name to tensor: context features `(batch,)`, the others `(batch, length)` with `length` taken from
+        `lengths` by the feature's group; int64 features are padded with -1, floats with 0.
+    """
+    spec = {
+        f.name: tf.io.FixedLenFeature([], _TYPES[f.kind])
+        if f.group == "context"
+        else tf.io.RaggedFeature(_TYPES[f.kind], row_splits_dtype=tf.int64)
+        for f in FEATURES
+    }
+    parsed = tf.io.parse_example(serialized, spec)
+    batch = {}
+    for name, _, group, _ in FEATURES:
+        if group == "context":
+            batch[name] = parsed[name]
+            continue
+        padding = 0.0 if parsed[name].dtype == tf.float32 else PADDING
+        length = getattr(lengths, group)
+        batch[name] = parsed[name].to_tensor(padding, shape=(None, length))
+    return batch
+
+
+def page_batches(
+    dataset: Dataset,
+    split: str,
+    lengths: PageLengths,
+    *,
+    batch_size: int,
+    shuffle_seed: int | None = None,
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Batches of parsed pages (see `parse_pages`), one pass over a split.
+
+    Args:
+        dataset: the page dataset.
+        split: `pretrain`, `train` or `test`.
+        lengths: static sizes of the batches.
+        batch_size: pages per batch.
+        shuffle_seed: shuffles shards and pages, differently in each pass, the same for equal seeds; `None` keeps the
+            order of the files. Pages lie in the shards in an order that already mixes users and times, so the shuffle
+            buffer only has to vary the batches.
+        drop_remainder: whether a last, smaller batch is left out.
+    """
+    records = _records(dataset, split, shuffle_seed)
+    records = records.batch(batch_size, drop_remainder=drop_remainder)
+    return records.map(lambda serialized: parse_pages(serialized, lengths), num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _records(dataset: Dataset, split: str, shuffle_seed: int | None) -> tf.data.Dataset:
+    paths = dataset.shard_paths(split)
+    if shuffle_seed is None:
+        return tf.data.TFRecordDataset(paths)
+    files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths), seed=shuffle_seed)
+    records = files.interleave(tf.data.TFRecordDataset, cycle_length=4, deterministic=True)
+    return records.shuffle(min(dataset.split(split).pages, 20_000), seed=shuffle_seed)
