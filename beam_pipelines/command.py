@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import resource
 import shutil
 import sys
 import time
@@ -49,7 +50,8 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
-    print(f"{summary} [{time.monotonic() - start:.1f} s]", flush=True)
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    print(f"{summary} [{time.monotonic() - start:.1f} s, peak memory {peak_gb:.2f} GB]", flush=True)
     sys.exit(0)
 
 
