@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import glob
 import os
 import resource
 import shutil
@@ -77,8 +78,11 @@ def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise CommandError(f"{path} exists; pass --overwrite to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.parent / f".{path.name}.incomplete-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    prefix = f".{path.name}.incomplete-"
+    for abandoned in path.parent.glob(f"{glob.escape(prefix)}*"):
+        if not _is_another_running(abandoned.name.removeprefix(prefix)):
+            shutil.rmtree(abandoned, ignore_errors=True)  # its command was killed
+    scratch = path.parent / f"{prefix}{os.getpid()}"
     scratch.mkdir()
     try:
         yield scratch
@@ -91,3 +95,15 @@ def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             os.replace(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_another_running(pid: str) -> bool:
+    if pid == str(os.getpid()):
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True

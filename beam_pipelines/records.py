@@ -59,6 +59,8 @@ SCHEMA_HASH: str = hashlib.sha256(json.dumps([list(f) for f in FEATURES]).encode
 
 _LENGTH_DELIMITED = 2
 _KIND_FIELD = {"bytes": 1, "float": 2, "int64": 3}  # tf.train.Feature's oneof
+_VARINT_SHIFTS = 7 * np.arange(10, dtype=np.uint64)
+_VARINT_LIMITS = np.uint64(1) << _VARINT_SHIFTS[1:]  # the first values that need 2, 3, ... 10 bytes
 
 
 def _varint(value: int) -> bytes:
@@ -71,35 +73,47 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    return bytes([(number << 3) | _LENGTH_DELIMITED]) + _varint(len(payload)) + payload
-
-
-def _packed_varints(values: np.ndarray) -> bytes:
-    """Packs int64 values as protobuf varints (negative ones take ten bytes), all of them at once."""
-    rest = values.astype(np.int64, copy=False).view(np.uint64)
-    if not len(rest):
-        return b""
-    columns = []
-    alive = np.ones(len(rest), bool)
-    keep = []
-    while alive.any():
-        following = rest >> np.uint64(7)
-        more = following != 0
-        columns.append((rest & np.uint64(0x7F)).astype(np.uint8) | (more.astype(np.uint8) << 7))
-        keep.append(alive)
-        rest, alive = following, alive & more
-    return np.stack(columns, axis=1)[np.stack(keep, axis=1)].tobytes()
-
-
-def _list_payload(kind: Kind, values: np.ndarray | Sequence[bytes]) -> bytes:
-    if kind == "bytes":
-        return b"".join(_field(1, value) for value in values)
-    packed = _packed_varints(np.asarray(values)) if kind == "int64" else np.ascontiguousarray(values, "<f4").tobytes()
-    return _field(1, packed) if packed else b""
+    return b"%c%b%b" % ((number << 3) | _LENGTH_DELIMITED, _varint(len(payload)), payload)
 
 
 _SORTED_FEATURES = tuple(sorted(FEATURES))
 _KEYS = {f.name: _field(1, f.name.encode()) for f in FEATURES}
+_INT64_FEATURES = tuple(f.name for f in FEATURES if f.kind == "int64")
+
+
+def pack_int64(values: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Packs int64 values as protobuf varints (negative ones take ten bytes), all of them at once.
+
+    Args:
+        values: `(n,)`.
+
+    Returns:
+        The bytes, and offsets `(n + 1,)` into them: values `i` to `j - 1` are `data[offsets[i]:offsets[j]]`.
+    """
+    unsigned = np.ascontiguousarray(values, np.int64).view(np.uint64)
+    lengths = 1 + np.searchsorted(_VARINT_LIMITS, unsigned, side="right")
+    offsets = np.zeros(len(unsigned) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    last = lengths[:, None] - 1
+    byte = np.arange(lengths.max(initial=1))
+    groups = (unsigned[:, None] >> _VARINT_SHIFTS[: len(byte)]).astype(np.uint8) & 0x7F
+    groups |= (byte < last).astype(np.uint8) << 7
+    return groups[byte <= last].tobytes(), offsets
+
+
+def encode_packed_page(payloads: Mapping[str, bytes]) -> bytes:
+    """Serializes one page from packed features; for writers that pack whole columns at once.
+
+    Args:
+        payloads: feature name to `pack_int64` bytes (int64), little-endian float32 bytes (float), or the value itself
+            (bytes). Nothing is checked.
+    """
+    entries = []
+    for name, kind, _, _ in _SORTED_FEATURES:
+        payload = payloads[name]
+        values = _field(1, payload) if payload or kind == "bytes" else b""
+        entries.append(_field(1, _KEYS[name] + _field(2, _field(_KIND_FIELD[kind], values))))
+    return _field(1, b"".join(entries))
 
 
 def encode_page(page: Mapping[str, np.ndarray | Sequence[bytes]]) -> bytes:
@@ -118,13 +132,22 @@ def encode_page(page: Mapping[str, np.ndarray | Sequence[bytes]]) -> bytes:
             f"unknown: {sorted(page.keys() - _KEYS.keys())}"
         )
     lengths: dict[str, int] = {"context": 1}
-    entries = []
-    for name, kind, group, _ in _SORTED_FEATURES:
-        values = page[name]
-        if len(values) != lengths.setdefault(group, len(values)):
+    for name, _, group, _ in _SORTED_FEATURES:
+        if len(page[name]) != lengths.setdefault(group, len(page[name])):
             raise ValueError(
-                f"`{name}` must have {lengths[group]} values like the rest of group `{group}`. Received: {len(values)}"
+                f"`{name}` must have {lengths[group]} values like the rest of group `{group}`. "
+                f"Received: {len(page[name])}"
             )
-        feature = _field(_KIND_FIELD[kind], _list_payload(kind, values))
-        entries.append(_field(1, _KEYS[name] + _field(2, feature)))
-    return _field(1, b"".join(entries))
+    data, offsets = pack_int64(np.concatenate([np.asarray(page[name], np.int64) for name in _INT64_FEATURES]))
+    payloads = {}
+    start = 0
+    for name in _INT64_FEATURES:
+        stop = start + len(page[name])
+        payloads[name] = data[offsets[start] : offsets[stop]]
+        start = stop
+    for name, kind, _, _ in _SORTED_FEATURES:
+        if kind == "bytes":
+            payloads[name] = page[name][0]
+        elif kind == "float":
+            payloads[name] = np.asarray(page[name], "<f4").tobytes()
+    return encode_packed_page(payloads)

@@ -1,0 +1,66 @@
+"""The item and user tables of a dataset: one row per ID, sorted, so that a row's number stands for the ID in pages."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_pipelines.logs import Table, TimestampUnit, parts, read
+from beam_pipelines.rows import RejectedRow, normalise
+
+_KEY = {"items": "item_id", "users": "user_id"}
+_ALWAYS = {"items": ("item_id", "category", "title", "image"), "users": ("user_id",)}
+
+
+def build_table(
+    name: str, table: Table | None, seen_ids: pa.Array, unit: TimestampUnit, counters: Counter[str]
+) -> tuple[pa.Table, list[RejectedRow]]:
+    """Builds the `items` or `users` table.
+
+    Args:
+        name: `items` or `users`.
+        table: the table in the logs, if there is one.
+        seen_ids: the distinct IDs in impressions and events. Those without a row of their own get one with empty
+            fields. Of several rows of one ID that differ, the one that sorts first is kept.
+        unit: of timestamps.
+        counters: what is counted is added here.
+
+    Returns:
+        The table, sorted by ID (with the `image` column, for items), and the rejected rows.
+    """
+    key = _KEY[name]
+    schema = pa.schema([(column, pa.string()) for column in _ALWAYS[name]]) if table is None else table.schema()
+    batches, rejected = [], []
+    for part in parts(table) if table is not None else []:
+        for raw in read(table, part):
+            batch, bad = normalise(table, raw, unit)
+            counters[f"rows.{name}"] += raw.rows.num_rows + len(raw.malformed)
+            batches.append(batch)
+            rejected += bad
+    rows = pa.Table.from_batches(batches, schema)
+    distinct = rows.group_by(schema.names, use_threads=False).aggregate([])
+    distinct = distinct.select(schema.names).sort_by([(column, "ascending") for column in schema.names])
+    ids = distinct[key].combine_chunks()
+    first = np.ones(len(ids), bool)
+    first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    kept = distinct.filter(pa.array(first))
+    counters[f"{name}.duplicate"] = rows.num_rows - distinct.num_rows
+    counters[f"{name}.conflicting"] = distinct.num_rows - kept.num_rows
+
+    absent = seen_ids.filter(pc.invert(pc.is_in(seen_ids, kept[key].combine_chunks())))
+    counters[f"{name}.only_in_logs"] = len(absent)
+    empty = pa.table({c: absent if c == key else pa.nulls(len(absent), schema.field(c).type) for c in schema.names})
+    whole = pa.concat_tables([kept, empty.cast(schema)]).sort_by(key)
+    return _without_nulls(whole), rejected
+
+
+def _without_nulls(table: pa.Table) -> pa.Table:
+    """Missing strings are empty and missing numbers NaN; a missing time stays null."""
+    fill: Mapping[pa.DataType, str | float] = {pa.string(): "", pa.float64(): float("nan")}
+    columns = {
+        name: pc.fill_null(column, fill[column.type]) if column.type in fill else column
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return pa.table(columns).combine_chunks()

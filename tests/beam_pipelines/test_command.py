@@ -1,0 +1,132 @@
+import argparse
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
+
+
+def exit_code(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, [])
+    return stop.value.code, capsys.readouterr()
+
+
+def test_success_prints_the_closing_line_and_the_time(capsys):
+    code, printed = exit_code(lambda argv: "made it", capsys)
+    assert code == 0
+    assert printed.out.startswith("made it [")
+
+
+def test_what_the_user_can_fix_is_one_line_and_code_2(capsys):
+    def main(argv):
+        raise CommandError("--logs: no directory x")
+
+    code, printed = exit_code(main, capsys)
+    assert code == 2
+    assert printed.err == "error: --logs: no directory x\n"
+    assert printed.out == ""
+
+
+def test_interruption_is_code_130(capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    assert exit_code(main, capsys)[0] == 130
+
+
+def test_a_defect_keeps_its_traceback():
+    def main(argv):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(main, [])
+
+
+def test_options_are_not_abbreviated_and_help_shows_defaults(capsys):
+    parser = ArgumentParser("Does things.")
+    parser.add_argument("--batch-size", type=int, default=17, help="pages")
+    parser.add_overwrite()
+    assert parser.parse_args(["--overwrite"]) == argparse.Namespace(batch_size=17, overwrite=True)
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--batch", "3"])
+    assert stop.value.code == 2
+    assert "(default: 17)" in parser.format_help()
+
+
+def test_require_directory(tmp_path):
+    assert require_directory(tmp_path, "--logs", "x") == tmp_path
+    with pytest.raises(CommandError, match=r"--data: no directory .*nowhere; beam_pipelines.build makes it"):
+        require_directory(tmp_path / "nowhere", "--data", "beam_pipelines.build")
+
+
+def test_whole_directory_appears_at_the_end(tmp_path):
+    output = tmp_path / "deep" / "out"
+    with whole_directory(output) as scratch:
+        (scratch / "file").write_text("new")
+        assert not output.exists()
+    assert (output / "file").read_text() == "new"
+    assert [p.name for p in output.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("error", [CommandError("x"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_whole_directory_leaves_nothing_on_failure(tmp_path, error):
+    def write():
+        with whole_directory(tmp_path / "out") as scratch:
+            (scratch / "file").write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def existing(tmp_path) -> Path:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "old").write_text("old")
+    return output
+
+
+def test_an_existing_directory_is_refused_before_any_work(tmp_path):
+    output = existing(tmp_path)
+    with pytest.raises(CommandError, match="pass --overwrite"), whole_directory(output):
+        pytest.fail("the block must not run")
+    assert (output / "old").read_text() == "old"
+
+
+def test_overwrite_replaces_as_a_whole(tmp_path):
+    output = existing(tmp_path)
+    with whole_directory(output, overwrite=True) as scratch:
+        (scratch / "new").write_text("new")
+    assert [p.name for p in output.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failed_overwrite_keeps_the_old(tmp_path):
+    output = existing(tmp_path)
+
+    def write():
+        with whole_directory(output, overwrite=True) as scratch:
+            (scratch / "new").write_text("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert (output / "old").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_run_left_is_cleared_and_what_another_run_writes_is_not(tmp_path):
+    finished = subprocess.Popen(["true"])
+    finished.wait()
+    for pid in (os.getpid(), finished.pid, os.getppid()):
+        scratch = tmp_path / f".out.incomplete-{pid}"
+        scratch.mkdir()
+        (scratch / "half").touch()
+    with whole_directory(tmp_path / "out") as scratch:
+        (scratch / "file").touch()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["file"]
+    assert {p.name for p in tmp_path.iterdir()} == {"out", f".out.incomplete-{os.getppid()}"}
