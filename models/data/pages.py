@@ -1,7 +1,9 @@
 """Page records as batches of dense, padded tensors: the same parsing in training, evaluation and serving."""
 
+import numpy as np
 import tensorflow as tf
 
+from beam_pipelines.manifest import Window
 from beam_pipelines.records import FEATURES
 from models.config import Config
 from models.data.dataset import Dataset
@@ -9,6 +11,8 @@ from models.data.dataset import Dataset
 PADDING = -1
 """Fills item rows (and every other int64 feature) beyond a page's candidates or a history's steps."""
 
+_SHUFFLE_BUFFER = 20_000
+_PARSE_TOGETHER = 1024
 _TYPES = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
 
 
@@ -50,36 +54,67 @@ def parse_pages(serialized: tf.Tensor, lengths: PageLengths) -> dict[str, tf.Ten
     return batch
 
 
+def page_records(
+    dataset: Dataset, split: str, *, window: Window | None = None, shuffle_seed: int | None = None
+) -> tf.data.Dataset:
+    """Serialized pages, one pass over a split.
+
+    Args:
+        dataset: the page dataset.
+        split: `pretrain`, `train` or `test`.
+        window: keeps the pages whose timestamp lies in it; `None` keeps all.
+        shuffle_seed: shuffles shards and pages, differently in each pass, the same for equal seeds; `None` keeps the
+            order of the files. Pages lie in the shards in an order that already mixes users and times, so the shuffle
+            buffer only has to vary the batches.
+    """
+    paths = dataset.shard_paths(split)
+    if shuffle_seed is None:
+        records = tf.data.TFRecordDataset(paths)
+    else:
+        files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths), seed=shuffle_seed)
+        records = files.interleave(tf.data.TFRecordDataset, cycle_length=4)
+    if window is not None:
+
+        def inside(serialized: tf.Tensor) -> tf.Tensor:
+            timestamps = _timestamps(serialized)
+            return tf.boolean_mask(serialized, (timestamps >= window.first) & (timestamps <= window.last))
+
+        records = records.batch(_PARSE_TOGETHER).map(inside, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    if shuffle_seed is not None:
+        records = records.shuffle(min(dataset.split(split).pages, _SHUFFLE_BUFFER), seed=shuffle_seed)
+    return records
+
+
 def page_batches(
     dataset: Dataset,
     split: str,
     lengths: PageLengths,
     *,
     batch_size: int,
+    window: Window | None = None,
     shuffle_seed: int | None = None,
     drop_remainder: bool = False,
 ) -> tf.data.Dataset:
     """Batches of parsed pages (see `parse_pages`), one pass over a split.
 
     Args:
-        dataset: the page dataset.
-        split: `pretrain`, `train` or `test`.
+        dataset, split, window, shuffle_seed: which pages in which order, see `page_records`.
         lengths: static sizes of the batches.
         batch_size: pages per batch.
-        shuffle_seed: shuffles shards and pages, differently in each pass, the same for equal seeds; `None` keeps the
-            order of the files. Pages lie in the shards in an order that already mixes users and times, so the shuffle
-            buffer only has to vary the batches.
         drop_remainder: whether a last, smaller batch is left out.
     """
-    records = _records(dataset, split, shuffle_seed)
+    records = page_records(dataset, split, window=window, shuffle_seed=shuffle_seed)
     records = records.batch(batch_size, drop_remainder=drop_remainder)
-    return records.map(lambda serialized: parse_pages(serialized, lengths), num_parallel_calls=tf.data.AUTOTUNE)
+    batches = records.map(lambda serialized: parse_pages(serialized, lengths), num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _records(dataset: Dataset, split: str, shuffle_seed: int | None) -> tf.data.Dataset:
-    paths = dataset.shard_paths(split)
-    if shuffle_seed is None:
-        return tf.data.TFRecordDataset(paths)
-    files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths), seed=shuffle_seed)
-    records = files.interleave(tf.data.TFRecordDataset, cycle_length=4, deterministic=True)
-    return records.shuffle(min(dataset.split(split).pages, 20_000), seed=shuffle_seed)
+def page_timestamps(dataset: Dataset, split: str) -> np.ndarray:
+    """Timestamps of the pages of a split in the order of the files: int64, epoch milliseconds."""
+    records = page_records(dataset, split).batch(_PARSE_TOGETHER)
+    batches = records.map(_timestamps, num_parallel_calls=tf.data.AUTOTUNE)
+    return np.concatenate(list(batches.as_numpy_iterator()))
+
+
+def _timestamps(serialized: tf.Tensor) -> tf.Tensor:
+    return tf.io.parse_example(serialized, {"timestamp": tf.io.FixedLenFeature([], tf.int64)})["timestamp"]

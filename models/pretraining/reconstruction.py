@@ -1,0 +1,51 @@
+"""User-intention reconstruction: what a user's clicks say about a candidate."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+_MASKED = -1e9
+
+
+@keras.saving.register_keras_serializable(package="courier")
+class UserInterestReconstruction(keras.layers.Layer):
+    """Attention of candidates over clicks without any projection, so that results stay in the simplex of the clicks.
+
+    Computes in float32. Clicks that are not valid get a weight of exactly 0; without any valid click the result is 0.
+
+    Args:
+        scores: `scaled` divides the dot products by the square root of the embeddings' length as the paper's equation
+            1 does, `raw` leaves them alone as the text of its equation 3 does.
+
+    Call arguments:
+        candidates: `(batch, candidates, dim)`.
+        clicks: `(batch, clicks, dim)`.
+        click_valid: bool `(batch, clicks)`.
+
+    Returns:
+        `(batch, candidates, dim)`.
+
+    Reference: COURIER, equations 1-3.
+    """
+
+    def __init__(self, scores: str = "scaled", **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        if scores not in ("scaled", "raw"):
+            raise ValueError(f"`scores` must be 'scaled' or 'raw'. Received: {scores!r}")
+        self.scores = scores
+        self.built = True
+
+    def call(self, candidates: Any, clicks: Any, click_valid: Any) -> Any:
+        """See the class."""
+        valid = ops.cast(click_valid, "float32")[:, None, :]
+        scores = ops.matmul(candidates, ops.swapaxes(clicks, 1, 2))
+        if self.scores == "scaled":
+            scores = scores * clicks.shape[-1] ** -0.5
+        # The second factor only matters where every click is masked and the softmax is uniform.
+        weights = ops.softmax(ops.where(valid > 0, scores, _MASKED), axis=-1) * valid
+        return ops.matmul(weights, clicks)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "scores": self.scores}

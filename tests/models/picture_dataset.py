@@ -1,0 +1,118 @@
+"""Writes page datasets with pictures by hand, so that tests know every page and every pixel."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+
+from beam_pipelines.manifest import FORMAT, File, Images, Manifest, Split, Table, Window, ids_sha256
+from beam_pipelines.records import SCHEMA_HASH, encode_page
+from models.data.dataset import Dataset
+
+
+def encode_picture(pixels: np.ndarray, image_format: str) -> bytes:
+    """Compresses uint8 `(height, width, 3)`, without loss where the format can."""
+    file = io.BytesIO()
+    options = {"lossless": True} if image_format == "webp" else {"quality": 95, "subsampling": 0}
+    Image.fromarray(pixels).save(file, image_format, **options)
+    return file.getvalue()
+
+
+def write_picture_dataset(
+    root: Path,
+    shards: Sequence[Sequence[np.ndarray]],
+    place_of_item: Sequence[tuple[int, int]],
+    pages: Sequence[dict] = (),
+    *,
+    image_format: str = "jpeg",
+) -> Dataset:
+    """Writes a dataset.
+
+    Args:
+        root: directory to write.
+        shards: pictures per image shard.
+        place_of_item: `(shard, index)` of each item's picture, `(-1, -1)` for none.
+        pages: `item`, `clicked`, `click_item` and `timestamp` of each page of the split `pretrain`.
+        image_format: `jpeg` or `webp`.
+    """
+    for folder in ("pages", "items", "users", "images"):
+        (root / folder).mkdir(parents=True)
+    item_ids = [f"i{row}" for row in range(len(place_of_item))]
+    pq.write_table(pa.table({"item_id": item_ids}), root / "items/items.parquet")
+    pq.write_table(pa.table({"user_id": ["u0"]}), root / "users/users.parquet")
+    files = []
+    for number, pictures in enumerate(shards):
+        path = f"images/images-{number:05d}-of-{len(shards):05d}.array_record"
+        writer = ArrayRecordWriter(str(root / path), "group_size:1")
+        for picture in pictures:
+            writer.write(encode_picture(picture, image_format))
+        writer.close()
+        files.append(File.of(root, path, len(pictures)))
+    shard, index = np.array(place_of_item, np.int64).T
+    pq.write_table(
+        pa.table({"shard": shard, "index": index, "sha256": [""] * len(shard)}), root / "images/index.parquet"
+    )
+    splits = {}
+    if pages:
+        path = "pages/pretrain-00000-of-00001.tfrecord"
+        with tf.io.TFRecordWriter(str(root / path)) as writer:
+            for number, page in enumerate(pages):
+                writer.write(_page(number, **page))
+        times = [page["timestamp"] for page in pages]
+        splits["pretrain"] = Split(
+            pages=len(pages),
+            impressions=sum(len(page["item"]) for page in pages),
+            clicks=sum(sum(page["clicked"]) for page in pages),
+            window=Window(first=min(times), last=max(times)),
+            shards=[File.of(root, path, len(pages))],
+        )
+    Manifest(
+        format=FORMAT,
+        schema_hash=SCHEMA_HASH,
+        notice="made up for a test",
+        options={},
+        sources=[],
+        splits=splits,
+        items=Table(file=File.of(root, "items/items.parquet", len(item_ids)), ids_sha256=ids_sha256(item_ids)),
+        users=Table(file=File.of(root, "users/users.parquet", 1), ids_sha256=ids_sha256(["u0"])),
+        images=Images(
+            format=image_format,
+            stored=sum(map(len, shards)),
+            items_with_image=int((shard >= 0).sum()),
+            missing={},
+            shards=files,
+            index=File.of(root, "images/index.parquet", len(shard)),
+        ),
+        max_candidates=max((len(page["item"]) for page in pages), default=1),
+        counters={},
+    ).write(root)
+    return Dataset(root)
+
+
+def _page(number: int, item: list[int], clicked: list[int], click_item: list[int], timestamp: int) -> bytes:
+    none = np.zeros(0, np.int64)
+    return encode_page(
+        {
+            "page_id": [f"p{number}".encode()],
+            "user": np.array([0]),
+            "timestamp": np.array([timestamp]),
+            "query": [b""],
+            "item": np.array(item, np.int64),
+            "position": np.arange(len(item)),
+            "clicked": np.array(clicked, np.int64),
+            "converted": np.zeros(len(item), np.int64),
+            "dwell": np.zeros(len(item), np.float32),
+            "click_item": np.array(click_item, np.int64),
+            "click_time": timestamp - 1 - np.arange(len(click_item)),
+            "pay_item": none,
+            "pay_time": none,
+            "cart_item": none,
+            "cart_time": none,
+        }
+    )

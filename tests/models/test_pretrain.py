@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from beam_pipelines.command import CommandError
+from beam_pipelines.manifest import file_sha256
+from models import pretrain
+from models.artifacts import EncoderMetadata, read_metadata
+from models.config import PRESETS, load_config
+from models.data.dataset import Dataset
+from models.pretraining.config import EncoderConfig, PretrainConfig
+from models.vision.encoder import SwinEncoder
+from tests.models.picture_dataset import write_picture_dataset
+
+SMALL = [
+    "image_size=[16, 16]",
+    "encoder.embedding_dim=8",
+    "encoder.patch_size=8",
+    "encoder.dim=8",
+    "encoder.depths=[1]",
+    "encoder.num_heads=[2]",
+    "batch_size=16",
+    "validation_share=0.2",
+    "learning_rate=0.01",
+    "augmentation=none",
+    "epochs=6",
+]
+
+
+def small(**changes) -> list[str]:
+    values = dict(text.split("=", 1) for text in SMALL) | {key: str(value) for key, value in changes.items()}
+    return [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Shoppers who click the colour that they clicked before, out of four; brightness means nothing."""
+    rng = np.random.default_rng(0)
+    hues = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    pictures = [np.broadcast_to(hues[n % 4] * rng.integers(90, 256), (12, 12, 3)).astype(np.uint8) for n in range(60)]
+    places = [(0, n) for n in range(60)] + [(-1, -1)]
+    pages = []
+    for time in range(200):
+        taste = rng.integers(4)
+        item = rng.permutation(61)[:6]
+        clicked = (item % 4 == taste) & (item < 60)
+        click_item = 4 * rng.permutation(15)[: rng.integers(1, 6)] + taste
+        pages.append(
+            {"item": item, "clicked": clicked.astype(int).tolist(), "click_item": click_item, "timestamp": time}
+        )
+    return write_picture_dataset(tmp_path_factory.mktemp("shop") / "data", [pictures], places, pages).path
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "encoder"
+    return output, pretrain.main(["--data", str(dataset), "--output", str(output), *small()])
+
+
+def test_encoder_learns_the_taste(run):
+    output, closing = run
+    history = json.loads((output / "history.json").read_text())
+    best = max(history["val_similarity_gauc"])
+    assert best > 0.9
+    assert f"{best:.4f}" in closing
+    assert str(output) in closing
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    assert {"loss", "page_view_loss", "click_sequence_loss", "images_per_second"} <= history.keys()
+    for total, *parts in zip(
+        *(history[name] for name in ("loss", "page_view_loss", "click_sequence_loss")), strict=True
+    ):
+        assert total == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_run_directory_describes_itself(run, dataset):
+    output, _ = run
+    assert sorted(path.name for path in output.iterdir()) == [
+        "config.yaml",
+        "encoder.keras",
+        "history.json",
+        "metadata.json",
+    ]
+    metadata = read_metadata(EncoderMetadata, output, "--encoder", "models.pretrain")
+    manifest = Dataset(dataset).manifest
+    assert metadata.dataset_digest == manifest.digest()
+    assert metadata.window == manifest.splits["pretrain"].window
+    assert (metadata.image_size, metadata.embedding_dim, metadata.method) == ((16, 16), 8, "courier")
+    assert metadata.notice == "made up for a test"
+    assert metadata.weights_sha256 == file_sha256(output / "encoder.keras")
+    assert yaml.safe_load((output / "config.yaml").read_text())["encoder"]["dim"] == 8
+
+
+def test_equal_seeds_give_equal_encoders(run, dataset, tmp_path, capsys):
+    pretrain.main(["--data", str(dataset), "--output", str(tmp_path / "again"), *small(epochs=6)])
+    assert "made up for a test" in capsys.readouterr().out
+    histories = [json.loads((path / "history.json").read_text()) for path in (run[0], tmp_path / "again")]
+    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-5)
+
+
+def test_presets_are_complete_and_the_paper_preset_is_swin_tiny():
+    for name in ("courier_cpu", "courier_swin_tiny_224"):
+        config = load_config(PretrainConfig, name)
+        written = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+        assert written.keys() == PretrainConfig.model_fields.keys()
+        assert written["encoder"].keys() == EncoderConfig.model_fields.keys()
+    assert SwinEncoder(**{**config.encoder.model_dump(), "embedding_dim": 1000}).count_params() == 28_288_354
+    assert (config.temperature, config.batch_size, config.learning_rate) == (0.05, 3072, 1e-4)
+    assert load_config(PretrainConfig, None) == load_config(PretrainConfig, "courier_cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bath_size": 3}, "unknown key bath_size"),
+        ({"encoder.depth": 3}, "unknown key encoder.depth"),
+        ({"temperature": 0}, "temperature"),
+        ({"encoder.num_heads": [3]}, "num_heads"),
+        ({"encoder.num_heads": [2, 2]}, "num_heads"),
+        ({"batch_size": 1000}, "batch_size: must be at most"),
+        ({"validation_share": 0.001}, "validation_share"),
+    ],
+)
+def test_mistakes_are_one_clear_line_and_leave_nothing_behind(dataset, tmp_path, changes, message):
+    with pytest.raises(CommandError, match=message):
+        pretrain.main(["--data", str(dataset), "--output", str(tmp_path / "encoder"), *small(**changes)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_kept_unless_told_otherwise(run, dataset):
+    with pytest.raises(CommandError, match="--overwrite"):
+        pretrain.main(["--data", str(dataset), "--output", str(run[0]), *small()])

@@ -1,0 +1,148 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.data.pretraining_pages import PretrainingPages, distinct_pictures, trim_page
+from tests.models.picture_dataset import write_picture_dataset
+
+
+def reference_trim(item, clicked, click_item, picture_of_item, candidates, clicks):
+    """One page in plain Python."""
+    shown = [(picture_of_item[i], bool(c)) for i, c in zip(item, clicked, strict=True) if i >= 0]
+    shown = [(p, c) for p, c in shown if p >= 0]
+    shown = ([s for s in shown if s[1]] + [s for s in shown if not s[1]])[:candidates]
+    history = [picture_of_item[i] for i in click_item[:clicks] if i >= 0]
+    history = [p for p in history if p >= 0]
+    pad = lambda values, length, fill: values + [fill] * (length - len(values))  # noqa: E731
+    return (
+        pad([p for p, _ in shown], candidates, -1),
+        pad([c for _, c in shown], candidates, False),
+        pad(history, clicks, -1),
+    )
+
+
+padded_items = lambda length: st.lists(st.integers(0, 9), max_size=length).map(  # noqa: E731
+    lambda items: items + [-1] * (length - len(items))
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pages=st.lists(st.tuples(padded_items(7), st.integers(0, 127), padded_items(6)), min_size=1, max_size=4),
+    pictures=st.lists(st.integers(-1, 5), min_size=10, max_size=10),
+    candidates=st.integers(1, 9),
+    clicks=st.integers(1, 8),
+)
+def test_trimming_equals_plain_python(pages, pictures, candidates, clicks):
+    item = np.array([page[0] for page in pages])
+    clicked = (np.array([page[1] for page in pages])[:, None] >> np.arange(7)) & 1
+    clicked[item < 0] = -1  # padding
+    click_item = np.array([page[2] for page in pages])
+    batch = {"item": item, "clicked": clicked, "click_item": click_item, "timestamp": np.arange(len(pages))}
+    actual = trim_page(
+        {name: tf.constant(value) for name, value in batch.items()}, tf.constant(pictures, tf.int32), candidates, clicks
+    )
+    expected = [
+        reference_trim(item[n], clicked[n] == 1, click_item[n], pictures, candidates, clicks) for n in range(len(pages))
+    ]
+    for name, values in zip(
+        ("candidate_picture", "clicked", "click_picture"), zip(*expected, strict=True), strict=True
+    ):
+        np.testing.assert_array_equal(actual[name], np.array(values), err_msg=name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    candidate=st.lists(st.lists(st.integers(-1, 6), min_size=3, max_size=3), min_size=1, max_size=4),
+    click=st.lists(st.integers(-1, 6), min_size=2, max_size=2),
+)
+def test_each_picture_is_read_once_and_found_again(candidate, click):
+    pages = {
+        "candidate_picture": tf.constant(candidate, tf.int32),
+        "click_picture": tf.constant([click] * len(candidate), tf.int32),
+        "clicked": tf.zeros((len(candidate), 3), tf.bool),
+    }
+    batch = distinct_pictures(pages, lambda numbers: numbers)
+    numbers = batch["pictures"].numpy().tolist()
+    assert sorted(numbers) == sorted({*np.ravel(candidate), *click} - {-1})
+    for name in ("candidate_picture", "click_picture"):
+        rows = batch[name].numpy()
+        found = np.where(rows >= 0, np.array([*numbers, -1])[rows], -1)
+        np.testing.assert_array_equal(found, pages[name])
+
+
+def page(time, item, clicked, click_item):
+    return {"item": item, "clicked": clicked, "click_item": click_item, "timestamp": time}
+
+
+@pytest.fixture(scope="module")
+def pages_of(tmp_path_factory):
+    shades = [np.full((6, 6, 3), 20 * shade, np.uint8) for shade in range(10)]
+    places = [(0, shade) for shade in range(10)] + [(-1, -1)]  # item 10 has no picture
+    usable = [page(100 + t, [t % 10, (t + 1) % 10, 10], [0, 1, 0], [(t + 2) % 10, 10, (t + 3) % 10]) for t in range(20)]
+    others = [
+        page(103, [1, 2], [1, 0], []),
+        page(104, [1, 2], [1, 0], [10, 10]),
+        page(105, [1, 2, 10], [0, 0, 1], [3]),
+        page(106, [1, 2], [1, 0], [10, 10, 10, 4]),  # its only picture is older than the latest three clicks
+    ]
+    order = np.random.default_rng(0).permutation(24)
+    records = [(usable + others)[i] for i in order]
+    dataset = write_picture_dataset(tmp_path_factory.mktemp("pages") / "data", [shades], places, records)
+    picture_of_item = np.array([*range(10), -1], np.int32)
+
+    def make(**options):
+        options = {"candidates": 2, "clicks": 3, "validation_share": 0.25, **options}
+        return PretrainingPages(dataset, picture_of_item, **options)
+
+    return make
+
+
+def numbers(n):
+    return n
+
+
+def test_useless_pages_are_counted_and_the_latest_usable_ones_validate(pages_of):
+    pages = pages_of()
+    assert pages.counts == {"pages": 24, "without_history_picture": 3, "without_clicked_picture": 1, "usable": 20}
+    assert (pages.training, pages.validation) == (15, 5)
+    assert (pages_of(validation_share=0.0).training, pages_of(validation_share=0.0).validation) == (20, 0)
+    assert pages_of(clicks=4).counts["usable"] == 21
+
+
+def first_candidates(batch):
+    return [int(batch["pictures"][row]) for row in batch["candidate_picture"][:, 0]]
+
+
+def test_one_pass_over_training_batches_has_each_early_page_once(pages_of):
+    pages = pages_of()
+    batches = pages.training_batches(numbers, batch_size=5, seed=0)
+    assert batches.element_spec["candidate_picture"].shape == (None, 2)
+    passes = [list(batches.take(6).as_numpy_iterator()) for _ in range(2)]
+    first = [first_candidates(batch) for batch in passes[0]]
+    # The clicked candidate comes first: item t + 1 of page t, here the pages 0 to 14.
+    expected = sorted((t + 1) % 10 for t in range(15))
+    assert sorted(itertools.chain(*first[:3])) == expected
+    assert sorted(itertools.chain(*first[3:])) == expected
+    assert first[:3] != first[3:]
+    assert (passes[0][0]["clicked"] == [True, False]).all()
+
+
+def test_validation_batches_are_the_late_pages_in_order_every_time(pages_of):
+    batches = list(pages_of().validation_batches(numbers, batch_size=2).take(4).as_numpy_iterator())
+    assert first_candidates(batches[0]) == first_candidates(batches[2])
+    seen = [first_candidates(batch) for batch in batches[:2]]
+    assert set(itertools.chain(*seen)) <= {(t + 1) % 10 for t in range(15, 20)}
+    assert len(set(itertools.chain(*seen))) == 4
+
+
+def test_validation_pages_are_whole(pages_of):
+    whole = pages_of().validation_pages(clicks=50, limit=3)
+    assert whole["candidate_picture"].shape == (3, 3)
+    assert whole["click_picture"].shape == (3, 50)
+    assert ((whole["click_picture"] >= 0).sum(axis=1) == 2).all()
+    assert len(pages_of().validation_pages(clicks=2, limit=100)["clicked"]) == 5
