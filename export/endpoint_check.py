@@ -1,0 +1,189 @@
+"""Starts a server on an exported ranker, asks for one page and compares: `python -m export.endpoint_check`."""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+
+from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command
+from beam_pipelines.records import HISTORIES
+from export.example_pages import (
+    MAX_DIFFERENCE,
+    pad_rows,
+    read_page_records,
+    read_row_ids,
+    request_row,
+    scores_in_process,
+)
+from export.model_versions import published_versions
+from export.saved_model import RANKER_METADATA_FILE
+from export.serve import Listening
+from models.artifacts import METADATA_NAME, RankerMetadata, read_metadata
+from models.ctr.ranker import load_ranker
+
+_Ask = Callable[[], np.ndarray]
+"""Asks for the page and returns its scores."""
+
+_MODEL_NAME = "ranker"
+_START_SECONDS = 300
+_REPEATS = 20  # requests behind each latency
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    """Checks the endpoint and returns the closing line."""
+    parser = ArgumentParser("Serves an exported ranker, asks for one page over gRPC and REST, compares, and stops.")
+    parser.add_argument("--base-path", type=Path, default=Path("artifacts/serving"), help="from export.saved_model")
+    parser.add_argument("--model", type=Path, default=Path("artifacts/ranker"), help="the ranker to compare with")
+    parser.add_argument("--output", type=Path, help="JSON file to write the result to (unset: it is only printed)")
+    args = parser.parse_args(argv)
+
+    require_directory(args.base_path, "--base-path", "export.saved_model")
+    require_directory(args.model, "--model", "models.train_ctr")
+    metadata = read_metadata(RankerMetadata, args.model, "--model", "models.train_ctr")
+    versions = published_versions(args.base_path)
+    if not versions:
+        raise CommandError(f"--base-path: no version under {args.base_path}; export.saved_model makes one")
+    exported = versions[max(versions)] / RANKER_METADATA_FILE
+    if not exported.is_file() or exported.read_text() != (args.model / METADATA_NAME).read_text():
+        raise CommandError(f"--model: version {max(versions)} in {args.base_path} was made from another ranker")
+    record = max(read_page_records(args.model), key=len)  # the page with the longest histories
+    row = request_row(record, read_row_ids(args.model))
+
+    with _server(args.base_path) as listening:
+        with tf.device("CPU:0"):  # like the server
+            expected = scores_in_process(load_ranker(args.model), [record])[0]
+        with grpc.insecure_channel(listening.grpc) as channel:
+            _wait_until_available(channel)
+            stub = PredictionServiceStub(channel)
+            clients: dict[str, _Ask] = {
+                "gRPC": _grpc_client(stub, "serving_default", pad_rows([row])),
+                "REST": _rest_client(listening, row),
+                "gRPC tf_example": _grpc_client(stub, "tf_example", {"examples": np.array([record], object)}),
+            }
+            answers = {name: ask()[: len(expected)] for name, ask in clients.items()}
+            latencies = {name: _median_milliseconds(ask) for name, ask in clients.items()}
+
+    difference = float(np.max([np.abs(scores - expected).max(initial=0.0) for scores in answers.values()]))
+    result = {
+        "version": listening.version,
+        "notice": metadata.notice,
+        "page": row,
+        "scores": {**{name: scores.tolist() for name, scores in answers.items()}, "in process": expected.tolist()},
+        "largest_difference": difference,
+        "latency_ms": latencies,
+    }
+    print(_report(result), flush=True)
+    if not difference <= MAX_DIFFERENCE:
+        raise CommandError(
+            f"the endpoint differs by {difference:.1e} from {args.model} (allowed: {MAX_DIFFERENCE:.0e})"
+        )
+    if args.output is not None:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = args.output.with_name(f".{args.output.name}.incomplete-{os.getpid()}")
+        scratch.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        os.replace(scratch, args.output)
+    where = f", written to {args.output}" if args.output is not None else ""
+    return f"endpoint of {args.base_path} answers like {args.model} over gRPC and REST{where}"
+
+
+@contextlib.contextmanager
+def _server(base_path: Path) -> Iterator[Listening]:
+    """A server process on free ports, stopped when the block ends."""
+    command = [sys.executable, "-m", "export.serve", "--base-path", str(base_path), "--model-name", _MODEL_NAME]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    with subprocess.Popen(
+        [*command, "--port", "0", "--rest-port", "0"], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        alarm = threading.Timer(_START_SECONDS, process.kill)
+        alarm.start()
+        try:
+            listening = next(filter(None, map(Listening.from_line, process.stdout)), None)
+            if listening is None:
+                raise CommandError(f"the server did not start on {base_path} (exit code {process.wait()})")
+            alarm.cancel()
+            yield listening
+        finally:
+            alarm.cancel()
+            process.terminate()
+            process.communicate()
+
+
+def _wait_until_available(channel: grpc.Channel) -> None:
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = _MODEL_NAME
+    service = model_service_pb2_grpc.ModelServiceStub(channel)
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        states = service.GetModelStatus(request, wait_for_ready=True, timeout=_START_SECONDS).model_version_status
+        if any(state.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE for state in states):
+            return
+        time.sleep(0.1)
+    raise CommandError(f"the server has no version in state AVAILABLE after {_START_SECONDS} s")
+
+
+def _grpc_client(
+    stub: PredictionServiceStub, signature: str, inputs: dict[str, np.ndarray]
+) -> Callable[[], np.ndarray]:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = _MODEL_NAME
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return lambda: tf.make_ndarray(stub.Predict(request, timeout=_START_SECONDS).outputs["ctr"])[0]
+
+
+def _rest_client(listening: Listening, row: dict[str, Any]) -> _Ask:
+    request = urllib.request.Request(f"{listening.rest}:predict", data=json.dumps({"instances": [row]}).encode())
+
+    def ask() -> np.ndarray:
+        with urllib.request.urlopen(request, timeout=_START_SECONDS) as response:
+            return np.array(json.load(response)["predictions"][0], np.float32)
+
+    return ask
+
+
+def _median_milliseconds(ask: _Ask) -> float:
+    seconds = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        ask()
+        seconds.append(time.perf_counter() - start)
+    return round(1000 * statistics.median(seconds), 2)
+
+
+def _report(result: dict[str, Any]) -> str:
+    row, scores = result["page"], result["scores"]
+    width = max((len(item) for item in row["item_id"]), default=0)
+    columns = list(scores)
+    steps = ", ".join(f"{len(row[f'{name}_time'])} {name}" for name in HISTORIES)
+    lines = [
+        f"one page of user {row['user_id']}, query {row['query']!r}, history: {steps}; version {result['version']}",
+        "  ".join(["item".ljust(max(width, 4)), *(name.rjust(max(len(name), 10)) for name in columns)]),
+    ]
+    best_first = sorted(range(len(scores["in process"])), key=lambda n: -scores["in process"][n])
+    for n in best_first:
+        cells = [f"{scores[name][n]:.8f}".rjust(max(len(name), 10)) for name in columns]
+        lines.append("  ".join([row["item_id"][n].ljust(max(width, 4)), *cells]))
+    latencies = ", ".join(f"{name} {milliseconds} ms" for name, milliseconds in result["latency_ms"].items())
+    lines.append(f"largest difference {result['largest_difference']:.1e}; median latency: {latencies}")
+    if result["notice"]:
+        lines.append(f"notice: {result['notice']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,52 @@
+import json
+import shutil
+
+import pytest
+
+from beam_pipelines.command import CommandError
+from export import endpoint_check, saved_model
+from models.ctr.ranker import WEIGHTS_FILE, load_ranker
+
+
+def check(run, base_path, *options):
+    return endpoint_check.main(["--model", str(run), "--base-path", str(base_path), *options])
+
+
+def test_a_difference_fails_and_writes_nothing(toy_ranker, toy_base_path, tmp_path):
+    run = shutil.copytree(toy_ranker.run, tmp_path / "run")
+    ranker = load_ranker(run)
+    ranker.mlp_logit.bias.assign(ranker.mlp_logit.bias + 1e-4)
+    ranker.save_weights(run / WEIGHTS_FILE)
+    with pytest.raises(CommandError, match="the endpoint differs by"):
+        check(run, toy_base_path, "--output", str(tmp_path / "check.json"))
+    assert not (tmp_path / "check.json").exists()
+
+
+def test_what_does_not_fit_is_refused_before_a_server_starts(toy_ranker, toy_base_path, tmp_path):
+    with pytest.raises(CommandError, match="--base-path: no version under"):
+        check(toy_ranker.run, tmp_path)
+    with pytest.raises(CommandError, match="--base-path: no directory"):
+        check(toy_ranker.run, tmp_path / "none")
+    run = shutil.copytree(toy_ranker.run, tmp_path / "run")
+    metadata = json.loads((run / "metadata.json").read_text())
+    (run / "metadata.json").write_text(json.dumps({**metadata, "seed": 1}))
+    with pytest.raises(CommandError, match="was made from another ranker"):
+        check(run, toy_base_path)
+
+
+def test_a_trained_ranker_goes_all_the_way(sample_ranker, tmp_path, capsys):
+    closing = saved_model.main(["--model", str(sample_ranker), "--base-path", str(tmp_path / "serving")])
+    assert str(tmp_path / "serving" / "1") in closing
+    output = tmp_path / "new" / "check.json"
+    assert "answers like" in check(sample_ranker, tmp_path / "serving", "--output", str(output))
+    printed = capsys.readouterr().out
+    result = json.loads(output.read_text())
+    assert result["version"] == 1
+    assert result["largest_difference"] <= 1e-6
+    assert set(result["scores"]) == {"gRPC", "REST", "gRPC tf_example", "in process"}
+    candidates = result["page"]["item_id"]
+    assert all(len(scores) == len(candidates) > 0 for scores in result["scores"].values())
+    assert all(item in printed for item in candidates)
+    assert "simulated" in result["notice"]
+    assert result["notice"] in printed
+    assert [path.name for path in output.parent.iterdir()] == ["check.json"]

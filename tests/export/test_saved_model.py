@@ -1,0 +1,334 @@
+import json
+import re
+import shutil
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tensorflow_serving.apis import prediction_log_pb2
+
+from beam_pipelines.command import CommandError
+from beam_pipelines.manifest import ids_sha256
+from beam_pipelines.records import FEATURES, HISTORIES, encode_page
+from export import saved_model
+from export.example_pages import pad_rows, read_page_records, read_row_ids, request_row, scores_in_process
+from export.model_versions import published_versions
+from export.ranker_module import RankerModule
+from export.servable import Servable, type_name
+from export.serving_error import ServingError
+from export.version_check import VersionError, check_answers, check_requests, check_version
+from models.ctr.ranker import WEIGHTS_FILE, load_ranker
+from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE
+from tests.export.conftest import ITEM_IDS, LENGTHS, PAGES, USER_IDS, make_toy_ranker
+
+CLOSE = {"rtol": 0, "atol": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def servable(toy_base_path):
+    servable = Servable(toy_base_path / "11", 11)
+    yield servable
+    servable.close()
+
+
+@pytest.fixture(scope="module")
+def ranker(toy_ranker):
+    return load_ranker(toy_ranker.run)
+
+
+@pytest.fixture(scope="module")
+def rows(toy_ranker):
+    """The pages as requests, made from the pages themselves rather than from their records."""
+    rows = []
+    for page in toy_ranker.pages:
+        row = {
+            "user_id": USER_IDS[page["user"][0]],
+            "query": page["query"][0].decode(),
+            "timestamp": int(page["timestamp"][0]),
+            "item_id": [ITEM_IDS[item] for item in page["item"]],
+        }
+        for name in HISTORIES:
+            row[f"{name}_item_id"] = [ITEM_IDS[item] for item in page[f"{name}_item"]]
+            row[f"{name}_time"] = page[f"{name}_time"].tolist()
+        rows.append(row)
+    return rows
+
+
+def ask(servable, *rows):
+    return servable.predict("", pad_rows(rows))["ctr"]
+
+
+def ask_in_process(ranker, row, **changes):
+    """Scores one request by calling the ranker, with IDs looked up in Python."""
+    page = {
+        "user": USER_IDS.index(row["user_id"]) if row["user_id"] in USER_IDS else -1,
+        "query": row["query"],
+        "timestamp": row["timestamp"],
+        "item": row_numbers(row["item_id"]),
+    }
+    for name in HISTORIES:
+        length = getattr(LENGTHS, name)
+        page[f"{name}_item"] = row_numbers(row[f"{name}_item_id"][:length])
+        page[f"{name}_time"] = np.array(row[f"{name}_time"][:length], np.int64)
+    return ranker({name: tf.constant(np.array([value])) for name, value in page.items()})["ctr"].numpy()[0]
+
+
+def row_numbers(ids):
+    return np.array([ITEM_IDS.index(i) if i in ITEM_IDS else len(ITEM_IDS) for i in ids], np.int64)
+
+
+def test_the_signatures_are_the_contract(servable):
+    def described(specs):
+        return {name: (type_name(spec.dtype), spec.shape.as_list()) for name, spec in specs.items()}
+
+    per_page = {"user_id": "string", "query": "string", "timestamp": "int64"}
+    expected = {name: (dtype, [None]) for name, dtype in per_page.items()}
+    expected["item_id"] = ("string", [None, None])
+    for name in ("click", "pay", "cart"):
+        expected[f"{name}_item_id"] = ("string", [None, None])
+        expected[f"{name}_time"] = ("int64", [None, None])
+    assert servable.signature_names == {"serving_default", "tf_example"}
+    assert described(servable.signature("serving_default").inputs) == expected
+    assert described(servable.signature("tf_example").inputs) == {"examples": ("string", [None])}
+    assert described(servable.signature("serving_default").outputs) == {"ctr": ("float", [None, None])}
+    assert described(servable.signature("tf_example").outputs) == {"ctr": ("float", [None, LENGTHS.candidates])}
+
+
+def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows, toy_ranker):
+    records = read_page_records(toy_ranker.run)
+    answers = ask(servable, *rows)
+    from_records = servable.predict("tf_example", {"examples": np.array(records, object)})["ctr"]
+    expected = scores_in_process(ranker, records)
+    assert len(expected) == PAGES
+    for row, answer, from_record, scores in zip(rows, answers, from_records, expected, strict=True):
+        candidates = len(row["item_id"])
+        np.testing.assert_allclose(answer[:candidates], scores, **CLOSE)
+        np.testing.assert_allclose(from_record[:candidates], scores, **CLOSE)
+        np.testing.assert_allclose(ask_in_process(ranker, row), scores, **CLOSE)
+        assert not answer[candidates:].any()
+        assert not from_record[candidates:].any()
+    assert np.std(np.concatenate(expected)) > 0.01  # the weights are not such that everything looks alike
+
+
+@pytest.mark.parametrize("image_feature", ["none", "vector", "simscore"])
+def test_every_image_feature_is_exported(tmp_path, image_feature):
+    run = make_toy_ranker(tmp_path, image_feature).run
+    ranker, ids, records = load_ranker(run), read_row_ids(run), read_page_records(run)
+    RankerModule(ranker, ids, tmp_path).save(tmp_path / "1")
+    servable = Servable(tmp_path / "1", 1)
+    rows = [request_row(record, ids) for record in records]
+    answers = ask(servable, *rows)
+    for answer, scores in zip(answers, scores_in_process(ranker, records), strict=True):
+        np.testing.assert_allclose(answer[: len(scores)], scores, **CLOSE)
+    servable.close()
+
+
+def test_requests_made_from_records_are_the_pages(rows, toy_ranker):
+    ids = read_row_ids(toy_ranker.run)
+    assert [request_row(record, ids) for record in read_page_records(toy_ranker.run)] == rows
+
+
+def test_page_records_need_no_labels_and_ignore_them(servable, toy_ranker):
+    labels = [f.name for f in FEATURES if f.is_label]
+    assert labels
+    bare, opposite = [], []
+    for page in toy_ranker.pages:
+        example = tf.train.Example.FromString(encode_page(page))
+        for name in labels:
+            del example.features.feature[name]
+        bare.append(example.SerializeToString())
+        opposite.append(encode_page({**page, "clicked": 1 - page["clicked"], "dwell": page["dwell"] + 9}))
+    expected = servable.predict(
+        "tf_example", {"examples": np.array([encode_page(p) for p in toy_ranker.pages], object)}
+    )
+    for records in (bare, opposite):
+        answers = servable.predict("tf_example", {"examples": np.array(records, object)})
+        np.testing.assert_array_equal(answers["ctr"], expected["ctr"])
+
+
+def test_every_id_finds_its_row(servable, ranker, rows):
+    for user in USER_IDS:
+        row = {**rows[1], "user_id": user, "item_id": ITEM_IDS}  # more candidates than the training ever saw
+        scores = ask(servable, row)[0]
+        np.testing.assert_allclose(scores, ask_in_process(ranker, row), **CLOSE)
+    assert len(np.unique(scores)) == len(ITEM_IDS)
+
+
+def test_unknown_ids_are_scored_as_unknown(servable, ranker, rows):
+    row = {**rows[1], "user_id": "nobody", "item_id": ["nothing", "ring-1 ", "7"], "click_item_id": ["x"] * 12}
+    scores = ask(servable, row)[0]
+    np.testing.assert_allclose(scores, ask_in_process(ranker, row), **CLOSE)
+    assert scores[0] == scores[1] != scores[2]
+    assert scores[2] != ask(servable, {**row, "user_id": USER_IDS[0]})[0, 2]
+    np.testing.assert_array_equal(ask(servable, {**row, "user_id": ""})[0], scores)
+
+
+def test_empty_histories_pages_and_batches(servable, ranker, rows):
+    empty = {**rows[1], **{f"{name}_{part}": [] for name in HISTORIES for part in ("item_id", "time")}}
+    np.testing.assert_allclose(ask(servable, empty)[0], ask_in_process(ranker, empty), **CLOSE)
+    assert ask(servable, {**empty, "item_id": []}).shape == (1, 0)
+    assert ask(servable, {**rows[1], "item_id": []}).shape == (1, 0)
+    no_pages = {name: value[:0] for name, value in pad_rows(rows).items()}
+    assert servable.predict("", no_pages)["ctr"].shape == (0, 9)
+    assert servable.predict("tf_example", {"examples": np.zeros(0, object)})["ctr"].shape == (0, LENGTHS.candidates)
+
+
+def test_long_histories_are_cut_to_the_newest_steps(servable, rows):
+    row = rows[1]
+    assert all(len(row[f"{name}_time"]) > getattr(LENGTHS, name) for name in HISTORIES)
+
+    def cut(part):
+        steps = {}
+        for name in HISTORIES:
+            for key in (f"{name}_item_id", f"{name}_time"):
+                steps[key] = row[key][part(getattr(LENGTHS, name))]
+        return {**row, **steps}
+
+    np.testing.assert_allclose(ask(servable, cut(lambda n: slice(n))), ask(servable, row), **CLOSE)
+    assert np.abs(ask(servable, cut(lambda n: slice(-n, None))) - ask(servable, row)).max() > 1e-4
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_page_does_not_depend_on_its_batch_mates_or_padding(servable, rows, data):
+    chosen = data.draw(st.lists(st.integers(0, PAGES - 1), min_size=1, max_size=6))
+    inputs = pad_rows([rows[n] for n in chosen])
+    for name in ("item", *(f"{history}_item" for history in HISTORIES)):
+        more = data.draw(st.integers(0, 4))
+        inputs[f"{name}_id"] = np.pad(inputs[f"{name}_id"], ((0, 0), (0, more)), constant_values=b"")
+        if name != "item":  # the time of a padded step means nothing
+            time = name.replace("item", "time")
+            inputs[time] = np.pad(inputs[time], ((0, 0), (0, more)), constant_values=data.draw(st.integers(-1, 2**41)))
+    answers = servable.predict("", inputs)["ctr"]
+    for n, answer in zip(chosen, answers, strict=True):
+        candidates = len(rows[n]["item_id"])
+        np.testing.assert_allclose(answer[:candidates], ask(servable, rows[n])[0], **CLOSE)
+        assert not answer[candidates:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("timestamp", np.zeros(1, np.int64), "timestamp must have one row per user_id"),
+        ("item_id", np.full((1, 3), b"7", object), "item_id must have one row per user_id"),
+        ("pay_time", np.zeros((2, 1), np.int64), "pay_time must have one value per pay_item_id"),
+    ],
+)
+def test_inputs_that_do_not_belong_together_are_refused(servable, rows, name, value, text):
+    with pytest.raises(ServingError, match=text) as caught:
+        servable.predict("", {**pad_rows(rows[1:3]), name: value})
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_what_is_no_page_record_is_refused(servable):
+    with pytest.raises(ServingError, match="Could not parse example input") as caught:
+        servable.predict("tf_example", {"examples": np.array([b"\xff"], object)})
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_version_carries_warm_up_and_an_example_request(toy_base_path, toy_ranker, rows):
+    version = toy_base_path / "11"
+    logs = [
+        prediction_log_pb2.PredictionLog.FromString(record)
+        for record in tf.data.TFRecordDataset(
+            str(version / "assets.extra/tf_serving_warmup_requests")
+        ).as_numpy_iterator()
+    ]
+    signatures = [log.predict_log.request.model_spec.signature_name for log in logs]
+    assert set(signatures) == {"serving_default", "tf_example"}
+    request = json.loads((version / "assets.extra/example_request.json").read_text())
+    assert request == {"signature_name": "serving_default", "instances": rows[:1]}
+    assert (version / "assets.extra/ranker.json").read_text() == (toy_ranker.run / "metadata.json").read_text()
+
+
+def test_versions_count_on_from_the_largest(toy_ranker, toy_base_path):
+    assert published_versions(toy_base_path).keys() == {2, 10, 11}
+    assert [path.name for path in toy_base_path.glob(".*")] == [".30.incomplete-1"]
+    for version, text in (("11", "has a version 11"), ("40", "has a version 40"), ("0", "must be between 1 and")):
+        with pytest.raises(CommandError, match=f"--version.*{text}"):
+            saved_model.main(["--model", str(toy_ranker.run), "--base-path", str(toy_base_path), "--version", version])
+
+
+def refused(run, base_path):
+    """The error of an export that publishes nothing and leaves nothing behind."""
+    with pytest.raises(CommandError) as caught:
+        saved_model.main(["--model", str(run), "--base-path", str(base_path)])
+    assert not base_path.exists() or list(base_path.iterdir()) == []
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def run_copy(toy_ranker, tmp_path):
+    return shutil.copytree(toy_ranker.run, tmp_path / "run")
+
+
+def test_a_ranker_that_gives_nan_is_not_published(run_copy, tmp_path):
+    ranker = load_ranker(run_copy)
+    ranker.mlp_logit.bias.assign([np.nan])
+    ranker.save_weights(run_copy / WEIGHTS_FILE)
+    assert re.search("is not published: all pages: .* are not finite", refused(run_copy, tmp_path / "serving"))
+
+
+def test_what_the_export_reads_is_checked_first(run_copy, tmp_path):
+    base_path = tmp_path / "serving"
+    assert "--model: no directory" in refused(tmp_path / "none", base_path)
+    (run_copy / EXAMPLE_PAGES_FILE).rename(tmp_path / "kept")
+    assert f"no pages in {EXAMPLE_PAGES_FILE}" in refused(run_copy, base_path)
+    (tmp_path / "kept").rename(run_copy / EXAMPLE_PAGES_FILE)
+    items = pq.read_table(run_copy / ITEMS_FILE)
+    pq.write_table(items.take(list(range(len(items)))[::-1]), run_copy / ITEMS_FILE)
+    assert "is not the table that the ranker was trained with" in refused(run_copy, base_path)
+    (run_copy / ITEMS_FILE).unlink()
+    assert f"has no {ITEMS_FILE}" in refused(run_copy, base_path)
+
+
+def test_an_id_that_the_asset_files_cannot_hold_is_named(run_copy, tmp_path):
+    ids = [*ITEM_IDS[:-1], "two\nlines"]
+    items = pq.read_table(run_copy / ITEMS_FILE)
+    pq.write_table(items.set_column(0, "item_id", pa.array(ids)), run_copy / ITEMS_FILE)
+    metadata = json.loads((run_copy / "metadata.json").read_text())
+    (run_copy / "metadata.json").write_text(json.dumps({**metadata, "item_ids_sha256": ids_sha256(ids)}))
+    assert "'two\\nlines' holds a line break" in refused(run_copy, tmp_path / "serving")
+
+
+@pytest.mark.parametrize(
+    ("what", "position", "value", "text"),
+    [
+        ("all pages", (0, 0), np.nan, "all pages: 1 scores are not finite"),
+        ("all pages", (1, 0), 1.5, "all pages: scores outside"),
+        ("all pages", (0, -1), 0.1, "all pages: padded candidates"),
+        ("all pages", (11, 0), 0.987, "all pages: page 11 is off by"),
+        ("all page records", (0, -1), 0.1, "all page records: padded candidates of page 0"),
+        ("all page records", (2, 0), 0.987, "all page records: page 2 is off by"),
+        ("page 3 alone", (0, 0), 0.987, "page 3 alone: page 3 is off by"),
+        ("a page without histories", (0, 0), np.inf, "a page without histories: 1 scores are not finite"),
+        ("a page of unknown IDs", (0, 0), -0.1, "a page of unknown IDs: scores outside"),
+        ("a page without candidates", None, np.zeros((1, 1)), "a page without candidates: scores of shape"),
+    ],
+)
+def test_a_version_that_answers_wrongly_is_recognised(servable, ranker, toy_ranker, rows, what, position, value, text):
+    records = read_page_records(toy_ranker.run)
+    requests = check_requests(rows, records)
+    answers = {name: servable.predict(*request)["ctr"].copy() for name, request in requests.items()}
+    expected = scores_in_process(ranker, records)
+    assert 0 <= check_answers(requests, answers, expected) <= 1e-6
+    if position is None:
+        answers[what] = value
+    else:
+        answers[what][position] = value
+    with pytest.raises(VersionError, match=text):
+        check_answers(requests, answers, expected)
+
+
+def test_a_version_without_its_variables_is_recognised(toy_base_path, toy_ranker, ranker, rows, tmp_path):
+    shutil.copytree(toy_base_path / "11", tmp_path / "1")
+    (tmp_path / "1/variables/variables.data-00000-of-00001").unlink()
+    records = read_page_records(toy_ranker.run)
+    with pytest.raises(VersionError, match="does not run in a process of its own"):
+        check_version(tmp_path / "1", rows, records, scores_in_process(ranker, records))
