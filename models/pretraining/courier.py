@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from models.pretraining.contrastive_loss import column_contrast
-from models.pretraining.reconstruction import UserInterestReconstruction
+from models.pretraining.reconstruction import UserIntentionReconstruction
 from models.training.distributed_fit import DistributedFit
 from models.training.replicas import gather_over_replicas
 
@@ -45,7 +45,7 @@ class Courier(DistributedFit, keras.Model):
             raise ValueError(f"`temperature` must be positive. Received: {temperature}")
         self.encoder = encoder
         self.temperature = temperature
-        self.reconstruction = UserInterestReconstruction(scores, name="reconstruction")
+        self.reconstruction = UserIntentionReconstruction(scores, name="reconstruction")
         self.page_view_loss = keras.metrics.Mean(name="page_view_loss")
         self.click_sequence_loss = keras.metrics.Mean(name="click_sequence_loss")
         self.pictures_seen = keras.metrics.Sum(name="pictures")

@@ -9,7 +9,7 @@ _MASKED = -1e9
 
 
 @keras.saving.register_keras_serializable(package="courier")
-class UserInterestReconstruction(keras.layers.Layer):
+class UserIntentionReconstruction(keras.layers.Layer):
     """Attention of candidates over clicks without any projection, so that results stay in the simplex of the clicks.
 
     Computes in float32. Clicks that are not valid get a weight of exactly 0; without any valid click the result is 0.

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from models.pretraining.courier import Courier
-from models.pretraining.reconstruction import UserInterestReconstruction
+from models.pretraining.reconstruction import UserIntentionReconstruction
 from models.vision.encoder import SwinEncoder
 from tests.models.test_contrastive_loss import reference as contrast_reference
 from tests.models.test_reconstruction import reference as reconstruction_reference
@@ -240,4 +240,4 @@ def test_mixed_precision_trains_with_a_float32_loss():
 def test_temperature_must_be_positive():
     with pytest.raises(ValueError, match="`temperature` must be positive"):
         Courier(Table(), temperature=0.0)
-    assert isinstance(courier().reconstruction, UserInterestReconstruction)
+    assert isinstance(courier().reconstruction, UserIntentionReconstruction)

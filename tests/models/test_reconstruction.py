@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from models.pretraining.reconstruction import UserInterestReconstruction
+from models.pretraining.reconstruction import UserIntentionReconstruction
 
 
 def reference(candidates, clicks, valid, scaled):
@@ -32,14 +32,14 @@ def draw(batch, candidates, clicks, dim, seed=0):
 @pytest.mark.parametrize("shape", [(1, 1, 1, 2), (3, 5, 4, 8), (4, 2, 7, 3)])
 def test_equals_the_equations(shape, scores):
     inputs = draw(*shape)
-    actual = UserInterestReconstruction(scores)(*inputs)
+    actual = UserIntentionReconstruction(scores)(*inputs)
     np.testing.assert_allclose(actual, reference(*inputs, scores == "scaled"), atol=1e-5)
 
 
 def test_stays_between_the_valid_clicks():
     candidates, clicks, valid = draw(8, 5, 6, 4)
     valid[:, 0] = True
-    result = ops.convert_to_numpy(UserInterestReconstruction()(candidates, clicks, valid))
+    result = ops.convert_to_numpy(UserIntentionReconstruction()(candidates, clicks, valid))
     low = np.where(valid[..., None], clicks, np.inf).min(axis=1, keepdims=True)
     high = np.where(valid[..., None], clicks, -np.inf).max(axis=1, keepdims=True)
     assert (result >= low - 1e-6).all()
@@ -48,7 +48,7 @@ def test_stays_between_the_valid_clicks():
 
 def test_one_click_is_the_reconstruction_and_none_is_zero():
     candidates, clicks, _ = draw(1, 3, 4, 5)
-    layer = UserInterestReconstruction()
+    layer = UserIntentionReconstruction()
     one = ops.convert_to_numpy(layer(candidates, clicks, np.array([[False, False, True, False]])))
     np.testing.assert_allclose(one[0], np.repeat(clicks[0, 2:3], 3, axis=0), atol=1e-7)
     assert (ops.convert_to_numpy(layer(candidates, clicks, np.zeros((1, 4), bool))) == 0).all()
@@ -56,7 +56,7 @@ def test_one_click_is_the_reconstruction_and_none_is_zero():
 
 def test_order_of_clicks_and_content_of_padding_do_not_matter():
     candidates, clicks, valid = draw(3, 4, 6, 5)
-    layer = UserInterestReconstruction()
+    layer = UserIntentionReconstruction()
     expected = ops.convert_to_numpy(layer(candidates, clicks, valid))
     order = np.random.default_rng(1).permutation(6)
     np.testing.assert_allclose(layer(candidates, clicks[:, order], valid[:, order]), expected, atol=1e-6)
@@ -65,7 +65,7 @@ def test_order_of_clicks_and_content_of_padding_do_not_matter():
 
 
 def test_config_round_trip_and_unknown_scores():
-    layer = UserInterestReconstruction.from_config(UserInterestReconstruction("raw").get_config())
+    layer = UserIntentionReconstruction.from_config(UserIntentionReconstruction("raw").get_config())
     assert layer.scores == "raw"
     with pytest.raises(ValueError, match="'scaled' or 'raw'"):
-        UserInterestReconstruction("cosine")
+        UserIntentionReconstruction("cosine")
