@@ -82,7 +82,11 @@ class ClustersMetadata(Metadata):
 
 
 class RankerMetadata(Metadata):
-    """A trained ranker: `ranker.weights.h5`, `config.yaml` and the tables that its README names.
+    """A trained ranker and all that serving needs.
+
+    Files: `ranker.weights.h5`, `config.yaml`, `feature_sizes.yaml`; `items.parquet`, `users.parquet`, the dataset's
+    tables, for the string ID of each row; `example_pages.tfrecord`, some validation pages; `training_counts.npy`, int64
+    `(items,)`, occurrences of each item on all train pages as candidate or history step.
 
     Attributes:
         image_feature: `none`, `vector`, `simscore` or `cluster_id`.

@@ -20,6 +20,7 @@ from models.data.pretraining_pages import PretrainingPages
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier import Courier
 from models.pretraining.validation import SimilarityValidation, Throughput
+from models.training.replicas import mirrored_strategy
 from models.vision.encoder import SwinEncoder
 
 ENCODER_FILE = "encoder.keras"
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     dataset = Dataset(args.data)
     window = dataset.split(_SPLIT).window
     store = PictureStore(dataset, config.image_size)
-    strategy = tf.distribute.MirroredStrategy(_devices())
+    strategy = mirrored_strategy()
     if config.batch_size % strategy.num_replicas_in_sync:
         raise CommandError(
             f"batch_size: must be a multiple of the {strategy.num_replicas_in_sync} devices. "
@@ -157,11 +158,6 @@ def _train(
     trained = SwinEncoder(**config.encoder.model_dump())
     trained.set_weights(encoder.get_weights())
     return trained, {name: [float(value) for value in values] for name, values in history.items()}
-
-
-def _devices() -> list[str]:
-    gpus = tf.config.list_logical_devices("GPU")
-    return [gpu.name for gpu in gpus] or ["CPU:0"]
 
 
 def _learning_rate(config: PretrainConfig, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:

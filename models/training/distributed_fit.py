@@ -8,7 +8,8 @@ class DistributedFit:
 
     Under a strategy, Keras' `fit` traces the model on the first batch before training (`_maybe_symbolic_build`), which
     silently takes that batch away from a one-pass dataset. A model with this mixin creates its variables in its
-    constructor instead, and the tracing is left out.
+    constructor instead, and the tracing is left out. Its optimizer's variables are made before the first step too:
+    several replicas cannot make them inside one.
 
     Put it before the Keras class: `class Courier(DistributedFit, keras.Model)`.
     """
@@ -17,3 +18,6 @@ class DistributedFit:
         if not all(layer.built for layer in self._flatten_layers(include_self=False)):
             unbuilt = [layer.name for layer in self._flatten_layers(include_self=False) if not layer.built]
             raise ValueError(f"`{type(self).__name__}` must build its layers in its constructor. Not built: {unbuilt}")
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)

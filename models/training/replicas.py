@@ -1,6 +1,12 @@
-"""Gathers tensors over the replicas of a `tf.distribute` strategy."""
+"""Replicas of a `tf.distribute` strategy: which devices hold them, and what they tell each other."""
 
 import tensorflow as tf
+
+
+def mirrored_strategy() -> tf.distribute.MirroredStrategy:
+    """One replica on each GPU, or a single one on the CPU."""
+    gpus = tf.config.list_logical_devices("GPU")
+    return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus] or ["CPU:0"])
 
 
 def gather_over_replicas(tensor: tf.Tensor) -> tf.Tensor:

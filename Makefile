@@ -1,0 +1,83 @@
+# Everything runs from a fresh checkout: the targets below create .venv on first use and never do work twice.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+A := artifacts
+IMAGE_FEATURES := none vector simscore cluster_id
+RANKERS := $(IMAGE_FEATURES:%=$(A)/rankers/%)
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(A)/report/metrics.json $(A)/serving.published ## logs to live endpoint on the shipped sample
+	@echo
+	@cat $(A)/report/table.txt
+	@echo
+	@$(PY) -m export.endpoint_check --base-path $(A)/serving --model $(A)/rankers/cluster_id
+
+test: .venv/.installed ## run the tests
+	$(PY) -m pytest
+
+lint: .venv/.installed ## check style and formatting
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+bench: .venv/.installed $(A)/dataset/manifest.json $(A)/embeddings/metadata.json $(A)/clusters/metadata.json ## repeat the figures of the README
+	$(PY) benchmarks/image_features.py --quick
+
+clean: ## remove everything that make made, the environment apart
+	rm -rf $(A)
+
+.venv/.installed: pyproject.toml $(wildcard .ci/constraints-*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	    { echo "Python 3.11 or 3.12 is needed: make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv .venv || { echo "venv is missing: apt-get install python3-venv"; exit 2; }
+	@echo "installing (a few minutes and 3 GB the first time)"
+	@constraints=.ci/constraints-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt; \
+	    $(PY) -m pip install --quiet $$(test -f $$constraints && echo --constraint $$constraints) --editable '.[dev]'
+	@$(PY) -m pip check
+	@touch $@
+
+# The stages. Each depends on the code it runs and on the artifact before it, so a change re-runs only what it touches.
+# An artifact appears whole or not at all; its metadata stands for it here.
+
+SAMPLE := $(wildcard sample/*) beam_pipelines/datasets/sample.py
+PIPELINE := $(wildcard beam_pipelines/*.py)
+READERS := $(wildcard models/data/*.py) models/config.py models/artifacts.py $(wildcard models/training/*.py)
+VISION := $(wildcard models/vision/*.py)
+
+$(A)/sample_logs/logs.json: $(SAMPLE) | .venv/.installed
+	$(PY) -m beam_pipelines.datasets.sample --output $(@D) --overwrite
+
+$(A)/dataset/manifest.json: $(A)/sample_logs/logs.json $(PIPELINE)
+	$(PY) -m beam_pipelines.build --runner=DirectRunner --logs $(<D) --output $(@D) --overwrite
+
+$(A)/encoder/metadata.json: $(A)/dataset/manifest.json models/pretrain.py $(READERS) $(VISION) \
+    $(wildcard models/pretraining/*.py) models/configs/courier_cpu.yaml
+	$(PY) -m models.pretrain --data $(<D) --output $(@D) --config courier_cpu --overwrite
+
+$(A)/embeddings/metadata.json: $(A)/encoder/metadata.json models/embed.py
+	$(PY) -m models.embed --data $(A)/dataset --encoder $(<D) --output $(@D) --overwrite
+
+$(A)/clusters/metadata.json: $(A)/embeddings/metadata.json models/cluster.py $(wildcard models/embeddings/*.py)
+	$(PY) -m models.cluster --embeddings $(<D) --output $(@D) --overwrite
+
+RANKER_CODE := models/train_ctr.py $(READERS) $(wildcard models/ctr/*.py models/metrics/*.py)
+FEATURE_none :=
+FEATURE_vector := --embeddings $(A)/embeddings
+FEATURE_simscore := --embeddings $(A)/embeddings
+FEATURE_cluster_id := --clusters $(A)/clusters
+
+$(A)/rankers/%/metadata.json: $(A)/dataset/manifest.json $(A)/clusters/metadata.json $(RANKER_CODE)
+	$(PY) -m models.train_ctr --data $(<D) --output $(@D) --image-feature $* $(FEATURE_$*) --overwrite
+
+$(A)/report/metrics.json: $(RANKERS:%=%/metadata.json) models/evaluate.py
+	$(PY) -m models.evaluate --data $(A)/dataset --model $(RANKERS) --output $(@D) --overwrite
+
+$(A)/serving.published: $(A)/rankers/cluster_id/metadata.json $(wildcard export/*.py)
+	$(PY) -m export.saved_model --model $(<D) --base-path $(A)/serving
+	@touch $@

@@ -1,0 +1,62 @@
+"""How a candidate compares with each step of a history, and what that says of the history as a whole."""
+
+import tensorflow as tf
+
+_BELOW_ANY_COSINE = -2.0
+
+
+def same_id(candidates: tf.Tensor, steps: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+    """Whether a step has the candidate's ID.
+
+    Args:
+        candidates: IDs, shape `(batch, candidates)`.
+        steps: IDs, shape `(batch, steps)`.
+        known: bool, shape `(batch, steps)`: false at steps that match nothing.
+
+    Returns:
+        float32 0 or 1, shape `(batch, candidates, steps)`.
+    """
+    return tf.cast((candidates[:, :, None] == steps[:, None, :]) & known[:, None, :], tf.float32)
+
+
+def cosine(candidates: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+    """Cosine of unit vectors, 0 where one is zero: the paper's equation 8.
+
+    Args:
+        candidates: shape `(batch, candidates, dim)`.
+        steps: shape `(batch, steps, dim)`.
+
+    Returns:
+        Shape `(batch, candidates, steps)`.
+    """
+    return tf.matmul(candidates, steps, transpose_b=True)
+
+
+def mean_match(match: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Mean over the steps of a history, 0 for an empty one.
+
+    Args:
+        match: shape `(batch, candidates, steps)`.
+        mask: bool, broadcastable to it.
+
+    Returns:
+        Shape `(batch, candidates)`.
+    """
+    weights = tf.broadcast_to(tf.cast(mask, match.dtype), tf.shape(match))
+    return tf.math.divide_no_nan(tf.reduce_sum(match * weights, axis=-1), tf.reduce_sum(weights, axis=-1))
+
+
+def mean_of_largest(match: tf.Tensor, mask: tf.Tensor, count: int) -> tf.Tensor:
+    """Mean of the `count` largest cosines of a history, or of all if it has fewer; 0 for an empty one.
+
+    Args:
+        match: cosines, shape `(batch, candidates, steps)`.
+        mask: bool, broadcastable to it.
+        count: how many.
+
+    Returns:
+        Shape `(batch, candidates)`.
+    """
+    match = tf.pad(tf.where(mask, match, _BELOW_ANY_COSINE), ((0, 0), (0, 0), (0, count)), constant_values=-2.0)
+    largest = tf.math.top_k(match, k=count, sorted=False).values
+    return mean_match(largest, largest > _BELOW_ANY_COSINE)

@@ -1,0 +1,174 @@
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from beam_pipelines.command import CommandError
+from beam_pipelines.manifest import Window, ids_sha256
+from models import train_ctr
+from models.artifacts import ClustersMetadata, EmbeddingsMetadata, RankerMetadata, read_metadata
+from models.config import load_config
+from models.ctr.config import TrainingConfig
+from models.ctr.ranker import load_ranker
+from models.ctr.scoring import measure, score_pages
+from models.data.dataset import Dataset
+from models.data.pages import page_batches, page_records, page_timestamps, parse_pages
+from tests.models.tiny_dataset import write_tiny_dataset
+
+SMALL = ["--set", "ranker.mlp_units=[16, 8]", "--set", "ranker.lengths.click=6", "--set", "ranker.min_count=2"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A dataset whose test pages cannot be read: training must not try."""
+    tiny = write_tiny_dataset(tmp_path_factory.mktemp("tiny"), items=60, pages=120)
+    for shard in (tiny.data / "pages").glob("test-*"):
+        shard.unlink()
+    return tiny
+
+
+def train(tiny, output, *options):
+    paths = ["--data", tiny.data, "--embeddings", tiny.embeddings, "--clusters", tiny.clusters, "--output", output]
+    return train_ctr.main([*map(str, paths), *SMALL, *options])
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "cluster_id"
+    line = train(tiny, run, "--set", "epochs=2", "--set", "batch_size=16", "--seed", "3")
+    assert line.startswith("wrote the ranker (cluster_id) of epoch ")
+    assert str(run) in line
+    return run
+
+
+def validation_window(tiny):
+    dataset = Dataset(tiny.data)
+    timestamps = np.sort(page_timestamps(dataset, "train"))
+    return dataset, Window(first=int(timestamps[108]), last=int(timestamps[-1]))
+
+
+def test_the_run_describes_itself(tiny, run):
+    metadata = read_metadata(RankerMetadata, run, "--model", "models.train_ctr")
+    manifest = Dataset(tiny.data).manifest
+    assert metadata.dataset_digest == manifest.digest()
+    assert metadata.item_ids_sha256 == manifest.items.ids_sha256
+    assert metadata.window == manifest.splits["train"].window
+    assert metadata.clusters == read_metadata(ClustersMetadata, tiny.clusters, "--clusters", "models.cluster")
+    assert metadata.embeddings is None
+    assert (metadata.image_feature, metadata.seed, metadata.notice) == ("cluster_id", 3, "simulated for a test")
+    config = load_config(TrainingConfig, str(run / "config.yaml"))
+    assert (config.epochs, config.ranker.mlp_units, config.ranker.lengths.candidates) == (2, (16, 8), 6)
+
+
+def test_the_run_holds_what_serving_needs(tiny, run):
+    for name, table in (("items", "item_id"), ("users", "user_id")):
+        ids = pq.read_table(run / f"{name}.parquet")[table].to_pylist()
+        assert ids_sha256(ids) == getattr(Dataset(tiny.data).manifest, name).ids_sha256
+    ranker = load_ranker(run)
+    dataset, window = validation_window(tiny)
+    examples = list(tf.data.TFRecordDataset(str(run / "example_pages.tfrecord")).as_numpy_iterator())
+    assert examples == list(page_records(dataset, "train", window=window).as_numpy_iterator())
+    assert ranker(parse_pages(tf.constant(examples), ranker.config.lengths))["ctr"].shape == (12, 6)
+
+
+def test_the_loaded_ranker_is_the_one_validated(tiny, run):
+    metadata = read_metadata(RankerMetadata, run, "--model", "models.train_ctr")
+    dataset, window = validation_window(tiny)
+    ranker = load_ranker(run)
+    again = measure(
+        score_pages(ranker, page_batches(dataset, "train", ranker.config.lengths, batch_size=5, window=window))
+    )
+    for name in ("auc", "gauc_page_mean", "log_loss", "candidates", "pages"):
+        assert metadata.validation[name] == pytest.approx(again[name], rel=1e-4)
+
+
+def test_training_counts_cover_all_train_pages_and_whole_histories(tiny, run):
+    counts = np.load(run / "training_counts.npy")
+    expected = np.zeros(len(counts), int)
+    lengths = load_ranker(run).config.lengths.model_copy(update={"click": 1000, "pay": 1000})
+    for page in page_batches(Dataset(tiny.data), "train", lengths, batch_size=64).as_numpy_iterator():
+        for name in ("item", "click_item", "pay_item"):
+            np.add.at(expected, page[name][page[name] != -1], 1)
+    np.testing.assert_array_equal(counts, expected)
+    assert (counts[48:] == 0).all()  # the last fifth of the items is on test pages only
+
+
+def test_ids_are_known_from_pages_before_validation_only(tiny, run):
+    dataset, window = validation_window(tiny)
+    before = np.zeros(len(dataset.items()), int)
+    lengths = load_ranker(run).config.lengths.model_copy(update={"click": 1000, "pay": 1000})
+    for page in page_batches(dataset, "train", lengths, batch_size=1).as_numpy_iterator():
+        if page["timestamp"][0] < window.first:
+            for name in ("item", "click_item", "pay_item"):
+                np.add.at(before, page[name][page[name] != -1], 1)
+    known = load_ranker(run).items.item_id.numpy()[:-1] > 0
+    np.testing.assert_array_equal(known, before >= 2)
+
+
+def test_equal_seeds_give_equal_rankers(tiny, run, tmp_path):
+    train(tiny, tmp_path / "again", "--set", "epochs=2", "--set", "batch_size=16", "--seed", "3")
+    train(tiny, tmp_path / "other", "--set", "epochs=1", "--set", "batch_size=16", "--seed", "4")
+    weights = [load_ranker(path).get_weights() for path in (run, tmp_path / "again", tmp_path / "other")]
+    for a, b in zip(weights[0], weights[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert any(np.abs(a - b).max() > 1e-2 for a, b in zip(weights[0], weights[2], strict=True))
+
+
+@pytest.mark.parametrize("image_feature", ["none", "vector", "simscore"])
+def test_every_image_feature_trains(tiny, tmp_path, image_feature):
+    train(tiny, tmp_path / "run", "--image-feature", image_feature, "--set", "epochs=1")
+    metadata = read_metadata(RankerMetadata, tmp_path / "run", "--model", "models.train_ctr")
+    assert metadata.image_feature == image_feature
+    embeddings = read_metadata(EmbeddingsMetadata, tiny.embeddings, "--embeddings", "models.embed")
+    assert metadata.embeddings == (None if image_feature == "none" else embeddings)
+    assert load_ranker(tmp_path / "run").image_feature == image_feature
+
+
+def edit(path, change):
+    metadata = json.loads(path.read_text())
+    change(metadata)
+    path.write_text(json.dumps(metadata))
+
+
+def test_what_cannot_work_is_refused_before_work_and_leaves_nothing(tiny, tmp_path):
+    output = tmp_path / "run"
+
+    def refused(message, *options, data=tiny.data, embeddings=tiny.embeddings, clusters=tiny.clusters):
+        paths = ["--data", data, "--embeddings", embeddings, "--clusters", clusters, "--output", output]
+        with pytest.raises(CommandError, match=message):
+            train_ctr.main([*map(str, paths), *options])
+        assert not output.exists()
+
+    nowhere = tmp_path / "nowhere"
+    refused("--data: no directory .*nowhere; beam_pipelines.build makes it", data=nowhere)
+    refused("--clusters: .*nowhere has no metadata.json", clusters=nowhere)
+    refused("--embeddings: .*nowhere has no metadata.json", "--image-feature", "simscore", embeddings=nowhere)
+    refused("unknown key epoch ", "--set", "epoch=1")
+    refused("none for validation", "--set", "validation_share=0.001", "--image-feature", "none")
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny.embeddings, other)
+    edit(other / "metadata.json", lambda m: m.update(item_ids_sha256="0"))
+    refused("--embeddings: made for the items of another dataset", "--image-feature", "vector", embeddings=other)
+
+    overlapping = tmp_path / "overlapping"
+    shutil.copytree(tiny.clusters, overlapping)
+    train_window = Dataset(tiny.data).split("train").window.model_dump()
+    edit(overlapping / "metadata.json", lambda m: m["embeddings"]["encoder"].update(window=train_window))
+    refused("--clusters: its encoder learned on pages .* overlap .* --allow-window-overlap", clusters=overlapping)
+
+    output.mkdir()
+    with pytest.raises(CommandError, match="exists; pass --overwrite"):
+        train(tiny, output)
+
+
+def test_an_overlap_can_be_allowed(tiny, tmp_path):
+    overlapping = tmp_path / "overlapping"
+    shutil.copytree(tiny.clusters, overlapping)
+    window = Dataset(tiny.data).split("train").window.model_dump()
+    edit(overlapping / "metadata.json", lambda m: m["embeddings"]["encoder"].update(window=window))
+    train(tiny._replace(clusters=overlapping), tmp_path / "run", "--set", "epochs=1", "--allow-window-overlap")
+    assert (tmp_path / "run" / "metadata.json").is_file()

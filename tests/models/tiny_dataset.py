@@ -1,0 +1,168 @@
+"""Writes small page datasets, and embeddings and clusters for them, without the commands that make real ones."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from beam_pipelines.manifest import FORMAT, File, Manifest, Split, Table, Window, file_sha256, ids_sha256
+from beam_pipelines.records import SCHEMA_HASH, encode_page
+from models.artifacts import ClustersMetadata, EmbeddingsMetadata, EncoderMetadata
+
+DAY = 86_400_000
+
+
+class TinyDataset(NamedTuple):
+    """Where the pieces are, and the style (the hidden visual taste dimension) of each item."""
+
+    data: Path
+    embeddings: Path
+    clusters: Path
+    styles: np.ndarray
+
+
+def write_tiny_dataset(
+    root: Path,
+    *,
+    items: int = 120,
+    users: int = 40,
+    pages: int = 240,
+    candidates: int = 6,
+    styles: int = 6,
+    seed: int = 0,
+) -> TinyDataset:
+    """Users like two styles each, which only pictures show; the last fifth of the items appears in `test/` only."""
+    rng = np.random.default_rng(seed)
+    style = rng.integers(0, styles, items)
+    taste = np.stack([rng.choice(styles, 2, replace=False) for _ in range(users)])
+    clicks: list[list[tuple[int, int]]] = [[] for _ in range(users)]
+    splits = {"pretrain": pages // 6, "train": pages, "test": pages // 3}
+    data = root / "data"
+    (data / "pages").mkdir(parents=True)
+    start, described = 1_600_000_000_000, {}
+    for name, count in splits.items():
+        records, first, positives = [], start, 0
+        for n in range(count):
+            user = int(rng.integers(users))
+            start += int(rng.integers(1, 3 * DAY * 30 // pages))
+            known = items if name == "test" else items * 4 // 5
+            size = int(rng.integers(2, candidates + 1))
+            shown = rng.choice(known, size, replace=False)
+            liked = np.isin(style[shown], taste[user])
+            clicked = (rng.random(size) < np.where(liked, 0.5, 0.08)).astype(np.int64)
+            history = clicks[user][::-1]
+            rows = np.array([i for i, _ in history], np.int64)
+            times = np.array([t for _, t in history], np.int64)
+            records.append(
+                encode_page(
+                    {
+                        "page_id": [f"{name}-{n}".encode()],
+                        "user": np.array([user]),
+                        "timestamp": np.array([start]),
+                        "query": [b"dress" if n % 2 else b""],
+                        "item": shown,
+                        "position": np.arange(size),
+                        "clicked": clicked,
+                        "converted": clicked * 0,
+                        "dwell": np.zeros(size, np.float32),
+                        "click_item": rows,
+                        "click_time": times,
+                        "pay_item": rows[::3],
+                        "pay_time": times[::3],
+                        "cart_item": rows[:0],
+                        "cart_time": times[:0],
+                    }
+                )
+            )
+            clicks[user] += [(int(i), start) for i in shown[clicked == 1]]
+            positives += int(clicked.sum())
+        halves = records[::2], records[1::2]
+        shards = []
+        for k, half in enumerate(halves):
+            path = f"pages/{name}-{k:05d}-of-00002.tfrecord"
+            with tf.io.TFRecordWriter(str(data / path)) as writer:
+                for record in half:
+                    writer.write(record)
+            shards.append(File.of(data, path, len(half)))
+        window = Window(first=first + 1, last=start)
+        described[name] = Split(pages=count, impressions=0, clicks=positives, window=window, shards=shards)
+        start += DAY
+
+    item_ids = [f"item{i:05d}" for i in range(items)]
+    user_ids = [f"user{u:05d}" for u in range(users)]
+    item_table = pa.table(
+        {
+            "item_id": item_ids,
+            "category": [["dress", "shirt", "shoe", ""][i % 4] for i in range(items)],
+            "title": [f"Nice {['dress', 'shirt', 'shoe', ''][i % 4]} no {i % 7}" for i in range(items)],
+            "stat_price": [None if i % 9 == 0 else float(i % 13) for i in range(items)],
+            "label_style": [f"style{s}" for s in style],
+        }
+    )
+    user_table = pa.table(
+        {
+            "user_id": user_ids,
+            "stat_age": [float(u % 50) for u in range(users)],
+            "cat_city": [["", "a", "b"][u % 3] for u in range(users)],
+        }
+    )
+    tables = {}
+    for name, table, ids in (("items", item_table, item_ids), ("users", user_table, user_ids)):
+        (data / name).mkdir()
+        pq.write_table(table, data / name / f"{name}.parquet")
+        file = File.of(data, f"{name}/{name}.parquet", len(ids))
+        tables[name] = Table(file=file, ids_sha256=ids_sha256(ids))
+    manifest = Manifest(
+        format=FORMAT,
+        schema_hash=SCHEMA_HASH,
+        notice="simulated for a test",
+        options={},
+        sources=[],
+        splits=described,
+        images=None,
+        max_candidates=candidates,
+        counters={},
+        **tables,
+    )
+    manifest.write(data)
+
+    centers = rng.normal(size=(styles, 8))
+    vectors = (centers[style] + 0.2 * rng.normal(size=(items, 8))).astype(np.float32)
+    has_image = np.arange(items) % 11 != 0
+    vectors[~has_image] = 0
+    embeddings = root / "embeddings"
+    embeddings.mkdir()
+    np.save(embeddings / "embeddings.npy", vectors)
+    np.save(embeddings / "has_image.npy", has_image)
+    embeddings_metadata = EmbeddingsMetadata(
+        items=items,
+        items_with_image=int(has_image.sum()),
+        dim=8,
+        embeddings_sha256=file_sha256(embeddings / "embeddings.npy"),
+        item_ids_sha256=tables["items"].ids_sha256,
+        encoder=EncoderMetadata(
+            method="courier",
+            image_size=(8, 8),
+            embedding_dim=8,
+            weights_sha256="",
+            dataset_digest=manifest.digest(),
+            window=described["pretrain"].window,
+            notice=manifest.notice,
+        ),
+    )
+    embeddings_metadata.write(embeddings)
+    clusters = root / "clusters"
+    clusters.mkdir()
+    np.save(clusters / "cluster_ids.npy", np.where(has_image, style, -1).astype(np.int32))
+    ClustersMetadata(
+        num_clusters=styles,
+        backend="exact",
+        mean_squared_distance=0.1,
+        seed=0,
+        cluster_ids_sha256=file_sha256(clusters / "cluster_ids.npy"),
+        embeddings=embeddings_metadata,
+    ).write(clusters)
+    return TinyDataset(data, embeddings, clusters, style)
