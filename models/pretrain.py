@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         )
     with whole_directory(args.output, overwrite=args.overwrite) as output:
         if dataset.manifest.notice:
-            print(f"data: {dataset.manifest.notice}", flush=True)
+            print(f"notice: {dataset.manifest.notice}", flush=True)
         keras.utils.set_random_seed(config.seed)
         pages = PretrainingPages(
             dataset,

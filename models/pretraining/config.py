@@ -60,7 +60,7 @@ class PretrainConfig(Config):
     scores: Literal["scaled", "raw"] = "scaled"
     augmentation: Literal["none", "flip_crop"] = "flip_crop"
     batch_size: Positive = 64
-    epochs: Positive = 10
+    epochs: Positive = 6
     learning_rate: float = Field(2e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     validation_share: float = Field(0.1, ge=0, lt=1)
