@@ -8,102 +8,49 @@ the real baskets with sampled articles, and every report on these logs says so. 
 - Items have no publication time and no price: both are known only through purchases, later ones included.
 """
 
-import os
-import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
 from beam_pipelines.datasets.basket_pages import BasketPages, Candidates, Purchases
 from beam_pipelines.datasets.log_writer import write_logs
+from beam_pipelines.datasets.source_files import find_images, find_tables, link_files, read_table
 
 NOTICE = (
     "sampled negatives: the source has purchases but no impressions; a page is a customer's real basket of a day "
     "(clicked) filled up with sampled articles that were as popular before"
 )
 _DAY = 86_400_000  # milliseconds
-_TABLES: dict[str, dict[str, pa.DataType]] = {
-    "transactions_train": {"t_dat": pa.date32(), "customer_id": pa.string(), "article_id": pa.string()},
-    "articles": {
-        "article_id": pa.string(),
-        "prod_name": pa.string(),
-        "product_type_name": pa.string(),
-        "colour_group_name": pa.string(),
-        "graphical_appearance_name": pa.string(),
-        "product_group_name": pa.string(),
-        "garment_group_name": pa.string(),
-        "section_name": pa.string(),
-        "index_name": pa.string(),
-    },
-    "customers": {
-        "customer_id": pa.string(),
-        "FN": pa.float64(),
-        "Active": pa.float64(),
-        "club_member_status": pa.string(),
-        "fashion_news_frequency": pa.string(),
-        "age": pa.float64(),
-    },
+_TABLES: dict[str, pa.Schema] = {
+    "transactions_train": pa.schema({"t_dat": pa.date32(), "customer_id": pa.string(), "article_id": pa.string()}),
+    "articles": pa.schema(
+        {
+            "article_id": pa.string(),
+            "prod_name": pa.string(),
+            "product_type_name": pa.string(),
+            "colour_group_name": pa.string(),
+            "graphical_appearance_name": pa.string(),
+            "product_group_name": pa.string(),
+            "garment_group_name": pa.string(),
+            "section_name": pa.string(),
+            "index_name": pa.string(),
+        }
+    ),
+    "customers": pa.schema(
+        {
+            "customer_id": pa.string(),
+            "FN": pa.float64(),
+            "Active": pa.float64(),
+            "club_member_status": pa.string(),
+            "fashion_news_frequency": pa.string(),
+            "age": pa.float64(),
+        }
+    ),
 }
-
-
-def open_tables(source: Path) -> dict[str, Path]:
-    """Finds the competition's tables and checks their columns, without reading them."""
-    files = {}
-    for table, columns in _TABLES.items():
-        found = [path for path in (source / f"{table}.csv", source / f"{table}.csv.gz") if path.is_file()]
-        if not found:
-            raise CommandError(f"--source: no {table}.csv or {table}.csv.gz in {source}")
-        files[table] = found[0]
-        try:
-            with pa.csv.open_csv(found[0]) as reader:
-                names = reader.schema.names
-        except (pa.ArrowException, OSError) as error:
-            raise CommandError(f"{found[0]} cannot be read: {str(error).splitlines()[0]}") from error
-        if missing := [column for column in columns if column not in names]:
-            raise CommandError(f"{found[0]}: no column {missing[0]!r} (columns: {', '.join(names)})")
-    return files
-
-
-def read_table(table: str, path: Path) -> pa.Table:
-    """Reads the columns that we use; IDs stay strings, so that leading zeros survive."""
-    columns = _TABLES[table]
-    options = pa.csv.ConvertOptions(include_columns=list(columns), column_types=columns, strings_can_be_null=True)
-    parse = pa.csv.ParseOptions(newlines_in_values=True)
-    try:
-        return pa.csv.read_csv(path, convert_options=options, parse_options=parse)
-    except (pa.ArrowException, OSError) as error:
-        raise CommandError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def find_images(folder: Path) -> tuple[dict[str, str], list[Path]]:
-    """Finds the pictures of a folder, loose or in zip shards.
-
-    Returns:
-        Article ID to the picture's path inside the folder or shard, and the files to hand on.
-    """
-    images, files = {}, []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix == ".zip" and path.parent == folder:
-            try:
-                with zipfile.ZipFile(path) as shard:
-                    names = shard.namelist()
-            except zipfile.BadZipFile as error:
-                raise CommandError(f"{path} cannot be read: {error}") from error
-        elif path.suffix == ".jpg":
-            names = [path.relative_to(folder).as_posix()]
-        else:
-            continue
-        files.append(path)
-        images.update({Path(name).stem: name for name in names if name.endswith(".jpg")})
-    if not images:
-        raise CommandError(f"--source: no .jpg and no .zip with any in {folder}")
-    return images, files
 
 
 def build_pages(
@@ -205,17 +152,6 @@ def to_tables(
     }
 
 
-def link_files(files: Sequence[Path], source: Path, target: Path) -> None:
-    """Puts files into another folder under their relative paths: hard links where possible, copies elsewhere."""
-    for file in files:
-        path = target / file.relative_to(source)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file.resolve(), path)
-        except OSError:  # another file system, or not ours to link
-            shutil.copyfile(file, path)
-
-
 def main(argv: Sequence[str] | None = None) -> str:
     """Writes a log directory from the competition's files."""
     parser = ArgumentParser(f"Turns the H&M competition's files into logs ({NOTICE}).")
@@ -236,11 +172,11 @@ def main(argv: Sequence[str] | None = None) -> str:
         raise CommandError(f"--seed must not be negative. Received: {options.seed}")
     source = require_directory(options.source, "--source", "downloading the competition's data")
     folder = require_directory(source / "images", "--source", "unpacking the competition's images")
-    files = open_tables(source)
+    files = find_tables(source, _TABLES)
 
     with whole_directory(options.output, overwrite=options.overwrite) as directory:
         images, image_files = find_images(folder)
-        transactions, articles, customers = (read_table(name, files[name]) for name in _TABLES)
+        transactions, articles, customers = (read_table(files[name], schema) for name, schema in _TABLES.items())
         candidates, purchases, customer_ids, counters = build_pages(
             transactions, articles, options.page_size, options.seed
         )
