@@ -8,6 +8,7 @@ import resource
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -95,6 +96,30 @@ def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             os.replace(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a scratch name beside `path` that becomes it when the block ends well, and vanishes when it does not.
+
+    Scratch names are unique, so that several attempts at the same file, on any machine, do not meet.
+
+    Args:
+        path: the file to publish; an existing one is replaced. Its parent is created.
+
+    Raises:
+        CommandError: its parent is not a directory.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise CommandError(f"{path} cannot be written: {path.parent} is not a directory") from error
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _is_another_running(pid: str) -> bool:

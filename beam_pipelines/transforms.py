@@ -8,11 +8,9 @@ import hashlib
 import itertools
 import json
 import os
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -24,6 +22,7 @@ import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from beam_pipelines.command import whole_file
 from beam_pipelines.images import BadImageError, ImageFormat, ImageSource, content_hash, normalise_image
 from beam_pipelines.logs import FilePart, Table, TimestampUnit, parts, read
 from beam_pipelines.manifest import SPLITS
@@ -39,18 +38,6 @@ _IPC = pa.ipc.IpcWriteOptions(compression="lz4")
 _IMAGE_INDEX = pa.schema(
     [("image", pa.string()), ("sha256", pa.string()), ("index", pa.int64()), ("reason", pa.string())]
 )
-
-
-@contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """Yields a temporary name in the same directory that becomes `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _to_bytes(batch: pa.RecordBatch) -> bytes:
@@ -76,7 +63,7 @@ def _by_hash(column: pa.Array, buckets: int) -> Iterator[tuple[int, pa.Array]]:
 
 
 def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
-    with renamed(directory / RESULTS / name) as path:
+    with whole_file(directory / RESULTS / name) as path:
         path.write_text(json.dumps(result))
 
 
@@ -206,7 +193,7 @@ class WritePages(beam.DoFn):
 
     @staticmethod
     def _write(path: Path, records: Iterable[bytes]) -> tuple[int, str]:
-        with renamed(path) as temporary:
+        with whole_file(path) as temporary:
             with open(temporary, "wb") as file:
                 hashing = _HashingFile(file)
                 for record in records:
@@ -243,7 +230,7 @@ class WriteDeadLetters(beam.DoFn):
 
 def write_dead_letters(directory: Path, table: str, lines: Iterable[str]) -> None:
     """Writes `directory/dead_letters/TABLE.jsonl`."""
-    with renamed(directory / "dead_letters" / f"{table}.jsonl") as path:
+    with whole_file(directory / "dead_letters" / f"{table}.jsonl") as path:
         path.write_text("".join(f"{line}\n" for line in sorted(lines)))
 
 
@@ -312,7 +299,7 @@ class WriteImages(beam.DoFn):
                 index.append((name, "", -1, reason))
         stored = 0
         path = self._directory / "images" / f"images-{shard:05d}-of-{self._shards:05d}.array_record"
-        with renamed(path) as temporary:
+        with whole_file(path) as temporary:
             # One record per group: a reader that wants one picture reads one picture. They are compressed already.
             writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
             for digest, picture in self._normalised(sorted(names), names):
@@ -326,7 +313,7 @@ class WriteImages(beam.DoFn):
         if not stored:
             path.unlink()
         columns = [pa.array(c, f.type) for c, f in zip(zip(*index, strict=True), _IMAGE_INDEX, strict=True)]
-        with renamed(self._directory / RESULTS / f"{path.stem}.parquet") as temporary:
+        with whole_file(self._directory / RESULTS / f"{path.stem}.parquet") as temporary:
             pq.write_table(pa.table(columns, schema=_IMAGE_INDEX), temporary)
 
     def _normalised(self, digests: list[str], names: dict[str, list[str]]) -> Iterator[tuple[str, bytes | str]]:

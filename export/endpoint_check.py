@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command
+from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_file
 from beam_pipelines.records import HISTORIES
 from export.example_pages import (
     MAX_DIFFERENCE,
@@ -92,10 +92,8 @@ def main(argv: Sequence[str] | None = None) -> str:
             f"the endpoint differs by {difference:.1e} from {args.model} (allowed: {MAX_DIFFERENCE:.0e})"
         )
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = args.output.with_name(f".{args.output.name}.incomplete-{os.getpid()}")
-        scratch.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        os.replace(scratch, args.output)
+        with whole_file(args.output) as scratch:
+            scratch.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     where = f", written to {args.output}" if args.output is not None else ""
     return f"endpoint of {args.base_path} answers like {args.model} over gRPC and REST{where}"
 

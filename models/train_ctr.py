@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> str:
             fit.apply(tf.data.experimental.assert_cardinality(math.ceil(fit_pages / config.batch_size))),
             epochs=config.epochs,
             shuffle=False,  # the pages are
+            verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[validation, stop],
         )
         best = max(validation.history, key=lambda metrics: metrics["gauc_page_mean"])

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
+from beam_pipelines.command import (
+    ArgumentParser,
+    CommandError,
+    require_directory,
+    run_command,
+    whole_directory,
+    whole_file,
+)
 
 
 def exit_code(main, capsys):
@@ -130,3 +137,22 @@ def test_what_a_killed_run_left_is_cleared_and_what_another_run_writes_is_not(tm
         (scratch / "file").touch()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["file"]
     assert {p.name for p in tmp_path.iterdir()} == {"out", f".out.incomplete-{os.getppid()}"}
+
+
+def test_whole_file_replaces_at_the_end_and_leaves_nothing_on_failure(tmp_path):
+    path = tmp_path / "deep" / "file"
+
+    def write(text, error=None):
+        with whole_file(path) as scratch:
+            scratch.write_text(text)
+            if error:
+                raise error
+
+    with pytest.raises(ZeroDivisionError):
+        write("half", ZeroDivisionError())
+    assert list(path.parent.iterdir()) == []
+    write("old")
+    write("new")
+    assert [(p.name, p.read_text()) for p in path.parent.iterdir()] == [("file", "new")]
+    with pytest.raises(CommandError, match="is not a directory"), whole_file(path / "below"):
+        pytest.fail("the block must not run")
