@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         text = _table(report)
         (output / TABLE_FILE).write_text(text + "\n")
         print(text)
-    return f"wrote the report on {len(models)} model(s) and {split.pages} {args.split} pages to {args.output}"
+    return f"wrote the report on {len(models)} models and {split.pages} {args.split} pages to {args.output}"
 
 
 def _names(runs: Sequence[Path]) -> dict[str, Path]:
