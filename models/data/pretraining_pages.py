@@ -131,7 +131,7 @@ class PretrainingPages:
         *,
         batch_size: int,
         seed: int,
-        augment: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     ) -> tf.data.Dataset:
         """Endless shuffled batches of training pages.
 
@@ -139,7 +139,7 @@ class PretrainingPages:
             read: picture numbers to pictures, see `PictureStore.read`.
             batch_size: pages per batch.
             seed: of the shuffling.
-            augment: changes a batch of distinct pictures.
+            augment: changes a batch of distinct pictures, given the batch's number.
 
         Returns:
             Batches of `distinct_pictures`.
@@ -149,8 +149,9 @@ class PretrainingPages:
             lambda page: distinct_pictures(page, read), num_parallel_calls=tf.data.AUTOTUNE
         )
         if augment is not None:
-            batches = batches.map(
-                lambda batch: {**batch, "pictures": augment(batch["pictures"])}, num_parallel_calls=tf.data.AUTOTUNE
+            batches = batches.enumerate().map(
+                lambda number, batch: {**batch, "pictures": augment(batch["pictures"], number)},
+                num_parallel_calls=tf.data.AUTOTUNE,
             )
         return batches.prefetch(tf.data.AUTOTUNE)
 

@@ -63,7 +63,11 @@ def test_damaged_shard_is_refused(tmp_path):
 def test_augmentation_moves_and_mirrors_each_picture_by_itself_and_keeps_colours():
     ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], (64, 1, 3))
     batch = tf.constant(np.repeat(ramp[None], 64, axis=0))
-    augmented = next(iter(tf.data.Dataset.from_tensors(batch).map(flip_crop(seed=0)))).numpy()
+    numbered = tf.data.Dataset.from_tensors(batch).repeat(2).enumerate()
+    augmented, second = numbered.map(lambda number, pictures: flip_crop(seed=0)(pictures, number)).as_numpy_iterator()
+    np.testing.assert_array_equal(flip_crop(seed=0)(batch, tf.constant(1, tf.int64)), second)  # repeatable
+    assert (augmented != second).any()
+    assert (flip_crop(seed=1)(batch, tf.constant(0, tf.int64)).numpy() != augmented).any()
     assert augmented.dtype == np.uint8
     assert augmented.shape == batch.shape
     mirrored = augmented[:, 32, 16, 0] > augmented[:, 32, 48, 0]
