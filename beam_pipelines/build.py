@@ -17,18 +17,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import apache_beam as beam
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from beam_pipelines.catalog import build_table
 from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
+from beam_pipelines.image_index import index_images
+from beam_pipelines.image_transforms import store_images
 from beam_pipelines.logs import Table, TimestampUnit, find_tables, parse_columns
 from beam_pipelines.manifest import (
     FORMAT,
     SPLITS,
     File,
-    Images,
     Manifest,
     Source,
     Split,
@@ -37,17 +37,17 @@ from beam_pipelines.manifest import (
     ids_sha256,
 )
 from beam_pipelines.manifest import Table as TableEntry
+from beam_pipelines.page_transforms import RESULTS, build_pages, write_dead_letters
 from beam_pipelines.records import SCHEMA_HASH
+from beam_pipelines.rejections import check_fraction
 from beam_pipelines.runners import make_runner
 from beam_pipelines.scan import Scan, scan
-from beam_pipelines.transforms import RESULTS, build_pages, store_images, write_dead_letters
 from beam_pipelines.values import parse_moment
 
 DEFAULT_LOGS = Path("artifacts/sample_logs")
 DEFAULT_OUTPUT = Path("artifacts/dataset")
 IMPRESSIONS_PER_BUCKET = 50_000
 IMAGES_PER_SHARD = 8192
-_NOT_NAMED = "no image named"
 
 
 def build_dataset(
@@ -94,7 +94,7 @@ def build_dataset(
     splits, max_candidates = _read_splits(directory, counters)
     if not splits:
         raise CommandError(f"{options.logs}: no page in {seen.rows['impressions']} rows of impressions")
-    stored = _index_images(directory, image_of_item, options) if names else None
+    stored = index_images(directory, image_of_item, options.image_format, options.max_bad_fraction) if names else None
     shutil.rmtree(directory / RESULTS)
     manifest = Manifest(
         format=FORMAT,
@@ -207,52 +207,7 @@ def _count_rejected(directory: Path, max_fraction: float, counters: Counter[str]
             reasons = Counter(json.loads(line)["reason"] for line in lines)
         table, bad = path.stem, reasons.total()
         counters.update({f"rejected.{table}.{reason}": count for reason, count in reasons.items()})
-        _check_fraction(f"rows of {table}", bad, counters[f"rows.{table}"], reasons, max_fraction)
-
-
-def _check_fraction(what: str, bad: int, total: int, reasons: Counter[str], max_fraction: float) -> None:
-    if bad > max_fraction * total:
-        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-        raise CommandError(f"{bad} of {total} {what} are bad ({listed}); --max-bad-fraction allows {max_fraction:g}")
-
-
-def _index_images(directory: Path, image_of_item: Sequence[str], options: argparse.Namespace) -> Images:
-    """Writes `images/index.parquet` from what the shards say of their pictures.
-
-    Raises:
-        CommandError: too many pictures are bad.
-    """
-    shards: list[File] = []
-    found = {"": (-1, -1, "", _NOT_NAMED)}
-    for path in sorted((directory / RESULTS).glob("images-*.parquet")):
-        entries = pq.read_table(path).to_pylist()
-        pictures = len({entry["sha256"] for entry in entries} - {""})
-        found |= {entry["image"]: (len(shards), entry["index"], entry["sha256"], entry["reason"]) for entry in entries}
-        if pictures:
-            shards.append(File.of(directory, f"images/{path.stem}.array_record", pictures))
-    missing: Counter[str] = Counter()
-    rows = []
-    for image in image_of_item:
-        shard, index, sha256, reason = found[image]
-        rows.append((shard if sha256 else -1, index, sha256))
-        if reason:
-            missing[reason] += 1
-    bad = Counter({reason: count for reason, count in missing.items() if reason != _NOT_NAMED})
-    named = sum(1 for image in image_of_item if image)
-    _check_fraction("items with a picture", bad.total(), named, bad, options.max_bad_fraction)
-    index_path = "images/index.parquet"
-    columns = dict(zip(("shard", "index", "sha256"), map(list, zip(*rows, strict=True)), strict=True))
-    schema = pa.schema([("shard", pa.int32()), ("index", pa.int64()), ("sha256", pa.string())])
-    (directory / "images").mkdir(exist_ok=True)
-    pq.write_table(pa.table(columns, schema), directory / index_path)
-    return Images(
-        format=options.image_format,
-        stored=sum(shard.records for shard in shards),
-        items_with_image=named - bad.total(),
-        missing=dict(sorted(missing.items())),
-        shards=shards,
-        index=File.of(directory, index_path, len(rows)),
-    )
+        check_fraction(f"rows of {table}", bad, counters[f"rows.{table}"], reasons, max_fraction)
 
 
 def _read_notice(logs: Path) -> str:
