@@ -20,5 +20,6 @@ def similarity_gauc(embeddings: np.ndarray, pages: dict[str, np.ndarray], *, mos
     for page, (candidates, clicks) in enumerate(zip(pages["candidate_picture"], pages["click_picture"], strict=True)):
         cosines = unit[candidates] @ unit[clicks[clicks != PADDING]].T
         scores[page] = np.sort(cosines, axis=1)[:, -most_similar:].mean(axis=1)
+    scores = scores.round(10)  # equal similarities are ties, whatever the order in which they were summed up
     valid = pages["candidate_picture"] != PADDING
     return page_auc(scores[valid], pages["clicked"][valid], np.nonzero(valid)[0])

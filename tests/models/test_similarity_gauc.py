@@ -17,7 +17,7 @@ def reference(embeddings, pages, most_similar):
                     e @ embeddings[k] / np.linalg.norm(e) / np.linalg.norm(embeddings[k]) for k in clicks if k >= 0
                 ]
                 scores[bool(label)].append(np.mean(sorted(cosines)[-most_similar:]))
-        pairs = [float(p > n) + 0.5 * float(p == n) for p in scores[True] for n in scores[False]]
+        pairs = [float(p > n + 1e-9) + 0.5 * float(abs(p - n) < 1e-9) for p in scores[True] for n in scores[False]]
         if pairs:
             areas.append(np.mean(pairs))
     return np.mean(areas), len(areas)
