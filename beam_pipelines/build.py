@@ -6,6 +6,7 @@ Example:
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import re
@@ -13,10 +14,14 @@ import shutil
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -30,6 +35,7 @@ from beam_pipelines.manifest import (
     SPLITS,
     File,
     Manifest,
+    PretrainingView,
     Source,
     Split,
     Window,
@@ -37,8 +43,17 @@ from beam_pipelines.manifest import (
     ids_sha256,
 )
 from beam_pipelines.manifest import Table as TableEntry
-from beam_pipelines.page_transforms import RESULTS, build_pages, write_dead_letters
-from beam_pipelines.records import SCHEMA_HASH
+from beam_pipelines.page_rules import PageRules, PretrainingRules
+from beam_pipelines.page_transforms import (
+    PRETRAINING,
+    RESULTS,
+    SCRATCH,
+    PagePlan,
+    build_pages,
+    page_parts,
+    write_dead_letters,
+)
+from beam_pipelines.records import FEATURES, HISTORIES, SCHEMA_HASH
 from beam_pipelines.rejections import check_fraction
 from beam_pipelines.runners import make_runner
 from beam_pipelines.scan import Scan, scan
@@ -46,7 +61,8 @@ from beam_pipelines.values import parse_moment
 
 DEFAULT_LOGS = Path("artifacts/sample_logs")
 DEFAULT_OUTPUT = Path("artifacts/dataset")
-IMPRESSIONS_PER_BUCKET = 50_000
+BYTES_PER_ROW = 2000
+"""Memory that building a bucket takes per impression and event; measured, with a margin."""
 IMAGES_PER_SHARD = 8192
 
 
@@ -54,7 +70,8 @@ def build_dataset(
     directory: Path,
     options: argparse.Namespace,
     tables: Mapping[str, Table],
-    split_times: tuple[int, int] | None,
+    rules: PageRules,
+    pretraining: PretrainingRules,
     notice: str,
     pipeline: beam.Pipeline,
 ) -> Manifest:
@@ -64,7 +81,7 @@ def build_dataset(
         directory: the directory.
         options: of the command.
         tables: what `logs.find_tables` found.
-        split_times: see `pages.build_bucket`.
+        rules, pretraining: what belongs to pages.
         notice: see `Manifest`.
         pipeline: an empty pipeline.
     """
@@ -82,34 +99,60 @@ def build_dataset(
             f"{options.logs}: items.image names {len(names)} pictures, but there is no directory images/; "
             "add it, or leave the column empty"
         )
-    buckets = options.page_buckets or min(4096, max(4, -(-seen.rows["impressions"] // IMPRESSIONS_PER_BUCKET)))
+    plan = PagePlan(
+        directory=directory,
+        tables=tables,
+        unit=unit,
+        buckets=options.page_buckets or _buckets(seen.rows.values(), options.bucket_memory_mb),
+        rules=rules,
+        pretraining=pretraining,
+        eligible=_eligible(directory / items.file.path, image_of_item, pretraining.categories),
+    )
     image_shards = -(-len(names) // IMAGES_PER_SHARD)
-    build_pages(pipeline, directory, tables, unit, buckets, split_times)
+    build_pages(pipeline, plan)
     if names:
         store_images(pipeline, directory, images, names, image_shards, options.image_side, options.image_format)
-    with _progress(directory / RESULTS, buckets + image_shards):
+    with _progress(directory, len(page_parts(plan)) + 2 * plan.buckets + image_shards):
         _run(pipeline)
 
     _count_rejected(directory, options.max_bad_fraction, counters)
-    splits, max_candidates = _read_splits(directory, counters)
-    if not splits:
+    shards, max_candidates = _read_results(directory, counters)
+    rates = {"pretrain": 1.0, "train": rules.train_negatives, "test": 1.0, PRETRAINING: pretraining.negatives}
+    whole = {name: _split(found, rates[name]) for name, found in shards.items()}
+    view = whole.pop(PRETRAINING, None)
+    if not whole:
         raise CommandError(f"{options.logs}: no page in {seen.rows['impressions']} rows of impressions")
     stored = index_images(directory, image_of_item, options.image_format, options.max_bad_fraction) if names else None
     shutil.rmtree(directory / RESULTS)
+    shutil.rmtree(directory / SCRATCH)
     manifest = Manifest(
         format=FORMAT,
         schema_hash=SCHEMA_HASH,
+        features=[f"{feature.name} {feature.kind} {feature.group}" for feature in FEATURES],
         notice=notice,
         options={
-            "split_by_time": split_times,
+            "split_by_time": rules.split_times,
+            "click_days": rules.click_days,
+            "pay_days": rules.pay_days,
+            "same_category_clicks": rules.same_category_clicks,
+            "attribute_clicks": rules.attribution_hours,
             "timestamp_unit": unit,
             "columns": sorted(options.columns),
-            "page_buckets": buckets,
+            "page_buckets": plan.buckets,
             "image_side": options.image_side,
             "image_format": options.image_format,
         },
         sources=[_source(options.logs, file) for table in tables.values() for file in table.files],
-        splits=splits,
+        splits=whole,
+        pretraining=None
+        if view is None
+        else PretrainingView(
+            **dict(view),
+            kind=pretraining.kind,
+            max_candidates=pretraining.candidates,
+            max_clicks=pretraining.clicks,
+            categories=list(pretraining.categories),
+        ),
         items=items,
         users=users,
         images=stored,
@@ -118,6 +161,26 @@ def build_dataset(
     )
     manifest.write(directory)
     return manifest
+
+
+def _buckets(rows: Iterable[int], memory_mb: int) -> int:
+    """As many as keep a bucket in its memory, and at least a few, so that workers share the work."""
+    return min(4096, max(4, -(-sum(rows) * BYTES_PER_ROW // (memory_mb << 20))))
+
+
+def _eligible(items: Path, image_of_item: Sequence[str], categories: Sequence[str]) -> np.ndarray:
+    """Which items pre-training sees: those that name a picture, of some categories.
+
+    Raises:
+        CommandError: no item has one of the categories.
+    """
+    eligible = np.array([name != "" for name in image_of_item], bool)
+    if categories:
+        category = pq.read_table(items, columns=["category"])["category"]
+        if unknown := sorted(set(categories) - set(pc.unique(category).to_pylist())):
+            raise CommandError(f"--pretraining-categories: no item has the category {unknown[0]!r}")
+        eligible &= pc.is_in(category, pa.array(categories)).to_numpy()
+    return eligible
 
 
 def _write_catalog(
@@ -143,15 +206,20 @@ def _write_catalog(
 
 
 @contextlib.contextmanager
-def _progress(results: Path, total: int) -> Iterator[None]:
-    """A bar of the shards that are done. Works with any runner: it watches the files that the transforms leave."""
-    results.mkdir()
+def _progress(directory: Path, total: int) -> Iterator[None]:
+    """A bar of the steps that are done. Works with any runner: it watches the files that the transforms leave."""
+    for name in (RESULTS, SCRATCH):
+        (directory / name).mkdir()
     finished = threading.Event()
-    with tqdm(total=total, desc="building pages and pictures", unit="shard") as bar:
+    with tqdm(total=total, desc="building pages and pictures", unit="step") as bar:
 
         def watch() -> None:
             while not finished.wait(0.5):
-                bar.update(sum(1 for path in results.iterdir() if not path.name.startswith(".")) - bar.n)
+                done = sum(1 for _ in (directory / RESULTS).glob("[!.]*"))
+                done += sum(1 for _ in (directory / SCRATCH).glob("impressions-*"))
+                done += sum(1 for _ in (directory / SCRATCH).glob("events-*"))
+                done += sum(1 for _ in (directory / SCRATCH).glob("prepared-*"))
+                bar.update(min(done, total) - bar.n)
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -174,26 +242,35 @@ def _run(pipeline: beam.Pipeline) -> None:
         raise
 
 
-def _read_splits(directory: Path, counters: Counter[str]) -> tuple[dict[str, Split], int]:
-    """Puts together what the buckets say of their shards."""
-    shards: dict[str, list[dict]] = {name: [] for name in SPLITS}
+def _read_results(directory: Path, counters: Counter[str]) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """What the buckets say of their shards, by split, and the largest number of candidates on a whole page."""
+    shards: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((directory / RESULTS).glob("pages-*.json")):
         result = json.loads(path.read_text())
         counters.update(result["counters"])
         for name, shard in result["shards"].items():
-            shards[name].append(shard)
-    splits = {
-        name: Split(
-            pages=sum(shard["file"]["records"] for shard in found),
-            impressions=sum(shard["impressions"] for shard in found),
-            clicks=sum(shard["clicks"] for shard in found),
-            window=Window(first=min(shard["first"] for shard in found), last=max(shard["last"] for shard in found)),
-            shards=[File(**shard["file"]) for shard in found],
-        )
-        for name, found in shards.items()
-        if found
+            shards.setdefault(name, []).append(shard)
+    shards = {name: shards[name] for name in (*SPLITS, PRETRAINING) if name in shards}
+    whole = [shard for name, found in shards.items() for shard in found if name != PRETRAINING]
+    return shards, max((shard["max_candidates"] for shard in whole), default=0)
+
+
+def _split(shards: list[dict[str, Any]], negative_rate: float) -> Split:
+    lengths = {
+        name: [
+            sum(column) for column in itertools.zip_longest(*(s["history_lengths"][name] for s in shards), fillvalue=0)
+        ]
+        for name in HISTORIES
     }
-    return splits, max((shard["max_candidates"] for found in shards.values() for shard in found), default=0)
+    return Split(
+        pages=sum(shard["file"]["records"] for shard in shards),
+        impressions=sum(shard["impressions"] for shard in shards),
+        clicks=sum(shard["clicks"] for shard in shards),
+        window=Window(first=min(shard["first"] for shard in shards), last=max(shard["last"] for shard in shards)),
+        negative_rate=negative_rate,
+        history_lengths=lengths,
+        shards=[File(**shard["file"]) for shard in shards],
+    )
 
 
 def _count_rejected(directory: Path, max_fraction: float, counters: Counter[str]) -> None:
@@ -248,22 +325,79 @@ def _parser() -> ArgumentParser:
     add("--image-side", type=int, default=256, help="pixels of a picture's shorter side, at most")
     add("--image-format", choices=("jpeg", "webp"), default="jpeg", help="encoding of stored pictures")
     add("--max-bad-fraction", type=float, default=0.1, help="bad rows of a table, or bad pictures, that are tolerated")
-    add("--page-buckets", type=int, help="shards per split; chosen by the number of impressions if not given")
+    add("--click-days", type=int, default=183, help="how far back click histories reach")
+    add("--pay-days", type=int, default=730, help="how far back payment histories reach")
+    add("--same-category-clicks", action="store_true", help="click histories keep the page's category only")
+    add("--attribute-clicks", type=float, metavar="HOURS", help="a click event makes the impression before it clicked, "
+        "if it is at most this much later; the column `clicked` may then be missing")  # fmt: skip
+    add("--train-negatives", type=float, default=1.0, metavar="RATE", help="share of the unclicked candidates of train "
+        "pages that is kept")  # fmt: skip
+    add("--pretraining-view", choices=("page", "causal"), default="page", help="what the encoder learns on: pretrain "
+        "pages, trimmed; or every click once as the target of the clicks before it")  # fmt: skip
+    add("--pretraining-negatives", type=float, default=0.2, metavar="RATE", help="share of unclicked candidates kept "
+        "there")  # fmt: skip
+    add("--pretraining-candidates", type=int, default=5, help="candidates per page there, clicked ones first")
+    add("--pretraining-clicks", type=int, default=5, help="history clicks per page there, the latest")
+    add("--pretraining-categories", nargs="+", default=[], metavar="CATEGORY", help="keeps these items only there")
+    add("--bucket-memory-mb", type=int, default=256, help="memory for building one bucket of users; decides how many "
+        "buckets there are")  # fmt: skip
+    add("--page-buckets", type=int, help="number of buckets, and of shards per split, whatever the memory")
     parser.add_overwrite()
     return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Checks the numbers among the options."""
+    for name in ("image_side", "click_days", "pay_days", "pretraining_candidates", "pretraining_clicks",
+                 "bucket_memory_mb", "page_buckets"):  # fmt: skip
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise CommandError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
+    for name in ("max_bad_fraction", "train_negatives", "pretraining_negatives"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise CommandError(
+                f"--{name.replace('_', '-')} must be between 0 and 1. Received: {getattr(options, name)}"
+            )
+    if options.attribute_clicks is not None and not 0 <= options.attribute_clicks < 1e6:
+        raise CommandError(f"--attribute-clicks must be a number of hours. Received: {options.attribute_clicks}")
+
+
+def _page_rules(options: argparse.Namespace, has_split: bool) -> tuple[PageRules, PretrainingRules]:
+    """Brings together what options say of pages."""
+    split_times = _parse_split_times(options.split_by_time) if options.split_by_time else None
+    if options.pretraining_view == "causal" and split_times is None:
+        raise CommandError("--pretraining-view causal needs --split-by-time, to know which clicks are for pre-training")
+    if not has_split and split_times is None:
+        raise CommandError(
+            "pages belong to no split: pass --split-by-time PRETRAIN_END,TRAIN_END, or add a column `split` to "
+            f"impressions with {', '.join(SPLITS)}"
+        )
+    rules = PageRules(
+        split_times=None if has_split else split_times,
+        click_days=options.click_days,
+        pay_days=options.pay_days,
+        same_category_clicks=options.same_category_clicks,
+        attribution_hours=options.attribute_clicks,
+        train_negatives=options.train_negatives,
+    )
+    pretraining = PretrainingRules(
+        kind=options.pretraining_view,
+        negatives=options.pretraining_negatives,
+        candidates=options.pretraining_candidates,
+        clicks=options.pretraining_clicks,
+        categories=tuple(options.pretraining_categories),
+        end=split_times[0] if split_times else 0,
+    )
+    return rules, pretraining
 
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Runs the command; see `--help`."""
     options, beam_options = _parser().parse_known_args(argv)
     runner, pipeline_options = make_runner(options.runner, beam_options)
-    if options.image_side < 1:
-        raise CommandError(f"--image-side must be at least 1. Received: {options.image_side}")
-    if options.page_buckets is not None and options.page_buckets < 1:
-        raise CommandError(f"--page-buckets must be at least 1. Received: {options.page_buckets}")
-    if not 0 <= options.max_bad_fraction <= 1:
-        raise CommandError(f"--max-bad-fraction must be between 0 and 1. Received: {options.max_bad_fraction}")
-    split_times = _parse_split_times(options.split_by_time) if options.split_by_time else None
+    _check(options)
+    if options.split_by_time:
+        _parse_split_times(options.split_by_time)  # before any work
     with whole_directory(options.output, overwrite=options.overwrite) as directory:
         if options.logs == DEFAULT_LOGS and not options.logs.exists():
             from beam_pipelines.datasets import sample
@@ -272,19 +406,14 @@ def main(argv: Sequence[str] | None = None) -> str:
             sample.main(["--output", str(options.logs)])
         require_directory(options.logs, "--logs", "an adapter in beam_pipelines.datasets")
         options.logs = options.logs.resolve()  # workers may have another working directory
-        tables = find_tables(options.logs, parse_columns(options.columns))
+        optional = ("clicked",) if options.attribute_clicks is not None else ()
+        tables = find_tables(options.logs, parse_columns(options.columns), optional)
         notice = _read_notice(options.logs)
-        if "split" in tables["impressions"].columns:
-            split_times = None
-        elif split_times is None:
-            raise CommandError(
-                "pages belong to no split: pass --split-by-time PRETRAIN_END,TRAIN_END, or add a column `split` to "
-                f"impressions with {', '.join(SPLITS)}"
-            )
+        rules, pretraining = _page_rules(options, "split" in tables["impressions"].columns)
         print(f"running on {type(runner).__name__}", flush=True)
         logging.getLogger("apache_beam").setLevel(logging.WARNING)
         pipeline = beam.Pipeline(runner=runner, options=pipeline_options)
-        manifest = build_dataset(directory.resolve(), options, tables, split_times, notice, pipeline)
+        manifest = build_dataset(directory.resolve(), options, tables, rules, pretraining, notice, pipeline)
     return _summary(manifest, options.output)
 
 

@@ -100,17 +100,21 @@ class Table:
         name: `impressions`, `events`, `items` or `users`.
         files: its files, sorted by name.
         columns: the contract's columns that occur in some file, in the contract's order, and each one's name there.
+        optional: columns that need not be there although the contract requires them.
     """
 
     name: str
     files: tuple[Path, ...]
     columns: Mapping[str, str]
+    optional: tuple[str, ...] = ()
 
     def rules(self) -> dict[str, Column]:
         """Column name to its rule: the columns in the files, and those that have a default."""
         found = {}
         for rule in TABLES[self.name]:
-            if rule.name.endswith("*"):
+            if rule.name in self.optional:
+                found[rule.name] = rule._replace(required=False)
+            elif rule.name.endswith("*"):
                 found.update({name: rule for name in self.columns if _rule(self.name, name) is rule})
             elif rule.required or rule.kind in DEFAULTS or rule.name in self.columns:
                 found[rule.name] = rule
@@ -153,12 +157,13 @@ def parse_columns(options: Sequence[str]) -> dict[str, dict[str, str]]:
     return names
 
 
-def find_tables(logs: Path, names: Mapping[str, Mapping[str, str]]) -> dict[str, Table]:
+def find_tables(logs: Path, names: Mapping[str, Mapping[str, str]], optional: Sequence[str] = ()) -> dict[str, Table]:
     """Finds the tables of a log directory and checks their columns.
 
     Args:
         logs: the directory.
         names: see `parse_columns`.
+        optional: required columns of `impressions` that may be missing this time.
 
     Raises:
         CommandError: a table or column is missing, there are two candidates for a table, or a file cannot be opened.
@@ -184,11 +189,12 @@ def find_tables(logs: Path, names: Mapping[str, Mapping[str, str]]) -> dict[str,
             files = sorted(f for f in files[0].rglob("[!._]*") if f.is_file() and f.name.endswith(_ENDINGS))
             if not files:
                 raise CommandError(f"{logs / name}: no {', '.join(FORMATS)} file in it")
-        tables[name] = Table(name, tuple(files), _columns(name, files, names.get(name, {})))
+        left_out = tuple(optional) if name == "impressions" else ()
+        tables[name] = Table(name, tuple(files), _columns(name, files, names.get(name, {}), left_out), left_out)
     return tables
 
 
-def _columns(table: str, files: Sequence[Path], names: Mapping[str, str]) -> dict[str, str]:
+def _columns(table: str, files: Sequence[Path], names: Mapping[str, str], optional: Sequence[str]) -> dict[str, str]:
     found: set[str] = set()
     renamed = {source: column for column, source in names.items()}
     for file in files:
@@ -197,7 +203,8 @@ def _columns(table: str, files: Sequence[Path], names: Mapping[str, str]) -> dic
         for column, source in names.items():
             if source not in in_file and _rule(table, column).required:
                 raise CommandError(f"{file}: no column {source!r}, which --columns names for {table}.{column}")
-        required = [c.name for c in TABLES[table] if c.required] + list(_PRESENT.get(table, ()))
+        required = [c.name for c in TABLES[table] if c.required and c.name not in optional]
+        required += _PRESENT.get(table, ())
         if missing := [c for c in required if c not in columns]:
             raise CommandError(
                 f"{file}: no column {missing[0]!r}, which {table} must have; if it has another name there, pass "

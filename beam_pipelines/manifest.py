@@ -7,7 +7,7 @@ from typing import Any
 import pydantic
 
 from beam_pipelines.command import CommandError
-from beam_pipelines.records import SCHEMA_HASH
+from beam_pipelines.records import FEATURES, SCHEMA_HASH
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "page-dataset/1"
@@ -51,13 +51,39 @@ class Window(_Strict):
 
 
 class Split(_Strict):
-    """The pages of one split."""
+    """The pages of one split.
+
+    Attributes:
+        pages, impressions, clicks: how many there are.
+        window: when they were shown.
+        negative_rate: share of the unclicked candidates that was kept; a model that learns on less than all of them
+            overestimates clicks until it is corrected for it.
+        history_lengths: history name to numbers of pages whose history has 0, 1, 2 to 3, 4 to 7, ... steps.
+        shards: the files.
+    """
 
     pages: int
     impressions: int
     clicks: int
     window: Window
+    negative_rate: float
+    history_lengths: dict[str, list[int]]
     shards: list[File]
+
+
+class PretrainingView(Split):
+    """The pages of the pretrain split as an encoder learns on them; see `pages.Bucket.pretraining_view`.
+
+    Attributes:
+        kind: `page` or `causal`.
+        max_candidates, max_clicks: the most that a page has.
+        categories: categories of the items that are kept; all if empty.
+    """
+
+    kind: str
+    max_candidates: int
+    max_clicks: int
+    categories: list[str]
 
 
 class Table(_Strict):
@@ -108,10 +134,12 @@ class Manifest(_Strict):
     Attributes:
         format: the layout's name and version.
         schema_hash: `records.SCHEMA_HASH` of the writer.
+        features: the page schema, one feature each: name, kind, group.
         notice: what is simulated or sampled in the logs; printed wherever figures of this dataset are. May be empty.
         options: the options that shaped the content (paths left out).
         sources: the input files.
         splits: split name to its pages; a split without pages is absent.
+        pretraining: the pretrain pages as an encoder learns on them; `None` if none is fit for that.
         items: the item table.
         users: the user table.
         images: the picture store, `None` if the logs have no pictures.
@@ -121,10 +149,12 @@ class Manifest(_Strict):
 
     format: str
     schema_hash: str
+    features: list[str]
     notice: str
     options: dict[str, Any]
     sources: list[Source]
     splits: dict[str, Split]
+    pretraining: PretrainingView | None
     items: Table
     users: Table
     images: Images | None
@@ -159,7 +189,8 @@ class Manifest(_Strict):
             raise CommandError(f"{path}: format is {manifest.format}, this version reads {FORMAT}; build it again")
         if manifest.schema_hash != SCHEMA_HASH:
             raise CommandError(
-                f"{path}: pages have schema {manifest.schema_hash}, this version reads {SCHEMA_HASH}; build it again"
+                f"{path}: pages have schema {manifest.schema_hash}, this version reads {SCHEMA_HASH} "
+                f"({_schema_difference(manifest.features)}); build it again"
             )
         return manifest
 
@@ -175,6 +206,20 @@ class Manifest(_Strict):
                 raise CommandError(f"{path} is missing, but {MANIFEST_NAME} lists it; build the dataset again")
             if path.stat().st_size != file.bytes or file_sha256(path) != file.sha256:
                 raise CommandError(f"{path} is not the file that {MANIFEST_NAME} lists; build the dataset again")
+
+
+def _schema_difference(features: list[str]) -> str:
+    """How a dataset's features differ from those of this version, in words."""
+    theirs = {name: form for name, _, form in (text.partition(" ") for text in features)}
+    ours = {feature.name: f"{feature.kind} {feature.group}" for feature in FEATURES}
+    found = []
+    if missing := sorted(ours.keys() - theirs.keys()):
+        found.append(f"missing: {', '.join(missing)}")
+    if unknown := sorted(theirs.keys() - ours.keys()):
+        found.append(f"unknown: {', '.join(unknown)}")
+    changed = sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
+    found += [f"{name} is {theirs[name]} instead of {ours[name]}" for name in changed]
+    return "; ".join(found) or "the same features in another order, or other labels"
 
 
 def file_sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from beam_pipelines.command import CommandError
 from beam_pipelines.records import FEATURES
-from beam_pipelines.tfrecord import write_record
+from beam_pipelines.tfrecord import write_records
 
 _KINDS = {f.name.encode(): (f.name, f.kind) for f in FEATURES}
 _LIST_TAGS = {"bytes": 0x0A, "float": 0x12, "int64": 0x1A}  # tf.train.Feature's oneof, length-delimited
@@ -30,7 +30,7 @@ def read_records(path: Path) -> Iterator[bytes]:
             framed = start + file.read(length + 4) if offset + length + 16 <= size else start
             record = framed[12:-4]
             expected = io.BytesIO()
-            write_record(expected, record)
+            write_records(expected, [record])
             if framed != expected.getvalue():
                 raise CommandError(f"{path} is damaged at byte {offset}; build the dataset again")
             yield record

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 Kind = Literal["bytes", "int64", "float"]
 Group = Literal["context", "candidates", "click", "pay", "cart"]
@@ -35,6 +37,9 @@ class Feature(NamedTuple):
 HISTORIES: dict[str, int] = {"click": 1000, "pay": 1000, "cart": 200}
 """History name to the largest number of steps kept (paper, appendix A)."""
 
+STATISTICS_DAYS = (7, 30)
+"""Windows of the statistics that candidates carry."""
+
 FEATURES: tuple[Feature, ...] = (
     Feature("page_id", "bytes", "context"),
     Feature("user", "int64", "context"),  # row of users/
@@ -45,6 +50,12 @@ FEATURES: tuple[Feature, ...] = (
     Feature("clicked", "int64", "candidates", is_label=True),
     Feature("converted", "int64", "candidates", is_label=True),
     Feature("dwell", "float", "candidates", is_label=True),  # seconds
+    # Of the item over the 7 and 30 days before the page's day; see `item_statistics`.
+    *(
+        Feature(f"{name}_{days}d", kind, "candidates")
+        for days in STATISTICS_DAYS
+        for name, kind in (("impressions", "int64"), ("clicks", "int64"), ("ctr", "float"), ("pays", "int64"))
+    ),
     # Histories, newest first, strictly before the page. *_item: row of items/. *_time: epoch milliseconds.
     Feature("click_item", "int64", "click"),
     Feature("click_time", "int64", "click"),
@@ -76,9 +87,37 @@ def _field(number: int, payload: bytes) -> bytes:
     return b"%c%b%b" % ((number << 3) | _LENGTH_DELIMITED, _varint(len(payload)), payload)
 
 
+class _Headers(dict[int, bytes]):
+    """Everything of one feature's entry but its payload, by the payload's size."""
+
+    def __init__(self, feature: Feature) -> None:
+        super().__init__()
+        self._key = _field(1, feature.name.encode())
+        self._kind = feature.kind
+
+    def __missing__(self, size: int) -> bytes:
+        # From the inside out; each length is that of everything that follows, the payload included.
+        values = b"\x0a" + _varint(size) if size or self._kind == "bytes" else b""
+        values_list = bytes([(_KIND_FIELD[self._kind] << 3) | _LENGTH_DELIMITED]) + _varint(len(values) + size) + values
+        value = self._key + b"\x12" + _varint(len(values_list) + size) + values_list
+        self[size] = b"\x0a" + _varint(len(value) + size) + value
+        return self[size]
+
+
+class _PageHeaders(dict[int, bytes]):
+    """What stands before a page's entries, by their size."""
+
+    def __missing__(self, size: int) -> bytes:
+        self[size] = b"\x0a" + _varint(size)
+        return self[size]
+
+
 _SORTED_FEATURES = tuple(sorted(FEATURES))
-_KEYS = {f.name: _field(1, f.name.encode()) for f in FEATURES}
 _INT64_FEATURES = tuple(f.name for f in FEATURES if f.kind == "int64")
+_HEADERS = tuple(_Headers(feature) for feature in _SORTED_FEATURES)
+_PAGE_HEADERS = _PageHeaders()
+WIRE_ORDER: tuple[str, ...] = tuple(f.name for f in _SORTED_FEATURES)
+"""Feature names in the order in which a serialized page holds them."""
 
 
 def pack_int64(values: np.ndarray) -> tuple[bytes, np.ndarray]:
@@ -91,29 +130,60 @@ def pack_int64(values: np.ndarray) -> tuple[bytes, np.ndarray]:
         The bytes, and offsets `(n + 1,)` into them: values `i` to `j - 1` are `data[offsets[i]:offsets[j]]`.
     """
     unsigned = np.ascontiguousarray(values, np.int64).view(np.uint64)
-    lengths = 1 + np.searchsorted(_VARINT_LIMITS, unsigned, side="right")
+    lengths = np.ones(len(unsigned), np.int64)
+    for limit in _VARINT_LIMITS:
+        longer = unsigned >= limit
+        if not longer.any():
+            break
+        lengths += longer
     offsets = np.zeros(len(unsigned) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    last = lengths[:, None] - 1
-    byte = np.arange(lengths.max(initial=1))
-    groups = (unsigned[:, None] >> _VARINT_SHIFTS[: len(byte)]).astype(np.uint8) & 0x7F
-    groups |= (byte < last).astype(np.uint8) << 7
-    return groups[byte <= last].tobytes(), offsets
+    data = np.empty(offsets[-1], np.uint8)
+    for byte in range(int(lengths.max(initial=0))):
+        has = np.flatnonzero(lengths > byte)
+        group = (unsigned[has] >> _VARINT_SHIFTS[byte]).astype(np.uint8) & 0x7F
+        data[offsets[has] + byte] = group | ((lengths[has] > byte + 1).astype(np.uint8) << 7)
+    return data.tobytes(), offsets
 
 
-def encode_packed_page(payloads: Mapping[str, bytes]) -> bytes:
+def encode_packed_page(payloads: Sequence[bytes]) -> bytes:
     """Serializes one page from packed features; for writers that pack whole columns at once.
 
     Args:
-        payloads: feature name to `pack_int64` bytes (int64), little-endian float32 bytes (float), or the value itself
-            (bytes). Nothing is checked.
+        payloads: for each feature of `WIRE_ORDER` its `pack_int64` bytes (int64), little-endian float32 bytes (float),
+            or the value itself (bytes). Nothing is checked.
     """
-    entries = []
-    for name, kind, _, _ in _SORTED_FEATURES:
-        payload = payloads[name]
-        values = _field(1, payload) if payload or kind == "bytes" else b""
-        entries.append(_field(1, _KEYS[name] + _field(2, _field(_KIND_FIELD[kind], values))))
-    return _field(1, b"".join(entries))
+    parts = []
+    for headers, payload in zip(_HEADERS, payloads, strict=True):
+        parts.append(headers[len(payload)])
+        parts.append(payload)
+    body = b"".join(parts)
+    return _PAGE_HEADERS[len(body)] + body
+
+
+def encode_packed_pages(payloads: Sequence[pa.BinaryArray]) -> pa.BinaryArray:
+    """Serializes many pages from packed features, feature by feature instead of page by page.
+
+    Args:
+        payloads: for each feature of `WIRE_ORDER` what `encode_packed_page` takes for it, `(pages,)`.
+
+    Returns:
+        The pages, `(pages,)`.
+    """
+    parts = []
+    for headers, payload in zip(_HEADERS, payloads, strict=True):
+        parts += [_by_size(headers, payload), payload]
+    bodies = pc.binary_join_element_wise(*parts, b"")
+    return pc.binary_join_element_wise(_by_size(_PAGE_HEADERS, bodies), bodies, b"")
+
+
+def _by_size(headers: dict[int, bytes], payload: pa.BinaryArray) -> pa.BinaryArray:
+    """The header of each payload."""
+    sizes = pc.binary_length(payload).to_numpy()
+    distinct = np.flatnonzero(np.bincount(sizes))
+    place = np.zeros(int(sizes.max(initial=0)) + 1, np.int32)
+    place[distinct] = np.arange(len(distinct))
+    return pa.array([headers[size] for size in distinct.tolist()], pa.binary()).take(pa.array(place[sizes]))
 
 
 def encode_page(page: Mapping[str, np.ndarray | Sequence[bytes]]) -> bytes:
@@ -126,10 +196,10 @@ def encode_page(page: Mapping[str, np.ndarray | Sequence[bytes]]) -> bytes:
     Raises:
         ValueError: a feature is missing or unknown, or the lengths inside a group differ.
     """
-    if page.keys() != _KEYS.keys():
+    if page.keys() != set(WIRE_ORDER):
         raise ValueError(
-            f"`page` must have exactly the features of the schema. Missing: {sorted(_KEYS.keys() - page.keys())}, "
-            f"unknown: {sorted(page.keys() - _KEYS.keys())}"
+            f"`page` must have exactly the features of the schema. Missing: {sorted(set(WIRE_ORDER) - page.keys())}, "
+            f"unknown: {sorted(page.keys() - set(WIRE_ORDER))}"
         )
     lengths: dict[str, int] = {"context": 1}
     for name, _, group, _ in _SORTED_FEATURES:
@@ -150,4 +220,4 @@ def encode_page(page: Mapping[str, np.ndarray | Sequence[bytes]]) -> bytes:
             payloads[name] = page[name][0]
         elif kind == "float":
             payloads[name] = np.asarray(page[name], "<f4").tobytes()
-    return encode_packed_page(payloads)
+    return encode_packed_page([payloads[name] for name in WIRE_ORDER])

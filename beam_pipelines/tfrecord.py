@@ -1,15 +1,25 @@
 """TFRecord files."""
 
 import struct
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import BinaryIO
 
 import google_crc32c
 
 
-def write_record(file: BinaryIO, record: bytes) -> None:
-    """Appends a record: length, masked CRC-32C of the length, the record, its masked CRC-32C."""
-    length = struct.pack("<Q", len(record))
-    file.write(b"".join((length, _masked_crc(length), record, _masked_crc(record))))
+def write_records(file: BinaryIO, records: Iterable[bytes]) -> None:
+    """Appends records: of each its length, masked CRC-32C of the length, the record, its masked CRC-32C."""
+    parts = []
+    for record in records:
+        parts += (_header(len(record)), record, _masked_crc(record))
+    file.write(b"".join(parts))
+
+
+@lru_cache(1 << 16)
+def _header(size: int) -> bytes:
+    length = struct.pack("<Q", size)
+    return length + _masked_crc(length)
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -132,7 +132,7 @@ def test_every_page_equals_the_slow_reference(dataset, log_rows):
     manifest = Manifest.read(dataset)
     item_ids = pq.read_table(dataset / "items/items.parquet")["item_id"].to_pylist()
     user_ids = pq.read_table(dataset / "users/users.parquet")["user_id"].to_pylist()
-    expected = reference_pages(*log_rows)
+    expected, _, _ = reference_pages(*log_rows)
     found = {}
     for name, split in manifest.splits.items():
         for shard in split.shards:
@@ -151,8 +151,8 @@ def test_every_page_equals_the_slow_reference(dataset, log_rows):
 
 def test_the_manifest_says_what_is_there(dataset, logs, log_rows):
     manifest = Manifest.read(dataset)
-    expected = reference_pages(*log_rows)
-    listed = [f for split in manifest.splits.values() for f in split.shards]
+    expected, _, _ = reference_pages(*log_rows)
+    listed = [f for split in (*manifest.splits.values(), manifest.pretraining) for f in split.shards]
     listed += [manifest.items.file, manifest.users.file, manifest.images.index, *manifest.images.shards]
     manifest.verify(dataset, listed)
     assert {f.path for f in listed} | {"manifest.json"} == set(files_of(dataset))
@@ -232,7 +232,14 @@ def test_number_of_buckets_changes_shards_but_not_pages(dataset, logs, tmp_path)
 
 def test_no_temporary_file_is_left(dataset):
     assert not [path for path in dataset.rglob(".*")]
-    assert sorted(path.name for path in dataset.iterdir()) == ["images", "items", "manifest.json", "pages", "users"]
+    assert sorted(path.name for path in dataset.iterdir()) == [
+        "images",
+        "items",
+        "manifest.json",
+        "pages",
+        "pretraining",
+        "users",
+    ]
     assert sorted(path.name for path in dataset.parent.iterdir()) == ["dataset", "logs"]
 
 
@@ -262,7 +269,7 @@ def test_a_split_column_overrides_times_and_users_have_features(tmp_path, capsys
 
 def test_bad_rows_are_counted_by_reason_in_dead_letters(tmp_path):
     impressions, events = random_logs(pages=60)
-    good = reference_pages(impressions, events)
+    good, _, _ = reference_pages(impressions, events)
     for n, change in enumerate([{"timestamp": -1}, {"item_id": None}, {"position": -3}, {"position": -4}]):
         impressions.append({**impressions[n], **change})
     impressions += [

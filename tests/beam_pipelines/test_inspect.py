@@ -129,7 +129,7 @@ def test_figures_of_the_sample_equal_those_of_its_logs(sample_dataset, sample_lo
 
 def test_carts_pictures_and_rejected_rows(odd_dataset, odd_rows, capsys):
     table, lines, _ = printed(capsys, odd_dataset)
-    pages = reference_pages(*odd_rows).values()
+    pages = reference_pages(*odd_rows)[0].values()
     assert table["cart"]["all"] == f"{np.mean([len(page['cart']) for page in pages]):.2f}"
     assert table["payment history"]["all"] == f"{np.mean([len(page['pay']) for page in pages]):.2f}"
     clicks = [{row["clicked"] for row in page["candidates"]} for page in pages]
@@ -155,7 +155,7 @@ def test_one_split(odd_dataset, capsys):
 def test_the_page_shows_what_happened_and_escapes_everything(odd_dataset, odd_rows, tmp_path):
     file = tmp_path / "new" / "pages.html"
     closing = inspect.main([str(odd_dataset), "--html", str(file), "--pages", "1000"])
-    pages = reference_pages(*odd_rows)
+    pages = reference_pages(*odd_rows)[0]
     assert closing.endswith(f"{len(pages)} of them shown in {file}")
     page = Elements(file.read_text())
     assert len(page.of("article")) == len(pages)
@@ -179,7 +179,7 @@ def test_the_page_shows_what_happened_and_escapes_everything(odd_dataset, odd_ro
 
 def test_candidates_are_in_order_and_histories_newest_first(odd_dataset, odd_rows, tmp_path):
     inspect.main([str(odd_dataset), "--html", str(tmp_path / "p.html"), "--pages", "1000"])
-    pages = reference_pages(*odd_rows)
+    pages = reference_pages(*odd_rows)[0]
     articles = (tmp_path / "p.html").read_text().split("<article>")[1:]
     ids = {re.search(r"page (p\d+)<", article)[1]: article for article in articles}
     assert ids.keys() == pages.keys()
@@ -202,7 +202,7 @@ def test_plots_show_history_lengths_and_clicks_by_position(odd_dataset, odd_rows
     bars = re.findall(
         r"<rect [^>]*><title>(\w+), ([\d-]+): ([\d.]+%)</title></rect>", (tmp_path / "p.html").read_text()
     )
-    pages = reference_pages(*odd_rows).values()
+    pages = reference_pages(*odd_rows)[0].values()
     shown = defaultdict(list)
     for page in pages:
         for row in page["candidates"]:
@@ -225,7 +225,7 @@ def test_pages_are_chosen_alike_from_every_split_and_better_ones_first(odd_datas
     text, shown = chosen("a.html", "--pages", "9")
     assert chosen("b.html", "--pages", "9")[0] == text
     assert [split for split, _ in shown] == ["pretrain"] * 3 + ["train"] * 3 + ["test"] * 3
-    pages = reference_pages(*odd_rows)
+    pages = reference_pages(*odd_rows)[0]
     for _, page_id in shown:
         assert any(row["clicked"] for row in pages[page_id]["candidates"])
         assert any(pages[page_id][name] for name in ("click", "pay", "cart"))

@@ -13,17 +13,27 @@ def dataset(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode() * 10)
     shards = [File.of(tmp_path, f"pages/train-{n}", 5) for n in range(2)]
-    split = Split(pages=10, impressions=40, clicks=4, window=Window(first=10, last=20), shards=shards)
+    split = Split(
+        pages=10,
+        impressions=40,
+        clicks=4,
+        window=Window(first=10, last=20),
+        negative_rate=1.0,
+        history_lengths={"click": [10]},
+        shards=shards,
+    )
     tables = {
         n: Table(file=File.of(tmp_path, n, 3), ids_sha256=ids_sha256(["a", "b", "c"])) for n in ("items", "users")
     }
     Manifest(
         format=FORMAT,
         schema_hash=SCHEMA_HASH,
+        features=[],
         notice="",
         options={"image_side": 256},
         sources=[Source(path="impressions.parquet", bytes=1, sha256="00")],
         splits={"train": split},
+        pretraining=None,
         **tables,
         images=None,
         max_candidates=8,

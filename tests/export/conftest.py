@@ -16,6 +16,7 @@ from models.ctr.config import RankerConfig, RankerLengths, TrainingConfig
 from models.ctr.features import Counts, make_feature_tables
 from models.ctr.ranker import CONFIG_FILE, SIZES_FILE, WEIGHTS_FILE, Ranker
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
+from tests.page_features import no_statistics
 
 ITEM_IDS = ["007", "7", *(f"ring-{n}" for n in range(26)), "кольцо", "指輪 2"]
 USER_IDS = ["anna", "bo", "Zoë"]
@@ -42,6 +43,7 @@ def toy_page(random, number):
         "clicked": random.integers(0, 2, candidates),
         "converted": np.zeros(candidates, np.int64),
         "dwell": random.random(candidates, np.float32),
+        **no_statistics(candidates),
     }
     for history, length in zip(HISTORIES, ([0, 0, 0], [12, 7, 4], [3, 0, 1], [0, 2, 0])[number % 4], strict=True):
         page[f"{history}_item"] = random.integers(0, len(ITEM_IDS), length)

@@ -14,6 +14,7 @@ from PIL import Image
 from beam_pipelines.manifest import FORMAT, File, Images, Manifest, Split, Table, Window, ids_sha256
 from beam_pipelines.records import SCHEMA_HASH, encode_page
 from models.data.dataset import Dataset
+from tests.page_features import no_statistics
 
 
 def encode_picture(pixels: np.ndarray, image_format: str) -> bytes:
@@ -70,15 +71,19 @@ def write_picture_dataset(
             impressions=sum(len(page["item"]) for page in pages),
             clicks=sum(sum(page["clicked"]) for page in pages),
             window=Window(first=min(times), last=max(times)),
+            negative_rate=1.0,
+            history_lengths={},
             shards=[File.of(root, path, len(pages))],
         )
     Manifest(
         format=FORMAT,
         schema_hash=SCHEMA_HASH,
+        features=[],
         notice="made up for a test",
         options={},
         sources=[],
         splits=splits,
+        pretraining=None,
         items=Table(file=File.of(root, "items/items.parquet", len(item_ids)), ids_sha256=ids_sha256(item_ids)),
         users=Table(file=File.of(root, "users/users.parquet", 1), ids_sha256=ids_sha256(["u0"])),
         images=Images(
@@ -108,6 +113,7 @@ def _page(number: int, item: list[int], clicked: list[int], click_item: list[int
             "clicked": np.array(clicked, np.int64),
             "converted": np.zeros(len(item), np.int64),
             "dwell": np.zeros(len(item), np.float32),
+            **no_statistics(len(item)),
             "click_item": np.array(click_item, np.int64),
             "click_time": timestamp - 1 - np.arange(len(click_item)),
             "pay_item": none,

@@ -8,6 +8,7 @@ from beam_pipelines.records import FEATURES, encode_page
 from models.data.dataset import Dataset
 from models.data.pages import PageLengths, page_batches, page_records, page_timestamps, parse_pages
 from tests.models.tiny_dataset import write_tiny_dataset
+from tests.page_features import no_statistics
 
 LENGTHS = PageLengths(candidates=6, click=5, pay=2, cart=1)
 
@@ -28,6 +29,7 @@ def example(candidates=2, steps=3):
         "clicked": np.arange(candidates) % 2,
         "converted": np.zeros(candidates, np.int64),
         "dwell": np.full(candidates, 1.5, np.float32),
+        **no_statistics(candidates),
     }
     for history in ("click", "pay", "cart"):
         page |= {f"{history}_item": np.arange(steps) + 20, f"{history}_time": np.arange(steps)[::-1] + 5}

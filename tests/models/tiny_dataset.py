@@ -11,6 +11,7 @@ import tensorflow as tf
 from beam_pipelines.manifest import FORMAT, File, Manifest, Split, Table, Window, file_sha256, ids_sha256
 from beam_pipelines.records import SCHEMA_HASH, encode_page
 from models.artifacts import ClustersMetadata, EmbeddingsMetadata, EncoderMetadata
+from tests.page_features import no_statistics
 
 DAY = 86_400_000
 
@@ -68,6 +69,7 @@ def write_tiny_dataset(
                         "clicked": clicked,
                         "converted": clicked * 0,
                         "dwell": np.zeros(size, np.float32),
+                        **no_statistics(size),
                         "click_item": rows,
                         "click_time": times,
                         "pay_item": rows[::3],
@@ -88,7 +90,15 @@ def write_tiny_dataset(
                     writer.write(record)
             shards.append(File.of(data, path, len(half)))
         window = Window(first=first + 1, last=start)
-        described[name] = Split(pages=count, impressions=0, clicks=positives, window=window, shards=shards)
+        described[name] = Split(
+            pages=count,
+            impressions=0,
+            clicks=positives,
+            window=window,
+            negative_rate=1.0,
+            history_lengths={},
+            shards=shards,
+        )
         start += DAY
 
     item_ids = [f"item{i:05d}" for i in range(items)]
@@ -118,10 +128,12 @@ def write_tiny_dataset(
     manifest = Manifest(
         format=FORMAT,
         schema_hash=SCHEMA_HASH,
+        features=[],
         notice="simulated for a test",
         options={},
         sources=[],
         splits=described,
+        pretraining=None,
         images=None,
         max_candidates=candidates,
         counters={},
