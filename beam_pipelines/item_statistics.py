@@ -14,6 +14,7 @@ PRIOR_IMPRESSIONS = 20
 
 _KINDS = ("impressions", "clicks", "pays")
 _DAY_BITS = 22  # days since 1970 up to the year 9999
+_LAST_DAY = (1 << _DAY_BITS) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ class ItemStatistics:
         whole = DailyCounts.sum(counts)
         self._key = whole.key
         self._before = _cumulated(whole.counts)
-        day = whole.key & ((1 << _DAY_BITS) - 1)
+        day = whole.key & _LAST_DAY
         self._days, row = np.unique(day, return_inverse=True)
         total = np.zeros((len(self._days), len(_KINDS)), np.int64)
         np.add.at(total, row, whole.counts)
@@ -108,8 +109,10 @@ class ItemStatistics:
         Returns:
             Feature name of the page schema to values `(n,)`: int64 counts and float32 rates.
         """
-        day = time // DAY_MS
-        today = self._before[np.searchsorted(self._key, _key(item, day))]
+        # Sorted keys are found much faster, and fewer when pages show the same items.
+        key, row = np.unique(_key(item, time // DAY_MS), return_inverse=True)
+        item, day = key >> _DAY_BITS, key & _LAST_DAY
+        today = self._before[np.searchsorted(self._key, key)]
         total_today = self._total_before[np.searchsorted(self._days, day)]
         found = {}
         for days in STATISTICS_DAYS:
@@ -122,7 +125,7 @@ class ItemStatistics:
             found[f"pays_{days}d"] = pays
             smoothed = (clicks + PRIOR_IMPRESSIONS * average) / (impressions + PRIOR_IMPRESSIONS)
             found[f"ctr_{days}d"] = smoothed.astype(np.float32)
-        return found
+        return {name: values[row] for name, values in found.items()}
 
 
 def _key(item: np.ndarray, day: np.ndarray) -> np.ndarray:

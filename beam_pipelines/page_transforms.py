@@ -316,14 +316,15 @@ class WritePages(beam.DoFn):
             self._statistics = ItemStatistics([DailyCounts.load(scratch / name) for name in sorted(statistics)])
         with open(plan.prepared(number), "rb") as file:
             bucket: Bucket = pickle.load(file)
-        view = bucket.pretraining_view(plan.pretraining, plan.rules.reach("click"), plan.eligible, self._user_ids)
         bucket = bucket.with_statistics(self._statistics)
+        view = bucket.pretraining_view(plan.pretraining, plan.rules.reach("click"), plan.eligible, self._user_ids)
+        if plan.pretraining.kind == "causal":
+            view = view.with_statistics(self._statistics)
         shards = {}
         for split, name in enumerate(SPLITS):
             if len(pages := bucket.pages_of(split)):
                 shards[name] = self._write(bucket, pages, f"pages/{name}-{number:05d}-of-{plan.buckets:05d}.tfrecord")
         if len(view.page_id):
-            view = view.with_statistics(self._statistics)
             path = f"{PRETRAINING}/{plan.pretraining.kind}-{number:05d}-of-{plan.buckets:05d}.tfrecord"
             shards[PRETRAINING] = self._write(view, view.pages_of(0), path)
         result = {"shards": shards, "counters": {**bucket.counters, **view.counters}}

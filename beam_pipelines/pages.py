@@ -21,6 +21,7 @@ The rules, which make the result independent of the order of the input:
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -153,14 +154,19 @@ class Bucket:
 
     def encode(self, pages: np.ndarray) -> Iterator[pa.BinaryArray]:
         """Serializes pages, in order, some at a time."""
-        # Every list is a slice of a column, so columns are packed once and pages are put together from slices of bytes.
-        columns = [self._payloads(name) for name in WIRE_ORDER]
         for first in range(0, len(pages), _ENCODED_TOGETHER):
             block = pages[first : first + _ENCODED_TOGETHER]
-            yield encode_packed_pages([payloads(block) for payloads in columns])
+            yield encode_packed_pages([payloads(block) for payloads in self._payloads])
 
-    def _payloads(self, name: str) -> Callable[[np.ndarray], pa.BinaryArray]:
-        """Packs a feature; returns what finds its payloads on some pages."""
+    @functools.cached_property
+    def _payloads(self) -> list[Callable[[np.ndarray], pa.BinaryArray]]:
+        """For each feature what finds its payloads on some pages.
+
+        Every list on a page is a slice of a column, so columns are packed once and pages put together from slices.
+        """
+        return [self._packed(name) for name in WIRE_ORDER]
+
+    def _packed(self, name: str) -> Callable[[np.ndarray], pa.BinaryArray]:
         feature = _FEATURES[name]
         if feature.kind == "bytes":
             texts = pa.array(self.page_id if name == "page_id" else self.query, pa.string()).cast(pa.binary())
@@ -449,18 +455,25 @@ def _reject_pages(
 def _one_per_page_and_item(rows: dict[str, np.ndarray], counters: Counter[str]) -> dict[str, np.ndarray]:
     """One candidate per page and item; `shown` is the time of its earliest row."""
     order = np.lexsort((rows["item"], rows["page"]))
-    first = _starts_group(rows["page"][order], rows["item"][order])
-    counters["impressions.duplicate"] = counters["impressions.conflicting"] = 0
-    if first.all():  # the rule: spare the long sort
-        return {name: values[order] for name, values in rows.items()} | {"shown": rows["time"][order]}
-    preference = (rows["query"], rows["time"], rows["position"], -rows["dwell"], -rows["converted"], -rows["clicked"])
-    order = np.lexsort((*preference, rows["item"], rows["page"]))
     rows = {name: values[order] for name, values in rows.items()}
-    differs = _starts_group(*rows.values())
+    first = _starts_group(rows["page"], rows["item"])
+    kept = np.append(first[1:], True) & first  # rows that are alone
+    again = np.flatnonzero(~kept)
+    few = {name: values[again] for name, values in rows.items()}
+    preference = (few["query"], few["time"], few["position"], -few["dwell"], -few["converted"], -few["clicked"])
+    order = np.lexsort((*preference, few["item"], few["page"]))
+    few = {name: values[order] for name, values in few.items()}
+    best = _starts_group(few["page"], few["item"])
+    differs = _starts_group(*few.values())
     counters["impressions.duplicate"] = int((~differs).sum())
-    counters["impressions.conflicting"] = int((differs & ~first).sum())
-    shown = np.minimum.reduceat(rows["time"], np.flatnonzero(first))
-    return {name: values[first] for name, values in rows.items()} | {"shown": shown}
+    counters["impressions.conflicting"] = int((differs & ~best).sum())
+    shown = rows["time"].copy()
+    # The best row takes the place of its group's first, so that the order by page and item stays.
+    for name, values in few.items():
+        rows[name][again[first[again]]] = values[best]
+    if len(again):
+        shown[again[first[again]]] = np.minimum.reduceat(few["time"], np.flatnonzero(best))
+    return {name: values[first] for name, values in rows.items()} | {"shown": shown[first]}
 
 
 def _first_query(page: np.ndarray, query: np.ndarray, queries: list[str], pages: int) -> list[str]:
@@ -544,7 +557,7 @@ def _carts(added: Steps, removed: Steps, user: np.ndarray, time: np.ndarray, lim
     One walk through each user's moments, oldest first, with the cart as a dict from item to row of `added`: a dict
     keeps the order of insertion, so its end is what was put in last.
     """
-    length = np.zeros(len(user), np.int64)
+    start, stop = np.zeros((2, len(user)), np.int64)
     cut = np.zeros(len(user), bool)
     pages = np.flatnonzero(np.isin(user, added.owner))
     # At one moment a page comes first (strictly before), then what is added, then what is removed.
@@ -554,28 +567,24 @@ def _carts(added: Steps, removed: Steps, user: np.ndarray, time: np.ndarray, lim
     who = np.concatenate([user[pages], added.owner, removed.owner])
     when = np.concatenate([time[pages], added.time, removed.time])
     order = np.lexsort((-item, kind, when, who))
-    visited: list[int] = []
     steps: list[int] = []
     cart: dict[int, int] = {}
-    owner = -1
+    owner = first = -1
     for u, k, r, i in zip(*(column[order].tolist() for column in (who, kind, row, item)), strict=True):
         if u != owner:
-            cart, owner = {}, u
-        if k == 1:
+            cart, owner, first = {}, u, -1
+        if k:
             cart.pop(i, None)
-            cart[i] = r
-        elif k == 2:
-            cart.pop(i, None)
+            if k == 1:
+                cart[i] = r
+            first = -1
         elif cart:
-            newest = [r for r, _ in zip(reversed(cart.values()), range(limit), strict=False)]
-            steps += newest
-            visited.append(r)
-            length[r] = len(newest)
-            cut[r] = len(cart) > limit
-    start = np.zeros(len(user), np.int64)
-    start[visited] = np.cumsum(length[visited]) - length[visited]
+            if first < 0:  # pages between two changes share their steps
+                first = len(steps)
+                steps += itertools.islice(reversed(cart.values()), limit)
+            start[r], stop[r], cut[r] = first, len(steps), len(cart) > limit
     rows = np.array(steps, np.int64)
-    return History(added.item[rows], added.time[rows], start, start + length), cut
+    return History(added.item[rows], added.time[rows], start, stop), cut
 
 
 def _starts_group(*columns: np.ndarray) -> np.ndarray:
