@@ -90,7 +90,8 @@ def build_dataset(
     if options.timestamp_unit is None:
         print(f"timestamp unit: {unit} (detected; --timestamp-unit overrides)", flush=True)
     counters: Counter[str] = Counter({f"rows.{name}": rows for name, rows in seen.rows.items()})
-    items, users, image_of_item = _write_catalog(directory, tables, seen, unit, counters)
+    previous = Manifest.read(options.previous) if options.previous else None
+    items, users, image_of_item = _write_catalog(directory, tables, seen, unit, counters, options.previous, previous)
 
     names = sorted(set(image_of_item) - {""})
     images = options.logs / "images"
@@ -115,6 +116,7 @@ def build_dataset(
     with _progress(directory, len(page_parts(plan)) + 2 * plan.buckets + image_shards):
         _run(pipeline)
 
+    _check_complete(directory)
     _count_rejected(directory, options.max_bad_fraction, counters)
     shards, max_candidates = _read_results(directory, counters)
     rates = {"pretrain": 1.0, "train": rules.train_negatives, "test": 1.0, PRETRAINING: pretraining.negatives}
@@ -136,6 +138,7 @@ def build_dataset(
             "pay_days": rules.pay_days,
             "same_category_clicks": rules.same_category_clicks,
             "attribute_clicks": rules.attribution_hours,
+            "previous": previous and previous.digest(),
             "timestamp_unit": unit,
             "columns": sorted(options.columns),
             "page_buckets": plan.buckets,
@@ -184,13 +187,24 @@ def _eligible(items: Path, image_of_item: Sequence[str], categories: Sequence[st
 
 
 def _write_catalog(
-    directory: Path, tables: Mapping[str, Table], seen: Scan, unit: TimestampUnit, counters: Counter[str]
+    directory: Path,
+    tables: Mapping[str, Table],
+    seen: Scan,
+    unit: TimestampUnit,
+    counters: Counter[str],
+    previous: Path | None,
+    manifest: Manifest | None,
 ) -> tuple[TableEntry, TableEntry, list[str]]:
     """Writes the item and user tables; returns their entries and the picture that each item row names."""
     entries = {}
     image_of_item: list[str] = []
     for name, ids in (("items", seen.item_ids), ("users", seen.user_ids)):
-        table, rejected = build_table(name, tables.get(name), ids, unit, counters)
+        earlier = None
+        if manifest is not None:
+            file = getattr(manifest, name).file
+            manifest.verify(previous, [file])
+            earlier = pq.read_table(previous / file.path)
+        table, rejected = build_table(name, tables.get(name), ids, unit, counters, earlier)
         if rejected:
             write_dead_letters(directory, name, [row.to_json() for row in rejected])
         if name == "items":
@@ -240,6 +254,21 @@ def _run(pipeline: beam.Pipeline) -> None:
         if found := re.search(r"\bCommandError: (.+?)(?: \[while running.*)?$", text, re.MULTILINE):
             raise CommandError(found[1]) from error
         raise
+
+
+def _check_complete(directory: Path) -> None:
+    """Compares what was prepared with what was written: a shared file system may show old listings.
+
+    Raises:
+        CommandError: some of it cannot be seen.
+    """
+    prepared = {path.name.removeprefix("prepared-") for path in (directory / SCRATCH).glob("prepared-*")}
+    written = {path.stem.removeprefix("pages-") for path in (directory / RESULTS).glob("pages-*.json")}
+    if prepared != written:
+        raise CommandError(
+            f"{len(prepared)} buckets were prepared and {len(written)} written, as seen from here: the workers do not "
+            "share the output's file system, or it shows old listings"
+        )
 
 
 def _read_results(directory: Path, counters: Counter[str]) -> tuple[dict[str, list[dict[str, Any]]], int]:
@@ -325,6 +354,8 @@ def _parser() -> ArgumentParser:
     add("--image-side", type=int, default=256, help="pixels of a picture's shorter side, at most")
     add("--image-format", choices=("jpeg", "webp"), default="jpeg", help="encoding of stored pictures")
     add("--max-bad-fraction", type=float, default=0.1, help="bad rows of a table, or bad pictures, that are tolerated")
+    add("--previous", type=Path, metavar="DATASET", help="an earlier dataset, for daily builds: item and user rows "
+        "keep their numbers, new ones are appended")  # fmt: skip
     add("--click-days", type=int, default=183, help="how far back click histories reach")
     add("--pay-days", type=int, default=730, help="how far back payment histories reach")
     add("--same-category-clicks", action="store_true", help="click histories keep the page's category only")
@@ -405,6 +436,8 @@ def main(argv: Sequence[str] | None = None) -> str:
             print(f"{options.logs} does not exist: simulating the sample first", flush=True)
             sample.main(["--output", str(options.logs)])
         require_directory(options.logs, "--logs", "an adapter in beam_pipelines.datasets")
+        if options.previous:
+            Manifest.read(require_directory(options.previous, "--previous", "an earlier build"))
         options.logs = options.logs.resolve()  # workers may have another working directory
         optional = ("clicked",) if options.attribute_clicks is not None else ()
         tables = find_tables(options.logs, parse_columns(options.columns), optional)

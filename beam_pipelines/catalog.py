@@ -1,4 +1,4 @@
-"""The item and user tables of a dataset: one row per ID, sorted, so that a row's number stands for the ID in pages."""
+"""The item and user tables of a dataset: one row per ID; a row's number stands for the ID in pages."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,12 @@ _ALWAYS = {"items": ("item_id", "category", "title", "image"), "users": ("user_i
 
 
 def build_table(
-    name: str, table: Table | None, seen_ids: pa.Array, unit: TimestampUnit, counters: Counter[str]
+    name: str,
+    table: Table | None,
+    seen_ids: pa.Array,
+    unit: TimestampUnit,
+    counters: Counter[str],
+    previous: pa.Table | None = None,
 ) -> tuple[pa.Table, list[RejectedRow]]:
     """Builds the `items` or `users` table.
 
@@ -26,9 +31,12 @@ def build_table(
             fields. Of several rows of one ID that differ, the one that sorts first is kept.
         unit: of timestamps.
         counters: what is counted is added here.
+        previous: the table of an earlier dataset. Its rows keep their numbers; those that the logs no longer have keep
+            their features, too.
 
     Returns:
-        The table, sorted by ID (with the `image` column, for items), and the rejected rows.
+        The table (with the `image` column, for items): the previous IDs in their order, then the others sorted. And the
+        rejected rows.
     """
     key = _KEY[name]
     schema = pa.schema([(column, pa.string()) for column in _ALWAYS[name]]) if table is None else table.schema()
@@ -49,10 +57,20 @@ def build_table(
     counters[f"{name}.duplicate"] = rows.num_rows - distinct.num_rows
     counters[f"{name}.conflicting"] = distinct.num_rows - kept.num_rows
 
+    if previous is not None:
+        gone = previous.filter(pc.invert(pc.is_in(previous[key], kept[key].combine_chunks())))
+        counters[f"{name}.only_in_previous"] = len(gone)
+        columns = {c: gone[c] if c in gone.column_names else pa.nulls(len(gone)) for c in schema.names}
+        kept = pa.concat_tables([kept, pa.table(columns).cast(schema)])
     absent = seen_ids.filter(pc.invert(pc.is_in(seen_ids, kept[key].combine_chunks())))
     counters[f"{name}.only_in_logs"] = len(absent)
     empty = pa.table({c: absent if c == key else pa.nulls(len(absent), schema.field(c).type) for c in schema.names})
     whole = pa.concat_tables([kept, empty.cast(schema)]).sort_by(key)
+    if previous is not None:
+        ids = whole[key].combine_chunks()
+        known = pc.index_in(previous[key], ids).combine_chunks()
+        new = pc.indices_nonzero(pc.invert(pc.is_in(ids, previous[key].combine_chunks())))
+        whole = whole.take(pa.concat_arrays([known.cast(pa.uint64()), new]))
     return _without_nulls(whole), rejected
 
 

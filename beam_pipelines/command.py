@@ -6,6 +6,7 @@ import glob
 import os
 import resource
 import shutil
+import socket
 import sys
 import time
 import uuid
@@ -79,7 +80,8 @@ def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise CommandError(f"{path} exists; pass --overwrite to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.incomplete-"
+    # Named after this machine, too: on a shared file system, process numbers of others mean nothing here.
+    prefix = f".{path.name}.incomplete-{socket.gethostname()}-"
     for abandoned in path.parent.glob(f"{glob.escape(prefix)}*"):
         if not _is_another_running(abandoned.name.removeprefix(prefix)):
             shutil.rmtree(abandoned, ignore_errors=True)  # its command was killed

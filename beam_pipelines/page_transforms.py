@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 
-from beam_pipelines.command import whole_file
+from beam_pipelines.command import CommandError, whole_file
 from beam_pipelines.item_statistics import DailyCounts, ItemStatistics
 from beam_pipelines.logs import FilePart, Table, TimestampUnit, parts, read
 from beam_pipelines.manifest import SPLITS
@@ -82,6 +82,8 @@ class PagePlan(NamedTuple):
     def ids(self, name: str) -> pa.Array:
         """The `item` or `user` IDs by row."""
         path = self.directory / f"{name}s" / f"{name}s.parquet"
+        if not path.is_file():
+            raise CommandError(f"a worker does not see {path}: all must share the output's file system")
         return pq.read_table(path, columns=[f"{name}_id"]).column(0).combine_chunks()
 
     def item_category(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 import argparse
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -126,17 +127,22 @@ def test_a_failed_overwrite_keeps_the_old(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def scratch_name(pid):
+    return f".out.incomplete-{socket.gethostname()}-{pid}"
+
+
 def test_what_a_killed_run_left_is_cleared_and_what_another_run_writes_is_not(tmp_path):
     finished = subprocess.Popen(["true"])
     finished.wait()
+    (tmp_path / ".out.incomplete-elsewhere-1").mkdir()
     for pid in (os.getpid(), finished.pid, os.getppid()):
-        scratch = tmp_path / f".out.incomplete-{pid}"
+        scratch = tmp_path / scratch_name(pid)
         scratch.mkdir()
         (scratch / "half").touch()
     with whole_directory(tmp_path / "out") as scratch:
         (scratch / "file").touch()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["file"]
-    assert {p.name for p in tmp_path.iterdir()} == {"out", f".out.incomplete-{os.getppid()}"}
+    assert {p.name for p in tmp_path.iterdir()} == {"out", scratch_name(os.getppid()), ".out.incomplete-elsewhere-1"}
 
 
 def test_whole_file_replaces_at_the_end_and_leaves_nothing_on_failure(tmp_path):
