@@ -61,7 +61,7 @@ from beam_pipelines.values import parse_moment
 
 DEFAULT_LOGS = Path("artifacts/sample_logs")
 DEFAULT_OUTPUT = Path("artifacts/dataset")
-BYTES_PER_ROW = 2000
+BYTES_PER_ROW = 400
 """Memory that building a bucket takes per impression and event; measured, with a margin."""
 IMAGES_PER_SHARD = 8192
 
@@ -370,7 +370,7 @@ def _parser() -> ArgumentParser:
     add("--pretraining-candidates", type=int, default=5, help="candidates per page there, clicked ones first")
     add("--pretraining-clicks", type=int, default=5, help="history clicks per page there, the latest")
     add("--pretraining-categories", nargs="+", default=[], metavar="CATEGORY", help="keeps these items only there")
-    add("--bucket-memory-mb", type=int, default=256, help="memory for building one bucket of users; decides how many "
+    add("--bucket-memory-mb", type=int, default=512, help="memory for building one bucket of users; decides how many "
         "buckets there are")  # fmt: skip
     add("--page-buckets", type=int, help="number of buckets, and of shards per split, whatever the memory")
     parser.add_overwrite()

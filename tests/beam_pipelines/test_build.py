@@ -20,6 +20,7 @@ from PIL import Image
 from beam_pipelines import build
 from beam_pipelines.command import CommandError, run_command
 from beam_pipelines.manifest import Manifest
+from beam_pipelines.page_rules import PageRules
 from tests.beam_pipelines.page_reference import comparable, decode_page, reference_pages
 
 DAY = 86_400_000
@@ -420,6 +421,10 @@ def test_logs_without_pictures(tmp_path, log_rows):
         (["--split-by-time", "2026-01-08,2026-01-01"], "the earlier first"),
         (["--image-side", "0", *SPLIT], "--image-side must be at least 1"),
         (["--page-buckets", "0", *SPLIT], "--page-buckets must be at least 1"),
+        (["--click-days", "0", *SPLIT], "--click-days must be at least 1"),
+        (["--train-negatives", "1.5", *SPLIT], "--train-negatives must be between 0 and 1"),
+        (["--attribute-clicks", "-1", *SPLIT], "--attribute-clicks must be a number of hours"),
+        (["--pretraining-view", "causal"], "causal needs --split-by-time"),
         (["--max-bad-fraction", "7", *SPLIT], "--max-bad-fraction must be between 0 and 1"),
         (["--columns", "items.x=y", *SPLIT], "items has no column 'x'"),
     ],
@@ -536,3 +541,107 @@ def test_rows_of_a_previous_dataset_keep_their_numbers(tmp_path, log_rows):
     fails("items.parquet is not the file", *command, tmp_path / "two", "--previous", tmp_path / "one")
     fails("--previous: no directory", *command, tmp_path / "two", "--previous", tmp_path / "none")
     assert not (tmp_path / "two").exists()
+
+
+def test_a_canary_equal_to_the_label_reaches_nothing(dataset, logs, log_rows, tmp_path):
+    impressions, events = log_rows
+    of_item = {row["item_id"]: row["clicked"] for row in impressions}
+    canaries = {"stat_canary": [float(of_item.get(item, 0)) for item in items_table()["item_id"]]}
+    with_canary = [{**row, "canary": int(row["clicked"]), "stat_clicked": float(row["clicked"])} for row in impressions]
+    other = write_logs(tmp_path / "logs", with_canary, [{**e, "canary": 1} for e in events], items_table() | canaries)
+    build.main(["--logs", str(other), *SPLIT, "--output", str(tmp_path / "d")])
+    content, found = files_of(dataset), files_of(tmp_path / "d")
+    differing = {name for name in content | found if content.get(name) != found.get(name)}
+    # Impressions have no columns beyond the contract's; a statistic of an item is the item's, on whatever page.
+    assert differing == {"manifest.json", "items/items.parquet"}
+
+
+def test_train_pages_are_sampled_and_the_rate_is_told(dataset, logs, tmp_path):
+    build.main(["--logs", str(logs), *SPLIT, "--output", str(tmp_path / "d"), "--train-negatives", "0.3"])
+    whole, sampled = Manifest.read(dataset).splits, Manifest.read(tmp_path / "d").splits
+    assert {name: split.negative_rate for name, split in sampled.items()} == {
+        "pretrain": 1.0,
+        "train": 0.3,
+        "test": 1.0,
+    }
+    assert sampled["train"].clicks == whole["train"].clicks
+    assert (
+        0.1
+        < (sampled["train"].impressions - sampled["train"].clicks)
+        / (whole["train"].impressions - whole["train"].clicks)
+        < 0.5
+    )
+    assert (sampled["pretrain"], sampled["test"]) == (whole["pretrain"], whole["test"])
+
+
+def view_of(dataset):
+    view = Manifest.read(dataset).pretraining
+    ids = ids_of(dataset, "item"), ids_of(dataset, "user")
+    records = tf.data.TFRecordDataset([str(dataset / shard.path) for shard in view.shards]).as_numpy_iterator()
+    return view, dict(decode_page(record, *ids) for record in records)
+
+
+def test_the_view_for_pre_training(dataset, log_rows):
+    view, pages = view_of(dataset)
+    manifest = Manifest.read(dataset)
+    whole, clicks, _ = reference_pages(*log_rows)
+    assert (view.kind, view.negative_rate, view.max_candidates, view.max_clicks, view.categories) == (
+        ("page", 0.2, 5, 5, [])
+    )
+    assert view.pages == len(pages) == sum(view.history_lengths["click"])
+    assert view.window.last < START + 7 * DAY
+    with_picture = {item for item, image in zip(items_table()["item_id"], items_table()["image"], strict=True) if image}
+    for page_id, page in pages.items():
+        same = [(c["item_id"], c["clicked"]) for c in whole[page_id]["candidates"] if c["item_id"] in with_picture]
+        shown = [(c["item_id"], c["clicked"]) for c in page["candidates"]]
+        assert set(shown) <= set(same)
+        assert [item for item, clicked in shown if clicked] == [item for item, clicked in same if clicked][:5] != []
+        assert shown == sorted(shown, key=lambda row: not row[1])
+        history = [(t, i) for u, t, i in clicks if u == page["user"] and t < page["time"] and i in with_picture]
+        assert page["click"] == sorted(history, key=lambda step: (-step[0], step[1]))[:5] != []
+    counters = {name: count for name, count in manifest.counters.items() if name.startswith("pretraining.")}
+    assert counters["pretraining.pages"] == manifest.splits["pretrain"].pages
+    left = counters["pretraining.pages"] - counters["pretraining.without_history"]
+    assert left - counters["pretraining.without_positive"] == view.pages
+
+
+def test_the_causal_view_and_its_categories(logs, log_rows, tmp_path):
+    items = items_table() | {"category": ["c" if n % 2 else "d" for n in range(20)]}
+    other = write_logs(tmp_path / "logs", *log_rows, items=items)
+    command = ["--logs", str(other), *SPLIT, "--pretraining-view", "causal", "--pretraining-categories"]
+    build.main([*command, "d", "--output", str(tmp_path / "d")])
+    view, pages = view_of(tmp_path / "d")
+    wanted = {
+        item
+        for item, image, category in zip(*(items[name] for name in ("item_id", "image", "category")), strict=True)
+        if image and category == "d"
+    }
+    _, clicks, _ = reference_pages(*log_rows)
+    clicks = [click for click in clicks if click[2] in wanted]
+    first = {user: min(t for u, t, _ in clicks if u == user) for user, _, _ in clicks}
+    targets = [(page["user"], page["time"], c["item_id"]) for page in pages.values() for c in page["candidates"]]
+    end = START + 7 * DAY
+    assert sorted(targets) == sorted(c for c in clicks if first[c[0]] < c[1] < end) != []
+    assert all(page["click"] and page["click"][0][0] < page["time"] for page in pages.values())
+    assert (view.kind, view.categories, view.clicks) == ("causal", ["d"], len(targets))
+    fails("no item has the category 'e'", *command, "e", "--output", tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+def test_clicks_may_come_from_events_alone(tmp_path, log_rows):
+    impressions, _ = log_rows
+    clicks = [
+        {"user_id": row["user_id"], "item_id": row["item_id"], "timestamp": row["timestamp"] + 5, "event": "click"}
+        for row in impressions
+        if row["clicked"]
+    ]
+    unlabelled = [{name: value for name, value in row.items() if name != "clicked"} for row in impressions]
+    logs = write_logs(tmp_path / "logs", unlabelled, clicks)
+    fails("no column 'clicked'", "--logs", logs, "--output", tmp_path / "d", *SPLIT)
+    build.main(["--logs", str(logs), *SPLIT, "--output", str(tmp_path / "d"), "--attribute-clicks", "0.5"])
+    expected, _, orphans = reference_pages(unlabelled, clicks, PageRules(split_times=(0, 0), attribution_hours=0.5))
+    assert pages_of(tmp_path / "d") == {page_id: comparable(page) for page_id, page in expected.items()}
+    manifest = Manifest.read(tmp_path / "d")
+    assert orphans == []
+    assert manifest.counters["clicks.attributed"] + manifest.counters["clicks.late"] == len({*map(str, clicks)})
+    assert manifest.options["attribute_clicks"] == 0.5
