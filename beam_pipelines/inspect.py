@@ -29,11 +29,12 @@ from beam_pipelines.inspect_html import (
     position_chart,
     render,
 )
-from beam_pipelines.manifest import SPLITS, Manifest
+from beam_pipelines.manifest import SPLITS, Manifest, Split
 from beam_pipelines.page_reader import decode_page, packed_page, read_records
 from beam_pipelines.page_statistics import PageStatistics
 from beam_pipelines.records import HISTORIES
 
+PRETRAINING = "pretraining"
 DEFAULT_DATASET = Path("artifacts/dataset")
 HISTORY_STEPS = 12
 _BLOCK = 1024  # pages counted at once
@@ -51,18 +52,18 @@ def read_pages(
     Args:
         dataset: the directory.
         manifest: its manifest; the shards are verified first.
-        names: of the splits.
-        count: pages to choose per split.
+        names: of the splits, or `pretraining` for the view that an encoder learns on.
+        count: pages to choose per split; none of the view.
 
     Returns:
         By split: the statistics, and the `count` best pages to show. Pages with a click and a history come first, among
         equals the digest of the page ID decides: neither the order of the pages nor the number of shards matters.
     """
-    shards = [(name, shard) for name in names for shard in manifest.splits[name].shards]
+    shards = [(name, shard) for name in names for shard in _parts(manifest)[name].shards]
     manifest.verify(dataset, [shard for _, shard in shards])
     has_picture = _picture_places(dataset, manifest).column("shard").to_numpy() >= 0
     statistics: dict[str, PageStatistics] = {}
-    best: dict[str, list[Ranked]] = {name: [] for name in names}
+    best: dict[str, list[Ranked]] = {name: [] for name in names if name in manifest.splits}
     with tqdm(total=sum(shard.records for _, shard in shards), desc="reading pages", unit="page") as progress:
         for name, shard in shards:
             records = read_records(dataset / shard.path)
@@ -72,10 +73,17 @@ def read_pages(
                 statistics[name] = PageStatistics.merged(
                     [statistics[name], counted] if name in statistics else [counted]
                 )
-                ranked = (_ranked(name, page, record) for page, record in zip(pages, block, strict=True))
-                best[name] = heapq.nsmallest(count, itertools.chain(best[name], ranked))
+                if name in best:
+                    ranked = (_ranked(name, page, record) for page, record in zip(pages, block, strict=True))
+                    best[name] = heapq.nsmallest(count, itertools.chain(best[name], ranked))
                 progress.update(len(block))
     return statistics, best
+
+
+def _parts(manifest: Manifest) -> dict[str, Split]:
+    """The splits, and the view for pre-training."""
+    view = {PRETRAINING: manifest.pretraining} if manifest.pretraining is not None else {}
+    return {**manifest.splits, **view}
 
 
 def _ranked(split: str, page: dict[str, bytes], record: bytes) -> Ranked:
@@ -92,10 +100,12 @@ def choose(best: dict[str, list[Ranked]], count: int) -> list[tuple[str, bytes]]
 
 
 def figures(statistics: dict[str, PageStatistics]) -> list[list[str]]:
-    """The table: a column per split, and one of all if there are several."""
-    columns = dict(statistics)
+    """The table: a column per split, one of all if there are several, and one of the view for pre-training."""
+    columns = {name: counted for name, counted in statistics.items() if name != PRETRAINING}
     if len(columns) > 1:
         columns["all"] = PageStatistics.merged(columns.values())
+    if PRETRAINING in statistics:
+        columns[PRETRAINING] = statistics[PRETRAINING]
     rows = {
         "users (# User)": lambda s: f"{s.users.sum():,}",
         "items (# Item)": lambda s: f"{s.items.sum():,}",
@@ -123,7 +133,16 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         if name.startswith("rejected."):
             _, table, reason = name.split(".", 2)
             rejected[f"{reason} ({table})"] = count
+    view = manifest.pretraining
+    learned = "none"
+    if view is not None:
+        learned = (
+            f"{view.kind} view, at most {view.max_candidates} candidates and {view.max_clicks} clicks, "
+            f"{view.negative_rate:.0%} of the unclicked"
+            + (f", categories {', '.join(view.categories)}" if view.categories else "")
+        )
     return [
+        ("pre-training", learned),
         ("pictures", stored),
         ("items without picture", _listed(images.missing) if images else "all"),
         ("rejected rows", _listed(rejected)),
@@ -252,7 +271,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("dataset", type=Path, nargs="?", default=DEFAULT_DATASET, help="page dataset, from beam_pipelines.build")
-    add("--split", choices=SPLITS, help="only this one; all of them if not given")
+    add("--split", choices=(*SPLITS, PRETRAINING), help="only this one; all of them if not given")
     add("--html", type=Path, metavar="FILE", help="page for the browser to write, with everything it needs inside")
     add("--pages", type=int, default=20, help="how many pages --html shows")
     parser.add_overwrite()
@@ -267,11 +286,10 @@ def main(argv: Sequence[str] | None = None) -> str:
     if options.html is not None:
         _check_output(options.html, options.overwrite)
     manifest = Manifest.read(options.dataset)
-    names = list(manifest.splits) if options.split is None else [options.split]
-    if not set(names) <= manifest.splits.keys():
-        raise CommandError(
-            f"--split: {options.dataset} has no pages in {options.split} (splits: {', '.join(manifest.splits)})"
-        )
+    parts = _parts(manifest)
+    names = list(parts) if options.split is None else [options.split]
+    if not set(names) <= parts.keys():
+        raise CommandError(f"--split: {options.dataset} has no pages in {options.split} (splits: {', '.join(parts)})")
     tables = [manifest.items.file, manifest.users.file, *([manifest.images.index] if manifest.images else [])]
     manifest.verify(options.dataset, tables)
     statistics, best = read_pages(options.dataset, manifest, names, options.pages if options.html else 0)
@@ -279,11 +297,11 @@ def main(argv: Sequence[str] | None = None) -> str:
     print(_aligned(table))
     for label, value in [*facts(manifest), *([("notice", manifest.notice)] if manifest.notice else [])]:
         print(f"{label}: {value}", flush=True)
-    pages = sum(part.pages for part in statistics.values())
+    whole = [counted for name, counted in statistics.items() if name != PRETRAINING] or list(statistics.values())
+    total = PageStatistics.merged(whole)
     if options.html is None:
-        return f"inspected: {pages} pages in {options.dataset}"
+        return f"inspected: {total.pages} pages in {options.dataset}"
     shown = shown_pages(options.dataset, manifest, choose(best, options.pages))
-    total = PageStatistics.merged(statistics.values())
     charts = [
         history_chart({name: lengths.tolist() for name, lengths in total.history_lengths.items()}),
         position_chart(total.impressions_at, total.clicks_at),
@@ -291,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     html = render(options.dataset.resolve().name, manifest.notice, table, facts(manifest), charts, shown)
     with whole_file(options.html) as scratch:
         scratch.write_text(html, encoding="utf-8")
-    return f"inspected: {pages} pages in {options.dataset}; {len(shown)} of them shown in {options.html}"
+    return f"inspected: {total.pages} pages in {options.dataset}; {len(shown)} of them shown in {options.html}"
 
 
 if __name__ == "__main__":

@@ -96,8 +96,12 @@ def test_figures_of_the_sample_equal_those_of_its_logs(sample_dataset, sample_lo
         steps["click", user].add((time, item))
     for event in pq.read_table(sample_logs / "events.parquet").to_pylist():
         steps[event["event"], event["user_id"]].add((event["timestamp"], event["item_id"]))
-    assert list(table["CTR"]) == ["pretrain", "train", "test", "all"]
-    for split in table["CTR"]:
+    assert list(table["CTR"]) == ["pretrain", "train", "test", "all", "pretraining"]
+    view = Manifest.read(sample_dataset).pretraining
+    assert table["pages"]["pretraining"] == f"{view.pages:,}"
+    assert table["impressions (# Samples)"]["pretraining"] == f"{view.impressions:,}"
+    assert table["CTR"]["pretraining"] == f"{view.clicks / view.impressions:.4f}"
+    for split in ("pretrain", "train", "test", "all"):
         rows = impressions if split == "all" else impressions.filter(pc.equal(impressions["split"], split))
         pages = rows.group_by(["page_id", "user_id"]).aggregate(
             [("timestamp", "min"), ("clicked", "sum"), ("clicked", "count")]
@@ -139,6 +143,7 @@ def test_carts_pictures_and_rejected_rows(odd_dataset, odd_rows, capsys):
     has_picture = [row["item_id"] not in without for page in pages for row in page["candidates"]]
     assert table["candidates with picture"]["all"] == f"{np.mean(has_picture):.1%}" != "100.0%"
     assert lines == [
+        "pre-training: page view, at most 5 candidates and 5 clicks, 20% of the unclicked",
         "pictures: 7 stored, for 18 of 22 items",
         "items without picture: 1 missing, 3 no image named",
         "rejected rows: 1 invalid position (impressions), 1 invalid timestamp (impressions)",
@@ -240,7 +245,7 @@ def test_a_dataset_without_pictures(tmp_path, capsys):
     build.main(["--logs", str(logs), "--output", str(tmp_path / "d"), *SPLIT])
     table, lines, _ = printed(capsys, tmp_path / "d", "--html", tmp_path / "p.html")
     assert table["candidates with picture"]["all"] == "0.0%"
-    assert lines[:2] == ["pictures: none", "items without picture: all"]
+    assert lines[:3] == ["pre-training: none", "pictures: none", "items without picture: all"]
     page = Elements((tmp_path / "p.html").read_text())
     assert not page.of("img")
     assert page.of("div", "placeholder")
@@ -275,7 +280,7 @@ def test_wrong_options_are_told_before_any_work(odd_dataset, tmp_path):
     shutil.copytree(odd_dataset, tmp_path / "less")
     splits = {name: split for name, split in manifest.splits.items() if name != "test"}
     manifest.model_copy(update={"splits": splits}).write(tmp_path / "less")
-    fails(r"--split: .* has no pages in test \(splits: pretrain, train\)", tmp_path / "less", "--split", "test")
+    fails(r"--split: .* has no pages in test \(splits: pretrain, train, pretraining\)", tmp_path / "less", "--split", "test")
 
 
 def test_an_output_that_cannot_be_written_whole_leaves_the_old_one(odd_dataset, tmp_path):
