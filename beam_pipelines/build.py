@@ -85,6 +85,7 @@ def build_dataset(
         notice: see `Manifest`.
         pipeline: an empty pipeline.
     """
+    versions = {file: _version(file) for table in tables.values() for file in table.files}
     seen = scan([tables[name] for name in ("impressions", "events") if name in tables])
     unit = options.timestamp_unit or seen.units.detect()
     if options.timestamp_unit is None:
@@ -114,7 +115,10 @@ def build_dataset(
     if names:
         store_images(pipeline, directory, images, names, image_shards, options.image_side, options.image_format)
     with _progress(directory, len(page_parts(plan)) + 2 * plan.buckets + image_shards):
-        _run(pipeline)
+        try:
+            _run(pipeline)
+        finally:
+            _check_unchanged(versions)
 
     _check_complete(directory)
     _count_rejected(directory, options.max_bad_fraction, counters)
@@ -137,6 +141,7 @@ def build_dataset(
             "click_days": rules.click_days,
             "pay_days": rules.pay_days,
             "same_category_clicks": rules.same_category_clicks,
+            "max_candidates": rules.max_candidates,
             "attribute_clicks": rules.attribution_hours,
             "previous": previous and previous.digest(),
             "timestamp_unit": unit,
@@ -253,6 +258,8 @@ def _run(pipeline: beam.Pipeline) -> None:
         text = "".join(traceback.format_exception(error)).replace("\\n", "\n")
         if found := re.search(r"\bCommandError: (.+?)(?: \[while running.*)?$", text, re.MULTILINE):
             raise CommandError(found[1]) from error
+        if full := re.search(r"No space left on device|Disk quota exceeded", text):
+            raise CommandError(f"--output: {full[0]}; rows and pages are stored there while they are built") from error
         raise
 
 
@@ -327,6 +334,24 @@ def _read_notice(logs: Path) -> str:
     return str(notice)
 
 
+def _version(file: Path) -> tuple[int, int] | None:
+    """What a version of a file is known by: size and time of change; `None` if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat().st_size, file.stat().st_mtime_ns
+    return None
+
+
+def _check_unchanged(versions: Mapping[Path, tuple[int, int] | None]) -> None:
+    """Logs are read twice, and what is read must be one thing.
+
+    Raises:
+        CommandError: a file has changed.
+    """
+    for file, version in versions.items():
+        if _version(file) != version:
+            raise CommandError(f"{file} changed while it was read; build from logs that nobody writes to")
+
+
 def _source(logs: Path, file: Path) -> Source:
     return Source(path=file.relative_to(logs).as_posix(), bytes=file.stat().st_size, sha256=file_sha256(file))
 
@@ -361,6 +386,7 @@ def _parser() -> ArgumentParser:
     add("--same-category-clicks", action="store_true", help="click histories keep the page's category only")
     add("--attribute-clicks", type=float, metavar="HOURS", help="a click event makes the impression before it clicked, "
         "if it is at most this much later; the column `clicked` may then be missing")  # fmt: skip
+    add("--max-candidates", type=int, default=1000, help="candidates kept per page, the first ones")
     add("--train-negatives", type=float, default=1.0, metavar="RATE", help="share of the unclicked candidates of train "
         "pages that is kept")  # fmt: skip
     add("--pretraining-view", choices=("page", "causal"), default="page", help="what the encoder learns on: pretrain "
@@ -379,8 +405,8 @@ def _parser() -> ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     """Checks the numbers among the options."""
-    for name in ("image_side", "click_days", "pay_days", "pretraining_candidates", "pretraining_clicks",
-                 "bucket_memory_mb", "page_buckets"):  # fmt: skip
+    at_least_1 = "image_side click_days pay_days max_candidates pretraining_candidates pretraining_clicks"
+    for name in (*at_least_1.split(), "bucket_memory_mb", "page_buckets"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise CommandError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
@@ -410,6 +436,7 @@ def _page_rules(options: argparse.Namespace, has_split: bool) -> tuple[PageRules
         same_category_clicks=options.same_category_clicks,
         attribution_hours=options.attribute_clicks,
         train_negatives=options.train_negatives,
+        max_candidates=options.max_candidates,
     )
     pretraining = PretrainingRules(
         kind=options.pretraining_view,
@@ -429,7 +456,9 @@ def main(argv: Sequence[str] | None = None) -> str:
     _check(options)
     if options.split_by_time:
         _parse_split_times(options.split_by_time)  # before any work
-    with whole_directory(options.output, overwrite=options.overwrite) as directory:
+    if options.output.resolve().is_relative_to(options.logs.resolve()):
+        raise CommandError(f"--output: {options.output} is inside {options.logs}, which is read; choose another place")
+    with whole_directory(options.output, overwrite=options.overwrite, inputs=[options.logs]) as directory:
         if options.logs == DEFAULT_LOGS and not options.logs.exists():
             from beam_pipelines.datasets import sample
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import glob
 import os
 import resource
@@ -50,6 +51,11 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: no space left on the disk ({error})", file=sys.stderr, flush=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
@@ -66,34 +72,50 @@ def require_directory(path: Path, option: str, made_by: str) -> Path:
 
 
 @contextlib.contextmanager
-def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_directory(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path]:
     """Yields a scratch directory that becomes `path` by rename when the block ends well, and vanishes when it does not.
 
     Args:
         path: the directory to publish. Its parent is created.
         overwrite: whether an existing directory is replaced (at the very end); otherwise it is refused at once.
+        inputs: what the command reads; a `path` that holds some of it is refused, for it would be replaced.
 
     Raises:
-        CommandError: `path` exists and `overwrite` is false.
+        CommandError: `path` exists and `overwrite` is false, now or at the end; it is no directory, holds an input or
+            cannot be written.
     """
     path = Path(path)
+    for source in inputs:
+        if Path(source).resolve().is_relative_to(path.resolve()):
+            raise CommandError(f"{path} holds {source}, which is read; choose another output")
+    # Named after this machine, too: on a shared file system, process numbers of others mean nothing here.
+    incomplete, replaced = (f".{path.name}.{state}-{socket.gethostname()}-" for state in ("incomplete", "replaced"))
+    for abandoned in _abandoned(path.parent, replaced):
+        if path.exists():
+            shutil.rmtree(abandoned, ignore_errors=True)
+        else:
+            os.replace(abandoned, path)  # its command was killed between the two renames
+    if path.exists() and not path.is_dir():
+        raise CommandError(f"{path} is not a directory; choose another output")
     if path.exists() and not overwrite:
         raise CommandError(f"{path} exists; pass --overwrite to replace it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Named after this machine, too: on a shared file system, process numbers of others mean nothing here.
-    prefix = f".{path.name}.incomplete-{socket.gethostname()}-"
-    for abandoned in path.parent.glob(f"{glob.escape(prefix)}*"):
-        if not _is_another_running(abandoned.name.removeprefix(prefix)):
-            shutil.rmtree(abandoned, ignore_errors=True)  # its command was killed
-    scratch = path.parent / f"{prefix}{os.getpid()}"
-    scratch.mkdir()
+    scratch = path.parent / f"{incomplete}{os.getpid()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in _abandoned(path.parent, incomplete):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        scratch.mkdir()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.filename}: {error.strerror}") from error
     try:
         yield scratch
+        if path.exists() and not overwrite:
+            raise CommandError(f"{path} was made by another command meanwhile; pass --overwrite to replace it")
         if path.exists():
-            replaced = path.parent / f".{path.name}.replaced-{os.getpid()}"
-            os.replace(path, replaced)
+            old = path.parent / f"{replaced}{os.getpid()}"
+            os.replace(path, old)
             os.replace(scratch, path)
-            shutil.rmtree(replaced)
+            shutil.rmtree(old)
         else:
             os.replace(scratch, path)
     finally:
@@ -122,6 +144,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _abandoned(parent: Path, prefix: str) -> list[Path]:
+    """What commands that were killed have left."""
+    found = parent.glob(f"{glob.escape(prefix)}*")
+    return [path for path in found if not _is_another_running(path.name.removeprefix(prefix))]
 
 
 def _is_another_running(pid: str) -> bool:

@@ -134,10 +134,11 @@ class FilePart(NamedTuple):
 
 
 class RawBatch(NamedTuple):
-    """Rows as they are in the file, under the contract's column names, and lines that are no rows at all."""
+    """Rows as they are in the file `path`, under the contract's column names, and lines that are no rows at all."""
 
     rows: pa.RecordBatch
     malformed: list[str]
+    path: Path
 
 
 def parse_columns(options: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -226,7 +227,19 @@ def _rule(table: str, column: str) -> Column | None:
 
 
 def file_columns(path: Path) -> list[str]:
-    """The column names of a file; of JSON lines, those of the first 1000."""
+    """The column names of a file; of JSON lines, those of the first 1000.
+
+    Raises:
+        CommandError: the file cannot be read, or two columns have one name.
+    """
+    names = _file_columns(path)
+    for name in names:
+        if names.count(name) > 1:
+            raise CommandError(f"{path}: two columns are named {name!r}; rename or remove one")
+    return names
+
+
+def _file_columns(path: Path) -> list[str]:
     with _readable(path):
         if path.stat().st_size == 0:
             raise CommandError(f"{path} is empty (0 bytes)")
@@ -279,7 +292,7 @@ def _read_parquet(part: FilePart, columns: Mapping[str, str]) -> Iterator[RawBat
         there = {c: n for c, n in columns.items() if n in file.schema_arrow.names}
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[part.row_group], columns=list(there.values())):
             arrays = [batch.column(name) for name in there.values()]
-            yield RawBatch(pa.RecordBatch.from_arrays(arrays, names=list(there)), [])
+            yield RawBatch(pa.RecordBatch.from_arrays(arrays, names=list(there)), [], part.path)
 
 
 def _open_csv(path: Path, columns: Sequence[str] | None, malformed: list[str]) -> pa.csv.CSVStreamingReader:
@@ -305,10 +318,11 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[RawBatch]:
     with _open_csv(path, list(there.values()), malformed) as reader:
         for batch in reader:
             rows = pa.RecordBatch.from_arrays([batch.column(name) for name in there.values()], names=list(there))
-            yield RawBatch(rows, malformed[:])
+            yield RawBatch(rows, malformed[:], path)
             malformed.clear()
     if malformed:
-        yield RawBatch(pa.RecordBatch.from_pylist([], pa.schema([(c, pa.string()) for c in there])), malformed)
+        none = pa.RecordBatch.from_pylist([], pa.schema([(c, pa.string()) for c in there]))
+        yield RawBatch(none, malformed, path)
 
 
 def _read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[RawBatch]:
@@ -321,7 +335,7 @@ def _read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[RawBatch]:
                 pa.array([_json_text(row.get(name)) for row in rows if row is not None], pa.string())
                 for name in columns.values()
             ]
-            yield RawBatch(pa.RecordBatch.from_arrays(arrays, names=list(columns)), malformed)
+            yield RawBatch(pa.RecordBatch.from_arrays(arrays, names=list(columns)), malformed, path)
 
 
 def _lines(stream: pa.NativeFile) -> Iterator[bytes]:
@@ -335,10 +349,10 @@ def _lines(stream: pa.NativeFile) -> Iterator[bytes]:
 
 def _parse_json(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))
         if b"\\u" in line:  # may escape half a surrogate pair, which is no text
             json.dumps(row, ensure_ascii=False).encode()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 

@@ -22,6 +22,7 @@ class PageRules:
         attribution_hours: how long after an impression a `click` event still makes it clicked; `None` if the `clicked`
             column alone says so.
         train_negatives: share of the unclicked candidates of train pages that is kept.
+        max_candidates: candidates kept per page, the first ones.
         limits: steps kept per history.
     """
 
@@ -31,6 +32,7 @@ class PageRules:
     same_category_clicks: bool = False
     attribution_hours: float | None = None
     train_negatives: float = 1.0
+    max_candidates: int = 1000
     limits: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict(HISTORIES))
 
     def reach(self, history: str) -> int:

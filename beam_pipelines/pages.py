@@ -15,6 +15,8 @@ The rules, which make the result independent of the order of the input:
   times of these; and all other `click` events. `pay`: `pay` events. Both reach back a number of days. `cart`: what is
   in the cart at the page's moment, at the time it was last put there; of a `cart` and a `cart_remove` of one item at
   the same moment the removal is the later one.
+- What is left out of pages, because they are too long or negatives are sampled, counts in histories and statistics all
+  the same.
 - A page's category is the commonest one among its candidates; of equally common ones the one that sorts first.
 """
 
@@ -415,6 +417,11 @@ def build_bucket(
         rejected=rejected,
         counters=counters,
     )
+    place = np.arange(len(page)) - np.repeat(start[:-1], np.diff(start))
+    counters["pages.candidates_cut"] = int((place >= rules.max_candidates).sum())
+    if counters["pages.candidates_cut"]:
+        bucket = bucket._of_candidates(place < rules.max_candidates)
+        page = np.repeat(np.arange(len(page_ids)), np.diff(bucket.start))
     if rules.train_negatives < 1:
         kept = bucket._sampled(rules.train_negatives) | (split[page] != _TRAIN)
         counters["train.negatives_sampled_out"] = int((~kept).sum())

@@ -50,7 +50,7 @@ def normalise(table: Table, raw: RawBatch, unit: TimestampUnit) -> tuple[pa.Reco
     for name, rule in table.rules().items():
         if name in rows.schema.names:
             source = rows.column(name)
-            values = read_values(rule.kind, source, unit, f"{table.name}.{name}")
+            values = read_values(rule.kind, source, unit, f"{raw.path}: {table.name}.{name}")
         else:
             source = values = pa.nulls(rows.num_rows, ARROW_TYPES[rule.kind])
         if rule.required or rule.kind == "split":

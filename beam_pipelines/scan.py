@@ -88,7 +88,7 @@ def scan(tables: Sequence[Table]) -> Scan:
                 rows[table.name] += raw.rows.num_rows + len(raw.malformed)
                 units.add(table.name, raw.rows.column("timestamp"))
                 for name, distinct in ids.items():
-                    distinct.add(read_values("id", raw.rows.column(name), "iso", f"{table.name}.{name}"))
+                    distinct.add(read_values("id", raw.rows.column(name), "iso", f"{part.path}: {table.name}.{name}"))
                 bar.update(raw.rows.num_rows)
     return Scan(rows, ids["item_id"].sorted(), ids["user_id"].sorted(), units)
 

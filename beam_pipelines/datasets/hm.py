@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     folder = require_directory(source / "images", "--source", "unpacking the competition's images")
     files = find_tables(source, _TABLES)
 
-    with whole_directory(options.output, overwrite=options.overwrite) as directory:
+    with whole_directory(options.output, overwrite=options.overwrite, inputs=[options.source]) as directory:
         images, image_files = find_images(folder)
         transactions, articles, customers = (read_table(files[name], schema) for name, schema in _TABLES.items())
         candidates, purchases, customer_ids, counters = build_pages(

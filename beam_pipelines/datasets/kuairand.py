@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     source = require_directory(options.source, "--source", "downloading KuaiRand-Pure")
     files = find_tables(source, _TABLES)
 
-    with whole_directory(options.output, overwrite=options.overwrite) as directory:
+    with whole_directory(options.output, overwrite=options.overwrite, inputs=[options.source]) as directory:
         shown, history, videos, users = (read_table(files[name], schema) for name, schema in _TABLES.items())
         impressions, pages = to_impressions(shown)
         events, moved = to_events(history, impressions)

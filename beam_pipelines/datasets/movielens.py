@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     files = find_tables(source, _TABLES)
     folder = source / "images"
 
-    with whole_directory(options.output, overwrite=options.overwrite) as directory:
+    with whole_directory(options.output, overwrite=options.overwrite, inputs=[options.source]) as directory:
         images, image_files = find_images(folder) if folder.is_dir() else ({}, [])
         ratings, movies = (read_table(files[name], schema) for name, schema in _TABLES.items())
         impressions, pages = to_impressions(ratings, options.like)

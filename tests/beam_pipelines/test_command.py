@@ -131,6 +131,58 @@ def scratch_name(pid):
     return f".out.incomplete-{socket.gethostname()}-{pid}"
 
 
+def test_an_output_that_appeared_meanwhile_is_kept(tmp_path):
+    output = tmp_path / "out"
+
+    def write():
+        with whole_directory(output) as scratch:
+            (scratch / "mine").touch()
+            existing(tmp_path)
+
+    with pytest.raises(CommandError, match="was made by another command meanwhile; pass --overwrite"):
+        write()
+    assert (output / "old").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_run_killed_while_replacing_costs_nothing(tmp_path, published):
+    finished = subprocess.Popen(["true"])
+    finished.wait()
+    existing(tmp_path).rename(tmp_path / scratch_name(finished.pid).replace("incomplete", "replaced"))
+    if published:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "new").touch()
+    with pytest.raises(CommandError, match="exists"), whole_directory(tmp_path / "out"):
+        pytest.fail("the block must not run")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == (["new"] if published else ["old"])
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_that_holds_what_is_read_is_refused(tmp_path):
+    output = existing(tmp_path)
+    for source in (output, output / "logs", output / ".." / "out"):
+        with (
+            pytest.raises(CommandError, match="which is read; choose another output"),
+            whole_directory(output, overwrite=True, inputs=[source]),
+        ):
+            pytest.fail("the block must not run")
+    with whole_directory(output, overwrite=True, inputs=[tmp_path, tmp_path / "outer"]) as scratch:
+        (scratch / "new").touch()
+
+
+def test_an_output_that_cannot_be_a_directory_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(CommandError, match="file is not a directory"),
+        whole_directory(tmp_path / "file", overwrite=True),
+    ):
+        pytest.fail("the block must not run")
+    with pytest.raises(CommandError, match="cannot be written"), whole_directory(tmp_path / "file" / "below"):
+        pytest.fail("the block must not run")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_a_killed_run_left_is_cleared_and_what_another_run_writes_is_not(tmp_path):
     finished = subprocess.Popen(["true"])
     finished.wait()

@@ -232,6 +232,18 @@ def test_negatives_are_sampled_at_the_rate_and_positives_are_kept():
     assert all(page["click"] == expected[name]["click"] for name, page in pages.items())
 
 
+def test_long_pages_are_cut_and_what_is_cut_still_counts():
+    rows = [impression("p", item, 5, clicked=item == "i4", position=i) for i, item in enumerate(ITEMS)]
+    rows += [impression("later", "i4", DAY_MS, clicked=True)]
+    bucket = bucket_of(rows, [], PageRules(split_times=(0, 0), max_candidates=3))
+    pages = decoded(bucket)
+    assert [candidate["item_id"] for candidate in pages["p"]["candidates"]] == ["i0", "i1", "i2"]
+    assert bucket.counters["pages.candidates_cut"] == 2
+    assert pages["later"]["click"] == [(5, "i4")]
+    (candidate,) = pages["later"]["candidates"]
+    assert (candidate["impressions_7d"], candidate["clicks_7d"]) == (1, 1)
+
+
 @settings(max_examples=75, deadline=None)
 @given(impressions_of(far_times), events_of(far_times), st.data())
 def test_what_a_page_says_beside_its_labels_depends_neither_on_them_nor_on_what_comes_later(impressions, events, data):
