@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from beam_pipelines.catalog import build_table
 from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
-from beam_pipelines.image_index import index_images
+from beam_pipelines.image_index import index_images, kept_hashes
 from beam_pipelines.image_transforms import store_images
 from beam_pipelines.logs import Table, TimestampUnit, find_tables, parse_columns
 from beam_pipelines.manifest import (
@@ -94,7 +94,9 @@ def build_dataset(
     previous = Manifest.read(options.previous) if options.previous else None
     items, users, image_of_item = _write_catalog(directory, tables, seen, unit, counters, options.previous, previous)
 
-    names = sorted(set(image_of_item) - {""})
+    kept = kept_hashes(options.previous, image_of_item, options.image_side, options.image_format)
+    names = sorted({name for name in image_of_item if name})
+    hashes = sorted(set(kept.to_pylist()) - {""})
     images = options.logs / "images"
     if not images.is_dir() and any("://" not in name for name in names):
         raise CommandError(
@@ -108,12 +110,13 @@ def build_dataset(
         buckets=options.page_buckets or _buckets(seen.rows.values(), options.bucket_memory_mb),
         rules=rules,
         pretraining=pretraining,
-        eligible=_eligible(directory / items.file.path, image_of_item, pretraining.categories),
+        eligible=_eligible(directory / items.file.path, image_of_item, kept, pretraining.categories),
     )
-    image_shards = -(-len(names) // IMAGES_PER_SHARD)
+    image_shards = -(-(len(names) + len(hashes)) // IMAGES_PER_SHARD)
     build_pages(pipeline, plan)
-    if names:
-        store_images(pipeline, directory, images, names, image_shards, options.image_side, options.image_format)
+    form = (options.image_side, options.image_format)
+    if image_shards:
+        store_images(pipeline, directory, images, names, image_shards, *form, previous=options.previous, kept=hashes)
     with _progress(directory, len(page_parts(plan)) + 2 * plan.buckets + image_shards):
         try:
             _run(pipeline)
@@ -128,7 +131,11 @@ def build_dataset(
     view = whole.pop(PRETRAINING, None)
     if not whole:
         raise CommandError(f"{options.logs}: no page in {seen.rows['impressions']} rows of impressions")
-    stored = index_images(directory, image_of_item, options.image_format, options.max_bad_fraction) if names else None
+    stored = None
+    if image_shards:
+        stored = index_images(
+            directory, image_of_item, options.image_format, options.max_bad_fraction, kept=kept, counters=counters
+        )
     shutil.rmtree(directory / RESULTS)
     shutil.rmtree(directory / SCRATCH)
     manifest = Manifest(
@@ -176,13 +183,15 @@ def _buckets(rows: Iterable[int], memory_mb: int) -> int:
     return min(4096, max(4, -(-sum(rows) * BYTES_PER_ROW // (memory_mb << 20))))
 
 
-def _eligible(items: Path, image_of_item: Sequence[str], categories: Sequence[str]) -> np.ndarray:
-    """Which items pre-training sees: those that name a picture, of some categories.
+def _eligible(
+    items: Path, image_of_item: Sequence[str | None], kept: pa.Array, categories: Sequence[str]
+) -> np.ndarray:
+    """Which items pre-training sees: those that name a picture or keep one, of some categories.
 
     Raises:
         CommandError: no item has one of the categories.
     """
-    eligible = np.array([name != "" for name in image_of_item], bool)
+    eligible = np.array([bool(name) for name in image_of_item], bool) | pc.not_equal(kept, "").to_numpy(False)
     if categories:
         category = pq.read_table(items, columns=["category"])["category"]
         if unknown := sorted(set(categories) - set(pc.unique(category).to_pylist())):
@@ -199,10 +208,10 @@ def _write_catalog(
     counters: Counter[str],
     previous: Path | None,
     manifest: Manifest | None,
-) -> tuple[TableEntry, TableEntry, list[str]]:
-    """Writes the item and user tables; returns their entries and the picture that each item row names."""
+) -> tuple[TableEntry, TableEntry, list[str | None]]:
+    """Writes the item and user tables; returns their entries and what `index_images` calls `image_of_item`."""
     entries = {}
-    image_of_item: list[str] = []
+    image_of_item: list[str | None] = []
     for name, ids in (("items", seen.item_ids), ("users", seen.user_ids)):
         earlier = None
         if manifest is not None:

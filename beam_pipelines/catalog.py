@@ -35,8 +35,8 @@ def build_table(
             their features, too.
 
     Returns:
-        The table (with the `image` column, for items): the previous IDs in their order, then the others sorted. And the
-        rejected rows.
+        The table: the previous IDs in their order, then the others sorted; for items with the `image` column, null
+        where the previous dataset has the picture. And the rejected rows.
     """
     key = _KEY[name]
     schema = pa.schema([(column, pa.string()) for column in _ALWAYS[name]]) if table is None else table.schema()
@@ -71,7 +71,11 @@ def build_table(
         known = pc.index_in(previous[key], ids).combine_chunks()
         new = pc.indices_nonzero(pc.invert(pc.is_in(ids, previous[key].combine_chunks())))
         whole = whole.take(pa.concat_arrays([known.cast(pa.uint64()), new]))
-    return _without_nulls(whole), rejected
+    whole = _without_nulls(whole)
+    if previous is not None and name == "items":
+        image = pc.if_else(pc.is_in(whole[key], gone[key].combine_chunks()), None, whole["image"])
+        whole = whole.set_column(whole.column_names.index("image"), "image", image)
+    return whole, rejected
 
 
 def _without_nulls(table: pa.Table) -> pa.Table:

@@ -1,14 +1,18 @@
 import hashlib
 import io
+import random
 import struct
+import tracemalloc
 import zipfile
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from beam_pipelines import images
+from beam_pipelines.command import CommandError
 from beam_pipelines.images import BadImageError, ImageSource, normalise_image
 
 
@@ -143,7 +147,6 @@ def test_the_source_reads_files_and_zip_shards_and_nothing_else(tmp_path, monkey
         (str(tmp_path / "secret"), "outside images/"),
         ("large.jpg", "too many bytes"),
         ("huge.jpg", "too many bytes"),
-        ("gs://bucket/x.jpg", "missing"),
     ]:
         with pytest.raises(BadImageError) as error:
             source.read(name)
@@ -151,5 +154,130 @@ def test_the_source_reads_files_and_zip_shards_and_nothing_else(tmp_path, monkey
     source.close()
 
 
+def zip_with(path, content, change=lambda data: data, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("good.jpg", b"good" * 99)
+        archive.writestr("bad.jpg", content)
+    data = path.read_bytes()
+    path.write_bytes(change(data))
+    return path.parent
+
+
+def flag_encrypted(data):
+    """Sets the flag of the last member in both places where a zip file has it."""
+    data = bytearray(data)
+    data[data.rindex(b"PK\3\4") + 6] |= 1
+    data[data.rindex(b"PK\1\2") + 8] |= 1
+    return data
+
+
+def overwrite_content(data):
+    data = bytearray(data)
+    start = data.rindex(b"PK\3\4") + 30 + len("bad.jpg")
+    data[start : start + 20] = b"\xff" * 20
+    return data
+
+
+def claim_size(size):
+    def change(data):
+        data = bytearray(data)
+        for position in (data.rindex(b"PK\3\4") + 22, data.rindex(b"PK\1\2") + 24):
+            data[position : position + 4] = struct.pack("<I", size)
+        return data
+
+    return change
+
+
+def test_a_cut_zip_shard_is_found_before_anything_is_read(tmp_path):
+    images.check_archives(zip_with(tmp_path / "0.zip", b"whole"))
+    zip_with(tmp_path / "1.zip", b"cut", lambda data: data[:-9])
+    with pytest.raises(CommandError, match=r"1\.zip is not a whole zip file"):
+        images.check_archives(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "compression", "reason"),
+    [
+        (flag_encrypted, zipfile.ZIP_DEFLATED, "encrypted"),
+        (overwrite_content, zipfile.ZIP_STORED, "unreadable"),
+        (overwrite_content, zipfile.ZIP_DEFLATED, "unreadable"),
+        (overwrite_content, zipfile.ZIP_BZIP2, "unreadable"),
+        (overwrite_content, zipfile.ZIP_LZMA, "unreadable"),
+        (claim_size(images.MAX_BYTES + 1), zipfile.ZIP_DEFLATED, "too many bytes"),
+        (claim_size(images.MAX_BYTES + 1), zipfile.ZIP_STORED, "too many bytes"),
+        (claim_size(100), zipfile.ZIP_DEFLATED, "unreadable"),
+        (claim_size(100), zipfile.ZIP_STORED, "unreadable"),
+    ],
+)
+def test_a_bad_member_of_a_zip_shard_has_a_reason_and_leaves_the_others(tmp_path, change, compression, reason):
+    content = np.random.default_rng(0).bytes(2000)
+    source = ImageSource(zip_with(tmp_path / "0.zip", content, change, compression))
+    assert source.read("good.jpg") == b"good" * 99
+    with pytest.raises(BadImageError) as error:
+        source.read("bad.jpg")
+    assert str(error.value) == reason
+    source.close()
+
+
+def test_a_member_that_is_larger_than_it_claims_is_not_unpacked(tmp_path, monkeypatch):
+    """64 MB of zeros that claim to be a picture of 1000 bytes."""
+    monkeypatch.setattr(images, "MAX_BYTES", 1 << 20)
+    source = ImageSource(zip_with(tmp_path / "0.zip", bytes(64 << 20), claim_size(1000)))
+    tracemalloc.start()
+    with pytest.raises(BadImageError, match="unreadable"):
+        source.read("bad.jpg")
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+def test_bytes_that_break_a_decoder_are_only_a_bad_picture():
+    """Flips bytes in pictures with every kind of metadata: whatever a decoder raises, it is a reason."""
+    rng = random.Random(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "made up"
+    exif[0x8769] = {0x9003: "2026:01:01 00:00:00"}
+    image = Image.effect_noise((30, 20), 90).convert("RGB")
+    sources = [encoded(image, format, exif=exif) for format in ("JPEG", "PNG", "WEBP")]
+    sources += [encoded(image.convert("P"), format) for format in ("GIF", "BMP", "PNG")]
+    outcomes = Counter()
+    for _ in range(3000):
+        source = bytearray(rng.choice(sources))
+        for _ in range(rng.choice([1, 2, 5, 20])):
+            source[rng.randrange(len(source))] = rng.randrange(256)
+        try:
+            normalise_image(bytes(source), 16, "jpeg")
+            outcomes["stored"] += 1
+        except BadImageError as error:
+            outcomes[str(error)] += 1
+    assert outcomes.keys() <= {"stored", "undecodable", "not an image", "too many pixels", "too long"}
+    assert outcomes["stored"] > 100
+    assert outcomes["undecodable"] > 100
+
+
+def test_a_picture_whose_metadata_cannot_be_rewritten_is_stored():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 72.0  # resolution
+    source = encoded(Image.new("RGB", (60, 40)), "JPEG", exif=exif)
+    entry = (
+        source.index(struct.pack("<HHI", 0x011A, 5, 1))
+        if b"II*" in source
+        else source.index(struct.pack(">HHI", 0x011A, 5, 1))
+    )
+    broken = bytearray(source)
+    broken[entry + 2 : entry + 4] = struct.pack("<H" if b"II*" in source else ">H", 2)  # text instead of a number
+    assert decoded(normalise_image(bytes(broken), 256, "jpeg")).size == (40, 60)
+
+
 def test_a_picture_is_known_by_its_content():
     assert images.content_hash(b"x") == hashlib.sha256(b"x").hexdigest()
+
+
+def test_comments_and_other_metadata_stay_behind():
+    out = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(out, "JPEG", comment=b"taken at home", exif=b"Exif\0\0secret")
+    stored = normalise_image(out.getvalue(), 64, "jpeg")
+    assert b"home" not in stored
+    assert b"secret" not in stored
