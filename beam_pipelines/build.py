@@ -14,7 +14,7 @@ import shutil
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ DEFAULT_LOGS = Path("artifacts/sample_logs")
 DEFAULT_OUTPUT = Path("artifacts/dataset")
 BYTES_PER_ROW = 400
 """Memory that building a bucket takes per impression and event; measured, with a margin."""
+ROWS_PER_BUCKET = 250_000
+"""More at once are not built faster; fewer workers would find something to do."""
 IMAGES_PER_SHARD = 8192
 
 
@@ -107,7 +109,7 @@ def build_dataset(
         directory=directory,
         tables=tables,
         unit=unit,
-        buckets=options.page_buckets or _buckets(seen.rows.values(), options.bucket_memory_mb),
+        buckets=options.page_buckets or _buckets(sum(seen.rows.values()), options.bucket_memory_mb),
         rules=rules,
         pretraining=pretraining,
         eligible=_eligible(directory / items.file.path, image_of_item, kept, pretraining.categories),
@@ -126,7 +128,9 @@ def build_dataset(
     _check_complete(directory)
     _count_rejected(directory, options.max_bad_fraction, counters)
     shards, max_candidates = _read_results(directory, counters)
-    rates = {"pretrain": 1.0, "train": rules.train_negatives, "test": 1.0, PRETRAINING: pretraining.negatives}
+    rates = {name: 1.0 for name in shards} | {"train": rules.train_negatives}
+    if pretraining.kind == "page":
+        rates[PRETRAINING] = pretraining.negatives
     whole = {name: _split(found, rates[name]) for name, found in shards.items()}
     view = whole.pop(PRETRAINING, None)
     if not whole:
@@ -178,9 +182,10 @@ def build_dataset(
     return manifest
 
 
-def _buckets(rows: Iterable[int], memory_mb: int) -> int:
+def _buckets(rows: int, memory_mb: int) -> int:
     """As many as keep a bucket in its memory, and at least a few, so that workers share the work."""
-    return min(4096, max(4, -(-sum(rows) * BYTES_PER_ROW // (memory_mb << 20))))
+    in_memory = (memory_mb << 20) // BYTES_PER_ROW
+    return min(4096, max(4, -(-rows // min(in_memory, ROWS_PER_BUCKET))))
 
 
 def _eligible(

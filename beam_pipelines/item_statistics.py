@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,6 +73,39 @@ class DailyCounts:
         return cls(np.ascontiguousarray(table[:, 0]), table[:, 1:])
 
 
+class StatisticsPart(NamedTuple):
+    """The counts of some items, ready to be looked up.
+
+    Attributes:
+        key: of `DailyCounts`, `(n,)`.
+        before: `(n + 1, 3)`, counts of all rows before each.
+        days: `(days, 4)`, each day and its counts over these items.
+    """
+
+    key: np.ndarray
+    before: np.ndarray
+    days: np.ndarray
+
+    @classmethod
+    def of(cls, counts: DailyCounts) -> "StatisticsPart":
+        """Prepares counts for lookups."""
+        before = _cumulated(counts.counts)
+        if before[-1].max(initial=0) < 2**32:
+            before = before.astype(np.uint32)
+        return cls(counts.key, before, _by_day(counts.key & _LAST_DAY, counts.counts))
+
+    def save(self, directory: Path) -> None:
+        """Writes a new directory for `load`."""
+        directory.mkdir()
+        for name, array in self._asdict().items():
+            np.save(directory / f"{name}.npy", array)
+
+    @classmethod
+    def load(cls, directory: Path) -> "StatisticsPart":
+        """Maps what `save` wrote into memory, once for all processes of a machine."""
+        return cls(*(np.load(directory / f"{name}.npy", mmap_mode="r") for name in cls._fields))
+
+
 class ItemStatistics:
     """Point-in-time statistics of items.
 
@@ -80,25 +114,23 @@ class ItemStatistics:
     the same window.
 
     Args:
-        counts: of all items, in any number of parts that share no item.
+        parts: the counts of all items, those of an item in part `item % len(parts)`; see `DailyCounts.split`.
 
     Example:
         >>> day = np.array([DAY_MS])
         >>> shown = (np.array([7]), day)
         >>> counts = DailyCounts.count(impressions=shown, clicks=shown, pays=shown)
-        >>> ItemStatistics([counts]).as_of(np.array([7]), np.array([2 * DAY_MS]))["impressions_7d"]
+        >>> statistics = ItemStatistics([StatisticsPart.of(counts)])
+        >>> statistics.as_of(np.array([7]), np.array([2 * DAY_MS]))["impressions_7d"]
         array([1])
     """
 
-    def __init__(self, counts: Sequence[DailyCounts]) -> None:
-        whole = DailyCounts.sum(counts)
-        self._key = whole.key
-        self._before = _cumulated(whole.counts)
-        day = whole.key & _LAST_DAY
-        self._days, row = np.unique(day, return_inverse=True)
-        total = np.zeros((len(self._days), len(_KINDS)), np.int64)
-        np.add.at(total, row, whole.counts)
-        self._total_before = _cumulated(total)
+    def __init__(self, parts: Sequence[StatisticsPart]) -> None:
+        self._parts = parts
+        days = np.concatenate([part.days for part in parts])
+        total = _by_day(days[:, 0], days[:, 1:])
+        self._days = total[:, 0]
+        self._total_before = _cumulated(total[:, 1:])
 
     def as_of(self, item: np.ndarray, time: np.ndarray) -> dict[str, np.ndarray]:
         """Looks up statistics.
@@ -112,12 +144,21 @@ class ItemStatistics:
         # Sorted keys are found much faster, and fewer when pages show the same items.
         key, row = np.unique(_key(item, time // DAY_MS), return_inverse=True)
         item, day = key >> _DAY_BITS, key & _LAST_DAY
-        today = self._before[np.searchsorted(self._key, key)]
+        part = item % len(self._parts)
+        rows = [(counts, np.flatnonzero(part == number)) for number, counts in enumerate(self._parts)]
+
+        def before(day: np.ndarray) -> np.ndarray:
+            counts = np.empty((len(item), len(_KINDS)), np.int64)
+            for (keys, all_before, _), here in rows:
+                counts[here] = all_before[np.searchsorted(keys, _key(item[here], day[here]))]
+            return counts
+
+        today = before(day)
         total_today = self._total_before[np.searchsorted(self._days, day)]
         found = {}
         for days in STATISTICS_DAYS:
             first = np.maximum(day - days, 0)
-            impressions, clicks, pays = (today - self._before[np.searchsorted(self._key, _key(item, first))]).T
+            impressions, clicks, pays = (today - before(first)).T
             all_impressions, all_clicks, _ = (total_today - self._total_before[np.searchsorted(self._days, first)]).T
             average = all_clicks / np.maximum(all_impressions, 1)
             found[f"impressions_{days}d"] = impressions
@@ -126,6 +167,14 @@ class ItemStatistics:
             smoothed = (clicks + PRIOR_IMPRESSIONS * average) / (impressions + PRIOR_IMPRESSIONS)
             found[f"ctr_{days}d"] = smoothed.astype(np.float32)
         return {name: values[row] for name, values in found.items()}
+
+
+def _by_day(day: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Each day and the sum of its counts, `(days, 4)`."""
+    days, row = np.unique(day, return_inverse=True)
+    total = np.zeros((len(days), len(_KINDS)), np.int64)
+    np.add.at(total, row, counts)
+    return np.concatenate([days[:, None], total], axis=1)
 
 
 def _key(item: np.ndarray, day: np.ndarray) -> np.ndarray:

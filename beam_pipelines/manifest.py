@@ -169,6 +169,11 @@ class Manifest(_Strict):
         """Identifies the dataset's content: equal exactly when every byte of it is."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
+    @property
+    def pictures_sha256(self) -> str:
+        """Identifies which item has which picture; empty without pictures."""
+        return self.images.index.sha256 if self.images is not None else ""
+
     @classmethod
     def read(cls, dataset: Path) -> "Manifest":
         """Reads and checks `dataset/manifest.json`.

@@ -16,6 +16,7 @@ import pickle
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_pipelines.command import CommandError, whole_file
-from beam_pipelines.item_statistics import DailyCounts, ItemStatistics
+from beam_pipelines.item_statistics import DailyCounts, ItemStatistics, StatisticsPart
 from beam_pipelines.logs import FilePart, Table, TimestampUnit, parts, read
 from beam_pipelines.manifest import SPLITS
 from beam_pipelines.page_rules import PageRules, PretrainingRules
@@ -39,7 +40,7 @@ REJECTED, OWNERS, COUNTS = "rejected", "owners", "counts"
 RESULTS = "results"
 SCRATCH = "scratch"
 PRETRAINING = "pretraining"
-ITEMS_PER_STATISTICS_PART = 1 << 20
+ITEMS_PER_STATISTICS_PART = 1 << 16
 _CHUNK_ROWS = 1 << 19
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4")
 _PAGE_OWNERS = pa.schema([("page_id", pa.string()), ("user_id", pa.int64())])
@@ -292,9 +293,8 @@ class SumStatistics(beam.DoFn):
         rest = iter(names)
         while block := list(itertools.islice(rest, 16)):  # bounds how much lies in memory
             total = DailyCounts.sum([total, *(DailyCounts.load(scratch / name) for name in block)])
-        path = scratch / f"statistics-{part:05d}"
-        with whole_file(path) as temporary:
-            total.save(temporary)
+        path = scratch / f"statistics-{part:05d}-{uuid.uuid4().hex}"  # a retried bundle writes another one
+        StatisticsPart.of(total).save(path)
         yield path.name
 
 
@@ -315,20 +315,22 @@ class WritePages(beam.DoFn):
         plan = self._plan
         if self._statistics is None:
             scratch = plan.directory / SCRATCH
-            self._statistics = ItemStatistics([DailyCounts.load(scratch / name) for name in sorted(statistics)])
+            self._statistics = ItemStatistics([StatisticsPart.load(scratch / name) for name in sorted(statistics)])
         with open(plan.prepared(number), "rb") as file:
             bucket: Bucket = pickle.load(file)
         bucket = bucket.with_statistics(self._statistics)
         view = bucket.pretraining_view(plan.pretraining, plan.rules.reach("click"), plan.eligible, self._user_ids)
         if plan.pretraining.kind == "causal":
             view = view.with_statistics(self._statistics)
-        shards = {}
-        for split, name in enumerate(SPLITS):
-            if len(pages := bucket.pages_of(split)):
-                shards[name] = self._write(bucket, pages, f"pages/{name}-{number:05d}-of-{plan.buckets:05d}.tfrecord")
-        if len(view.page_id):
-            path = f"{PRETRAINING}/{plan.pretraining.kind}-{number:05d}-of-{plan.buckets:05d}.tfrecord"
-            shards[PRETRAINING] = self._write(view, view.pages_of(0), path)
+        number_of = f"{number:05d}-of-{plan.buckets:05d}.tfrecord"
+        kind = plan.pretraining.kind
+        shards = {name: (bucket, bucket.pages_of(split), f"pages/{name}-") for split, name in enumerate(SPLITS)}
+        shards[PRETRAINING] = (view, view.pages_of(0), f"{PRETRAINING}/{kind}-")
+        shards = {name: shard for name, shard in shards.items() if len(shard[1])}
+        _ = bucket.payloads  # before threads ask for it at once
+        with ThreadPoolExecutor(2) as pool:  # most of the work is done outside the interpreter's lock
+            written = pool.map(lambda shard: self._write(*shard[:2], shard[2] + number_of), shards.values())
+            shards = dict(zip(shards, written, strict=True))
         result = {"shards": shards, "counters": {**bucket.counters, **view.counters}}
         _write_result(plan.directory, f"pages-{number:05d}.json", result)
 

@@ -57,7 +57,7 @@ class Steps:
     @classmethod
     def of(cls, owner: np.ndarray, time: np.ndarray, item: np.ndarray) -> "Steps":
         """Sorts steps and keeps one per owner, time and item."""
-        order = np.lexsort((item, -time, owner))
+        order = _order(owner, time.max(initial=0) - time, item)
         owner, time, item = owner[order], time[order], item[order]
         first = _starts_group(owner, time, item)
         return cls(owner[first], time[first], item[first])
@@ -158,10 +158,10 @@ class Bucket:
         """Serializes pages, in order, some at a time."""
         for first in range(0, len(pages), _ENCODED_TOGETHER):
             block = pages[first : first + _ENCODED_TOGETHER]
-            yield encode_packed_pages([payloads(block) for payloads in self._payloads])
+            yield encode_packed_pages([payloads(block) for payloads in self.payloads])
 
     @functools.cached_property
-    def _payloads(self) -> list[Callable[[np.ndarray], pa.BinaryArray]]:
+    def payloads(self) -> list[Callable[[np.ndarray], pa.BinaryArray]]:
         """For each feature what finds its payloads on some pages.
 
         Every list on a page is a slice of a column, so columns are packed once and pages put together from slices.
@@ -199,8 +199,9 @@ class Bucket:
         `page`: of each pretrain page the eligible candidates, the clicked ones first, the order kept otherwise, and
         the latest eligible clicks. Pages without a click before them or a clicked candidate are left out.
 
-        `causal`: for each moment at which a user clicked, the clicks of that moment as clicked candidates and the
-        latest strictly earlier ones as the history, so that each click that others precede is a target exactly once.
+        `causal`: for each moment at which a user clicked, the clicks of that moment as clicked candidates (on several
+        pages if there are many) and the latest strictly earlier ones as the history, so that each click that others
+        precede is a target exactly once.
 
         Args:
             rules: what to keep.
@@ -218,7 +219,7 @@ class Bucket:
         if rules.kind == "page":
             view = self._trimmed(rules, eligible, counters)
         else:
-            view = self._next_clicks(clicks.where(clicks.time < rules.end), user_ids)
+            view = self._next_clicks(clicks.where(clicks.time < rules.end), rules.candidates, user_ids)
         start, stop, _ = clicks.before(view.user, view.time, reach, rules.clicks)
         positives = np.concatenate([[0], np.cumsum(view.candidates["clicked"])])[view.start]
         without_history = stop == start
@@ -251,11 +252,14 @@ class Bucket:
             histories={name: none for name in pages.histories},
         )
 
-    def _next_clicks(self, targets: Steps, user_ids: pa.Array) -> "Bucket":
-        first = np.flatnonzero(_starts_group(targets.owner, targets.time))
+    def _next_clicks(self, targets: Steps, candidates: int, user_ids: pa.Array) -> "Bucket":
+        moment = np.flatnonzero(_starts_group(targets.owner, targets.time))
+        place = np.arange(len(targets.item))
+        place -= np.repeat(moment, np.diff(moment, append=len(targets.item)))
+        first = np.flatnonzero(place % candidates == 0)  # a moment of many clicks takes several pages
         user, time = targets.owner[first], targets.time[first]
-        users = user_ids.take(pa.array(user)).to_pylist()
-        page_id = [f"{name}@{moment}" for name, moment in zip(users, time.tolist(), strict=True)]
+        names = zip(user_ids.take(pa.array(user)).to_pylist(), time.tolist(), place[first].tolist(), strict=True)
+        page_id = [f"{name}@{moment}+{start}" if start else f"{name}@{moment}" for name, moment, start in names]
         start = np.append(first, len(targets.item))
         zeros = np.zeros(len(targets.item), np.int64)
         return dataclasses.replace(
@@ -269,7 +273,7 @@ class Bucket:
             start=start,
             candidates={
                 "item": targets.item,
-                "position": np.arange(len(zeros)) - np.repeat(first, np.diff(start)),
+                "position": place % candidates,
                 "clicked": zeros + 1,
                 "converted": zeros,
                 "dwell": zeros.astype(np.float32),
@@ -347,20 +351,18 @@ def build_bucket(
         "dwell": _numpy(impressions["dwell_seconds"], np.float32),
         "query": query_of,
     }
-    time = np.full(len(page_ids), np.iinfo(np.int64).max)
-    np.minimum.at(time, rows["page"], rows["time"])
+    candidates = _one_per_page_and_item(rows, counters)
+    order = _order(candidates["page"], candidates["position"], candidates["item"])
+    candidates = {name: values[order] for name, values in candidates.items()}
+    page = candidates["page"]
+    start = np.searchsorted(page, np.arange(len(page_ids) + 1))
+    user = candidates["user"][start[:-1]]
+    time = np.minimum.reduceat(candidates["shown"], start[:-1]) if len(page_ids) else np.zeros(0, np.int64)
     if rules.split_times is None:
         split = np.zeros(len(page_ids), np.int64)
         split[page_of] = pc.index_in(_combined(impressions["split"]), pa.array(SPLITS)).to_numpy()
     else:
         split = np.searchsorted(np.array(rules.split_times), time, side="right")
-
-    candidates = _one_per_page_and_item(rows, counters)
-    order = np.lexsort((candidates["item"], candidates["position"], candidates["page"]))
-    candidates = {name: values[order] for name, values in candidates.items()}
-    page = candidates["page"]
-    start = np.searchsorted(page, np.arange(len(page_ids) + 1))
-    user = candidates["user"][start[:-1]]
     query = _first_query(page, candidates["query"], queries, len(page_ids))
 
     by_kind = _events(events, counters)
@@ -461,7 +463,7 @@ def _reject_pages(
 
 def _one_per_page_and_item(rows: dict[str, np.ndarray], counters: Counter[str]) -> dict[str, np.ndarray]:
     """One candidate per page and item; `shown` is the time of its earliest row."""
-    order = np.lexsort((rows["item"], rows["page"]))
+    order = _order(rows["page"], rows["item"])
     rows = {name: values[order] for name, values in rows.items()}
     first = _starts_group(rows["page"], rows["item"])
     kept = np.append(first[1:], True) & first  # rows that are alone
@@ -573,7 +575,7 @@ def _carts(added: Steps, removed: Steps, user: np.ndarray, time: np.ndarray, lim
     item = np.concatenate([np.zeros(len(pages), np.int64), added.item, removed.item])
     who = np.concatenate([user[pages], added.owner, removed.owner])
     when = np.concatenate([time[pages], added.time, removed.time])
-    order = np.lexsort((-item, kind, when, who))
+    order = _order(who, when, kind, item.max(initial=0) - item)
     steps: list[int] = []
     cart: dict[int, int] = {}
     owner = first = -1
@@ -592,6 +594,17 @@ def _carts(added: Steps, removed: Steps, user: np.ndarray, time: np.ndarray, lim
             start[r], stop[r], cut[r] = first, len(steps), len(cart) > limit
     rows = np.array(steps, np.int64)
     return History(added.item[rows], added.time[rows], start, stop), cut
+
+
+def _order(*columns: np.ndarray) -> np.ndarray:
+    """Sorts rows by columns of non-negative integers, the first one first; equal rows keep their order."""
+    key = np.zeros(len(columns[0]), np.int64)
+    bits = [int(column.max(initial=0)).bit_length() for column in columns]
+    if sum(bits) > 63:
+        return np.lexsort(columns[::-1])
+    for column, width in zip(columns, bits, strict=True):  # one sort by all of them is faster than one by each
+        key = (key << width) | column
+    return np.argsort(key, kind="stable")
 
 
 def _starts_group(*columns: np.ndarray) -> np.ndarray:

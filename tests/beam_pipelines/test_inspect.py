@@ -280,7 +280,12 @@ def test_wrong_options_are_told_before_any_work(odd_dataset, tmp_path):
     shutil.copytree(odd_dataset, tmp_path / "less")
     splits = {name: split for name, split in manifest.splits.items() if name != "test"}
     manifest.model_copy(update={"splits": splits}).write(tmp_path / "less")
-    fails(r"--split: .* has no pages in test \(splits: pretrain, train, pretraining\)", tmp_path / "less", "--split", "test")
+    fails(
+        r"--split: .* has no pages in test \(splits: pretrain, train, pretraining\)",
+        tmp_path / "less",
+        "--split",
+        "test",
+    )
 
 
 def test_an_output_that_cannot_be_written_whole_leaves_the_old_one(odd_dataset, tmp_path):

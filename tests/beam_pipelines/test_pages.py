@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_pipelines.item_statistics import DAY_MS, ItemStatistics
+from beam_pipelines.item_statistics import DAY_MS, DailyCounts, ItemStatistics, StatisticsPart
 from beam_pipelines.logs import Table
 from beam_pipelines.manifest import SPLITS
 from beam_pipelines.page_rules import HOUR_MS, PageRules, PretrainingRules
@@ -107,7 +107,7 @@ def bucket_of(impressions, events, rules=RULES, items=ITEMS, **options):
 
 
 def records_of(bucket):
-    bucket = bucket.with_statistics(ItemStatistics([bucket.counts]))
+    bucket = bucket.with_statistics(ItemStatistics([StatisticsPart.of(part) for part in bucket.counts.split(2)]))
     return {
         split: [record for block in bucket.encode(bucket.pages_of(i)) for record in block.to_pylist()]
         for i, split in enumerate(SPLITS)
@@ -184,21 +184,26 @@ def test_the_view_for_pre_training_equals_the_slow_reference(impressions, events
 def view_of(bucket, rules, eligible=ITEMS):
     mask = np.array([item in eligible for item in ITEMS])
     view = bucket.pretraining_view(rules, RULES.reach("click"), mask, pa.array(USERS))
-    view = view.with_statistics(ItemStatistics([bucket.counts]))
+    view = view.with_statistics(ItemStatistics([StatisticsPart.of(part) for part in bucket.counts.split(2)]))
     return [record for block in view.encode(view.pages_of(0)) for record in block.to_pylist()]
 
 
 @settings(max_examples=100, deadline=None)
-@given(impressions_strategy, events_strategy, st.integers(1, 3))
-def test_the_causal_view_has_every_click_once_as_a_target_and_earlier_ones_as_its_context(impressions, events, clicks):
+@given(impressions_strategy, events_strategy, st.integers(1, 3), st.integers(1, 5))
+def test_the_causal_view_has_every_click_once_as_a_target_and_earlier_ones_as_its_context(
+    impressions, events, clicks, candidates
+):
     impressions = owned(impressions)
     bucket = bucket_of(impressions, events)
     _, steps, _ = reference_pages(impressions, events, RULES)
     end = 15
-    rules = PretrainingRules(kind="causal", clicks=clicks, end=end)
+    rules = PretrainingRules(kind="causal", clicks=clicks, candidates=candidates, end=end)
     targets = []
-    for page_id, page in (decode_page(record, ITEMS, USERS) for record in view_of(bucket, rules)):
-        assert page_id == f"{page['user']}@{page['time']}"
+    pages = [decode_page(record, ITEMS, USERS) for record in view_of(bucket, rules)]
+    assert len({page_id for page_id, _ in pages}) == len(pages)
+    for page_id, page in pages:
+        assert page_id.split("+")[0] == f"{page['user']}@{page['time']}"
+        assert len(page["candidates"]) <= candidates
         targets += [(page["user"], page["time"], c["item_id"]) for c in page["candidates"]]
         assert all(c["clicked"] for c in page["candidates"])
         earlier = sorted(((t, i) for u, t, i in steps if u == page["user"] and t < page["time"]), reverse=True)
@@ -402,7 +407,7 @@ def test_time_is_linear_in_the_size_of_one_user(kind):
             item_ids=pa.array(ITEMS),
             user_ids=pa.array(USERS),
             item_category=np.zeros(len(ITEMS), np.int64),
-        ).with_statistics(ItemStatistics([]))
+        ).with_statistics(ItemStatistics([StatisticsPart.of(DailyCounts.sum([]))]))
         assert sum(len(block) for block in bucket.encode(bucket.pages_of(2))) == pages
         return time.process_time() - start
 
