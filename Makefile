@@ -8,10 +8,10 @@ RANKERS := $(IMAGE_FEATURES:%=$(A)/rankers/%)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-env clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(A)/report/metrics.json $(A)/serving.published ## logs to live endpoint on the shipped sample
 	@echo
@@ -26,8 +26,11 @@ lint: .venv/.installed ## check style and formatting
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-bench: .venv/.installed $(A)/dataset/manifest.json $(A)/embeddings/metadata.json $(A)/clusters/metadata.json ## repeat the figures of the README
+bench: .venv/.installed bench-env $(A)/dataset/manifest.json $(A)/embeddings/metadata.json $(A)/clusters/metadata.json ## repeat the figures of the README
+	$(PY) benchmarks/beam_build.py --quick
 	$(PY) benchmarks/image_features.py --quick
+
+bench-env: .venv-bench/.installed ## install what benchmarks compare with
 
 clean: ## remove everything that make made, the environment apart
 	rm -rf $(A)
@@ -40,6 +43,13 @@ clean: ## remove everything that make made, the environment apart
 	@constraints=.ci/constraints-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt; \
 	    $(PY) -m pip install --quiet $$(test -f $$constraints && echo --constraint $$constraints) --editable '.[dev]'
 	@$(PY) -m pip check
+	@touch $@
+
+.venv-bench/.installed: benchmarks/requirements.txt
+	@$(PYTHON) -m venv $(@D)
+	@echo '*' > $(@D)/.gitignore
+	@$(@D)/bin/python -m pip install --quiet --requirement $<
+	@$(@D)/bin/python -m pip check
 	@touch $@
 
 # The stages. Each depends on the code it runs and on the artifact before it, so a change re-runs only what it touches.

@@ -38,7 +38,7 @@ class EncoderMetadata(Metadata):
         embedding_dim: length of its output.
         weights_sha256: digest of `encoder.keras`.
         dataset_digest: `Manifest.digest()` of the dataset it learned on.
-        window: pages it learned on.
+        window: pages it learned on or was selected by.
         notice: `Manifest.notice` of that dataset.
     """
 
@@ -55,7 +55,7 @@ class EncoderMetadata(Metadata):
 class EmbeddingsMetadata(Metadata):
     """Embeddings of all items: `embeddings.npy`, float32 `(items, dim)` by item row; `has_image.npy`, bool `(items,)`.
 
-    Rows of items without a picture are zeros.
+    Rows of items without a picture are zeros. `pictures_sha256` is that of the dataset's manifest.
     """
 
     kind: Literal["embeddings"] = "embeddings"
@@ -64,6 +64,7 @@ class EmbeddingsMetadata(Metadata):
     dim: int
     embeddings_sha256: str
     item_ids_sha256: str
+    pictures_sha256: str
     encoder: EncoderMetadata
 
 
@@ -94,6 +95,7 @@ class RankerMetadata(Metadata):
         dataset_digest: `Manifest.digest()` of the dataset it learned on.
         item_ids_sha256, user_ids_sha256: digests of the tables whose rows it refers to.
         window: training pages.
+        negative_rate: share of the unclicked candidates that these pages kept; the ranker corrects for it.
         validation: metrics on the validation pages at the kept epoch.
         embeddings, clusters: where its image feature comes from.
         notice: `Manifest.notice` of the dataset.
@@ -106,6 +108,7 @@ class RankerMetadata(Metadata):
     item_ids_sha256: str
     user_ids_sha256: str
     window: Window
+    negative_rate: float = pydantic.Field(1.0, gt=0, le=1)
     validation: dict[str, Any]
     embeddings: EmbeddingsMetadata | None
     clusters: ClustersMetadata | None

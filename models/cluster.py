@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     if args.max_passes < 1:
         raise CommandError(f"--max-passes must be at least 1. Received: {args.max_passes}")
 
-    with whole_directory(args.output, overwrite=args.overwrite) as output:
+    with whole_directory(args.output, overwrite=args.overwrite, inputs=[args.embeddings]) as output:
         kmeans = KMeans(num_clusters, backend=args.backend, max_passes=args.max_passes, seed=args.seed)
         print(f"{metadata.items_with_image} pictures into {num_clusters} clusters ({args.backend})", flush=True)
         try:

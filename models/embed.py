@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     if not weights.is_file() or file_sha256(weights) != metadata.weights_sha256:
         raise CommandError(f"--encoder: {weights} is missing or is not the file its metadata describes; make it again")
     store = PictureStore(dataset, metadata.image_size)
-    with whole_directory(args.output, overwrite=args.overwrite) as output:
+    with whole_directory(args.output, overwrite=args.overwrite, inputs=[args.data, args.encoder]) as output:
         encode = encode_function(keras.models.load_model(weights, compile=False), metadata.image_size)
         pictures = encode_pictures(encode, store.batches(args.batch_size), store.pictures)
         has_image = store.picture_of_item >= 0
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> str:
             dim=metadata.embedding_dim,
             embeddings_sha256=file_sha256(output / EMBEDDINGS_FILE),
             item_ids_sha256=dataset.manifest.items.ids_sha256,
+            pictures_sha256=dataset.manifest.pictures_sha256,
             encoder=metadata,
         ).write(output)
     return (

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> str:
                 )
 
     tf.get_logger().setLevel("ERROR")  # each model traces its own graph, which TensorFlow takes for a mistake
-    with whole_directory(args.output, overwrite=args.overwrite) as output:
+    with whole_directory(args.output, overwrite=args.overwrite, inputs=[args.data, *args.model]) as output:
         (output / PREDICTIONS).mkdir()
         models = {}
         for name, run in names.items():
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> str:
                 "run": str(run),
                 "image_feature": runs[name].image_feature,
                 "seed": runs[name].seed,
-                "all": measure(scores),
-                "unseen_items": measure(scores.of_candidates(unseen)),
+                "all": measure(scores, split.negative_rate),
+                "unseen_items": measure(scores.of_candidates(unseen), split.negative_rate),
             }
             _write_predictions(scores, unseen, dataset, output / PREDICTIONS / f"{name}.parquet")
         report = {

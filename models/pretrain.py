@@ -14,7 +14,7 @@ from beam_pipelines.manifest import file_sha256
 from models.artifacts import EncoderMetadata
 from models.config import load_config
 from models.data.augmentation import flip_crop
-from models.data.dataset import Dataset
+from models.data.dataset import PRETRAINING, Dataset
 from models.data.images import PictureStore
 from models.data.pretraining_pages import PretrainingPages
 from models.pretraining.config import PretrainConfig
@@ -24,7 +24,6 @@ from models.training.replicas import mirrored_strategy
 from models.vision.encoder import SwinEncoder
 
 ENCODER_FILE = "encoder.keras"
-_SPLIT = "pretrain"
 _VALIDATION_CLICKS = 50
 _VALIDATION_PAGES = 2000
 
@@ -39,12 +38,14 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="changes one configured value"
     )
+    parser.add_argument(
+        "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
+    )
     parser.add_overwrite()
     args = parser.parse_args(argv)
 
     config = load_config(PretrainConfig, args.config, args.overrides)
-    dataset = Dataset(args.data)
-    window = dataset.split(_SPLIT).window
+    dataset = Dataset(args.data, args.max_bad_shards)
     store = PictureStore(dataset, config.image_size)
     strategy = mirrored_strategy()
     if config.batch_size % strategy.num_replicas_in_sync:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> str:
             f"batch_size: must be a multiple of the {strategy.num_replicas_in_sync} devices. "
             f"Received: {config.batch_size}"
         )
-    with whole_directory(args.output, overwrite=args.overwrite) as output:
+    with whole_directory(args.output, overwrite=args.overwrite, inputs=[args.data]) as output:
         if dataset.manifest.notice:
             print(f"notice: {dataset.manifest.notice}", flush=True)
         keras.utils.set_random_seed(config.seed)
@@ -64,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> str:
             validation_share=config.validation_share,
         )
         print(
-            f"{pages.counts['pages']} pages in {_SPLIT}: {pages.counts['without_history_picture']} without a clicked "
-            f"picture before them, {pages.counts['without_clicked_picture']} without a clicked picture; "
+            f"{pages.counts['pages']} pages in the pre-training view `{pages.view.kind}`, {_left_out(dataset)}\n"
+            f"of these, {pages.counts['without_history_picture']} without a stored picture of a click before them, "
+            f"{pages.counts['without_clicked_picture']} without a stored picture of a clicked candidate; "
             f"{pages.training} to learn from, {pages.validation} later ones for validation",
             flush=True,
         )
@@ -88,14 +90,24 @@ def main(argv: Sequence[str] | None = None) -> str:
             embedding_dim=config.encoder.embedding_dim,
             weights_sha256=file_sha256(output / ENCODER_FILE),
             dataset_digest=dataset.manifest.digest(),
-            window=window,
+            window=pages.window,
             notice=dataset.manifest.notice,
         ).write(output)
     best = ""
     if "val_similarity_gauc" in history:
         epoch = int(np.argmax(history["val_similarity_gauc"]))
         best = f", epoch {epoch + 1} with similarity GAUC {history['val_similarity_gauc'][epoch]:.4f} on later pages"
-    return f"wrote a {args.method} encoder to {args.output} ({pages.training} pages{best})"
+    left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
+    return f"wrote a {args.method} encoder to {args.output} ({pages.training} pages{left_out}{best})"
+
+
+def _left_out(dataset: Dataset) -> str:
+    """What the build counted while it made the view, in words."""
+    prefix = f"{PRETRAINING}."
+    counted = {name.removeprefix(prefix): n for name, n in dataset.manifest.counters.items() if name.startswith(prefix)}
+    made_from = counted.pop("pages", 0)
+    words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counted.items())
+    return f"made from {made_from} ({words})"
 
 
 def _train(

@@ -37,16 +37,18 @@ class ValidationMetrics(keras.callbacks.Callback):
 
     Args:
         pages: batches of parsed pages.
+        negative_rate: share of the unclicked candidates that is left on them.
     """
 
-    def __init__(self, pages: tf.data.Dataset) -> None:
+    def __init__(self, pages: tf.data.Dataset, negative_rate: float) -> None:
         super().__init__()
         self.pages = pages
+        self.negative_rate = negative_rate
         self.history: list[dict[str, Any]] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Scores and measures."""
-        metrics = measure(score_pages(self.model, self.pages))
+        metrics = measure(score_pages(self.model, self.pages), self.negative_rate)
         self.history.append({"epoch": epoch + 1, **metrics})
         logs.update(val_gauc=metrics["gauc_page_mean"], val_auc=metrics["auc"], val_log_loss=metrics["log_loss"])
 
@@ -71,16 +73,24 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: the defaults)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and shuffling")
+    parser.add_argument(
+        "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
+    )
     parser.add_overwrite()
     args = parser.parse_args(argv)
 
     config = load_config(TrainingConfig, args.config, args.set)
-    dataset = Dataset(require_directory(args.data, "--data", "beam_pipelines.build"))
+    dataset = Dataset(require_directory(args.data, "--data", "beam_pipelines.build"), args.max_bad_shards)
     manifest = dataset.manifest
     if config.ranker.lengths.candidates == 0:
         lengths = config.ranker.lengths.model_copy(update={"candidates": manifest.max_candidates})
         config = config.model_copy(update={"ranker": config.ranker.model_copy(update={"lengths": lengths})})
     train = dataset.split("train")
+    if train.negative_rate == 0:
+        raise CommandError(
+            f"--data: the train pages of {args.data} have clicked candidates only; build it with --train-negatives "
+            "above 0"
+        )
     embeddings, clusters, image_tables = None, None, {}
     if args.image_feature in ("vector", "simscore"):
         embeddings, vectors, _ = load_embeddings(args.embeddings)
@@ -91,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> str:
         _check_artifact(clusters.embeddings, "--clusters", dataset, args.allow_window_overlap)
         image_tables = {"cluster_ids": cluster_ids, "num_clusters": clusters.num_clusters}
 
-    with whole_directory(args.output, overwrite=args.overwrite) as output:
+    with whole_directory(
+        args.output, overwrite=args.overwrite, inputs=[args.data, args.embeddings, args.clusters]
+    ) as output:
         if manifest.notice:
             print(f"notice: {manifest.notice}")
         timestamps = np.sort(page_timestamps(dataset, "train"))
@@ -121,12 +133,13 @@ def main(argv: Sequence[str] | None = None) -> str:
 
         keras.utils.set_random_seed(args.seed)
         with mirrored_strategy().scope():
-            ranker = Ranker(config.ranker, tables.sizes, args.image_feature)
+            ranker = Ranker(config.ranker, tables.sizes, args.image_feature, train.negative_rate)
             ranker.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
         tables.fill(ranker)
         batches = {"lengths": config.ranker.lengths, "batch_size": config.batch_size}
         fit = page_batches(dataset, "train", window=fit_window, shuffle_seed=args.seed, **batches)
-        validation = ValidationMetrics(page_batches(dataset, "train", window=validation_window, **batches))
+        later_pages = page_batches(dataset, "train", window=validation_window, **batches)
+        validation = ValidationMetrics(later_pages, train.negative_rate)
         stop = keras.callbacks.EarlyStopping(
             monitor="val_gauc", mode="max", patience=config.patience, restore_best_weights=True
         )
@@ -156,22 +169,28 @@ def main(argv: Sequence[str] | None = None) -> str:
             item_ids_sha256=manifest.items.ids_sha256,
             user_ids_sha256=manifest.users.ids_sha256,
             window=train.window,
+            negative_rate=train.negative_rate,
             validation=best,
             embeddings=embeddings,
             clusters=clusters,
             notice=manifest.notice,
         ).write(output)
+    left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
     return (
         f"wrote the ranker ({args.image_feature}) of epoch {best['epoch']} to {args.output}: "
-        f"validation GAUC {best['gauc_page_mean']:.4f}, AUC {best['auc']:.4f}"
+        f"validation GAUC {best['gauc_page_mean']:.4f}, AUC {best['auc']:.4f}{left_out}"
     )
 
 
 def _check_artifact(metadata: EmbeddingsMetadata, option: str, dataset: Dataset, allow_window_overlap: bool) -> None:
-    """Refuses pictures of other items, or of an encoder that has seen what the ranker learns on."""
+    """Refuses embeddings of other items or pictures, or of an encoder that has seen what the ranker learns on."""
     if metadata.item_ids_sha256 != dataset.manifest.items.ids_sha256:
         raise CommandError(
             f"{option}: made for the items of another dataset than {dataset.path}; run models.embed on this one"
+        )
+    if metadata.pictures_sha256 != dataset.manifest.pictures_sha256:
+        raise CommandError(
+            f"{option}: made from other pictures than those of {dataset.path}; run models.embed on this one"
         )
     window, train = metadata.encoder.window, dataset.split("train").window
     if window.overlaps(train) and not allow_window_overlap:

@@ -1,5 +1,6 @@
 """The CTR ranker: a page in, a click probability per candidate out."""
 
+import math
 from pathlib import Path
 
 import keras
@@ -51,6 +52,8 @@ class Ranker(DistributedFit, tfrs.Model):
         config: the architecture.
         sizes: sizes of the feature tables; `models.ctr.features` finds them and fills the tables.
         image_feature: how pictures enter.
+        negative_rate: share of the unclicked candidates that is left on the pages it trains on. Predictions are
+            corrected for it: they are those for pages with all candidates.
 
     Call arguments:
         page: the features of `parse_pages` that are known before the page is shown; any numbers of pages, candidates
@@ -61,11 +64,17 @@ class Ranker(DistributedFit, tfrs.Model):
     Reference: the paper's appendices A and B.
     """
 
-    def __init__(self, config: RankerConfig, sizes: FeatureSizes, image_feature: ImageFeature) -> None:
+    def __init__(
+        self, config: RankerConfig, sizes: FeatureSizes, image_feature: ImageFeature, negative_rate: float = 1.0
+    ) -> None:
         super().__init__()
+        if not 0 < negative_rate <= 1:
+            raise ValueError(f"`negative_rate` must be above 0 and at most 1. Received: {negative_rate}")
         self.config = config
         self.sizes = sizes
         self.image_feature = image_feature
+        # Leaving out unclicked candidates divides the odds of a click by the share that is kept.
+        self._correction = math.log(negative_rate)
         self.text = TextEmbedding(config.token_buckets, config.embedding_dim)
         self.items = ItemTower(config, sizes, self.text, use_vector=image_feature == "vector")
         self.users = UserTower(config, sizes)
@@ -103,7 +112,7 @@ class Ranker(DistributedFit, tfrs.Model):
     def call(self, page: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Scores pages; see the class."""
         present = page["item"] != PADDING
-        return {"ctr": tf.where(present, tf.sigmoid(self.logits(page, training)), 0.0)}
+        return {"ctr": tf.where(present, tf.sigmoid(self.logits(page, training) + self._correction), 0.0)}
 
     @tf.function(reduce_retracing=True)
     def score(self, page: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -111,7 +120,10 @@ class Ranker(DistributedFit, tfrs.Model):
         return self(page)["ctr"]
 
     def logits(self, page: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """Log-odds of a click, shape `(batch, candidates)`; meaningless at padded candidates."""
+        """Log-odds of a click on pages like those it trains on, not corrected for their `negative_rate`.
+
+        Shape `(batch, candidates)`; meaningless at padded candidates.
+        """
         unknown_item, unknown_user = (tf.constant(n, tf.int64) for n in (self.sizes.items, self.sizes.users))
         rows = {name: page[name] for name in ("item", *(f"{name}_item" for name in HISTORIES))}
         present = {name: row != PADDING for name, row in rows.items()}
@@ -201,6 +213,6 @@ def load_ranker(run: Path, option: str = "--model") -> Ranker:
     metadata = read_metadata(RankerMetadata, run, option, "models.train_ctr")
     config = load_config(TrainingConfig, str(Path(run) / CONFIG_FILE)).ranker
     sizes = load_config(FeatureSizes, str(Path(run) / SIZES_FILE))
-    ranker = Ranker(config, sizes, metadata.image_feature)
+    ranker = Ranker(config, sizes, metadata.image_feature, metadata.negative_rate)
     ranker.load_weights(Path(run) / WEIGHTS_FILE)
     return ranker

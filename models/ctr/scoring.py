@@ -53,13 +53,18 @@ def score_pages(ranker: Ranker, pages: Iterable[dict[str, tf.Tensor]]) -> Scores
     return Scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def measure(scores: Scores) -> dict[str, Any]:
-    """Metrics of scored candidates: `auc`, `gauc_page_mean`, `log_loss`, and what they were counted on."""
+def measure(scores: Scores, negative_rate: float = 1.0) -> dict[str, Any]:
+    """Metrics of scored candidates: `auc`, `gauc_page_mean`, `log_loss`, and what they were counted on.
+
+    Args:
+        scores: the candidates.
+        negative_rate: share of the unclicked candidates that is left on their pages, see `log_loss`.
+    """
     pages = page_auc(scores.ctr, scores.clicked, scores.page)
     return {
         "auc": auc(scores.ctr, scores.clicked),
         **pages._asdict(),
-        "log_loss": log_loss(scores.ctr, scores.clicked),
+        "log_loss": log_loss(scores.ctr, scores.clicked, negative_rate),
         "candidates": len(scores.ctr),
         "clicks": int(scores.clicked.sum()),
     }

@@ -1,12 +1,18 @@
 """Opens a page dataset: only what its manifest lists, and only if it is what the manifest says."""
 
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import File, Images, Manifest, Split
+from beam_pipelines.manifest import MANIFEST_NAME, File, Images, Manifest, PretrainingView, Split
+from beam_pipelines.page_reader import read_records
+
+PRETRAINING = "pretraining"
+"""Names the pre-training view wherever the name of a split is expected."""
 
 
 class Dataset:
@@ -14,13 +20,22 @@ class Dataset:
 
     Args:
         path: the directory that `beam_pipelines.build` wrote.
+        max_bad_shards: page shards that may be damaged or missing; their pages are left out, with a warning each.
+
+    Attributes:
+        bad_shards: what is wrong with the page shards that were left out so far.
 
     Raises:
         CommandError: the directory holds no dataset of this version, or a table of it is damaged.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, max_bad_shards: int = 0) -> None:
+        if max_bad_shards < 0:
+            raise CommandError(f"max_bad_shards: must be at least 0. Received: {max_bad_shards}")
         self.path = Path(path)
+        self.bad_shards: list[str] = []
+        self._max_bad_shards = max_bad_shards
+        self._shard_paths: dict[str, list[str]] = {}
         self.manifest = Manifest.read(self.path)
         tables = [self.manifest.items.file, self.manifest.users.file]
         if self.manifest.images is not None:
@@ -28,24 +43,53 @@ class Dataset:
         self.manifest.verify(self.path, tables)
 
     def split(self, name: str) -> Split:
-        """The split `name`.
+        """The split `name`, or the view `PRETRAINING`.
 
         Raises:
             CommandError: it has no pages.
         """
+        if name == PRETRAINING:
+            return self.pretraining_view()
         if name not in self.manifest.splits:
             raise CommandError(
                 f"{self.path} has no pages in split `{name}` (splits: {', '.join(self.manifest.splits)})"
             )
         return self.manifest.splits[name]
 
+    def pretraining_view(self) -> PretrainingView:
+        """What an encoder learns on.
+
+        Raises:
+            CommandError: there is nothing to learn on.
+        """
+        if self.manifest.pretraining is None:
+            raise CommandError(
+                f"{self.path} has no pages for encoder pre-training: no pretrain page has pictures, a click before it "
+                "and a clicked candidate; build it with pictures, and with more pages before PRETRAIN_END"
+            )
+        return self.manifest.pretraining
+
     def shard_paths(self, split: str) -> list[str]:
-        """Verified paths of the page shards of a split, in the manifest's order."""
-        return self._verified(self.split(split).shards)
+        """Verified paths of the page shards of a split, in the manifest's order. Each split is verified once.
+
+        Raises:
+            CommandError: more than `max_bad_shards` shards are damaged or missing, all of the split are, or there is
+                one that the manifest does not list.
+        """
+        if split not in self._shard_paths:
+            shards = self.split(split).shards
+            self._refuse_unlisted()
+            whole = [shard for shard in shards if self._is_whole(shard)]
+            if not whole:
+                raise CommandError(f"{self.path}: every shard of split `{split}` is damaged; build the dataset again")
+            self._shard_paths[split] = [str(self.path / shard.path) for shard in whole]
+        return self._shard_paths[split]
 
     def image_shard_paths(self) -> list[str]:
         """Verified paths of the picture shards, in the order that `image_index()` numbers them."""
-        return self._verified(self._images().shards)
+        shards = self._images().shards
+        self.manifest.verify(self.path, shards)
+        return [str(self.path / shard.path) for shard in shards]
 
     def items(self) -> pa.Table:
         """The item table: `item_id`, `category`, `title` and the other columns of the logs, by item row."""
@@ -64,6 +108,46 @@ class Dataset:
             raise CommandError(f"{self.path} has no pictures; build it from logs with an images/ directory")
         return self.manifest.images
 
-    def _verified(self, files: list[File]) -> list[str]:
-        self.manifest.verify(self.path, files)
-        return [str(self.path / file.path) for file in files]
+    def _refuse_unlisted(self) -> None:
+        splits = [*self.manifest.splits.values()]
+        if self.manifest.pretraining is not None:
+            splits.append(self.manifest.pretraining)
+        listed = {shard.path for split in splits for shard in split.shards}
+        found = [path for folder in ("pages", PRETRAINING) for path in sorted((self.path / folder).glob("*.tfrecord"))]
+        for path in found:
+            if path.relative_to(self.path).as_posix() not in listed:
+                raise CommandError(
+                    f"{path}: {MANIFEST_NAME} does not list it, so that its pages would not be read; remove it, or "
+                    "build the dataset again with its rows"
+                )
+
+    def _is_whole(self, shard: File) -> bool:
+        """Whether a page shard is what the manifest says; one that is not is counted."""
+        try:
+            self.manifest.verify(self.path, [shard])
+        except CommandError as error:
+            damage = _damage(self.path / shard.path, shard.records)
+            if len(self.bad_shards) == self._max_bad_shards:
+                allowed = f" (max_bad_shards: {self._max_bad_shards})" if self._max_bad_shards else ""
+                raise CommandError(f"{damage}; build the dataset again{allowed}") from error
+            self.bad_shards.append(damage)
+            # A progress bar may be on the line.
+            tqdm.write(f"warning: {damage}; left out with its {shard.records} pages", file=sys.stderr)
+            return False
+        return True
+
+
+def _damage(path: Path, records: int) -> str:
+    """What is wrong with a shard that should hold `records` records, with the number of the first broken one."""
+    if not path.is_file():
+        return f"{path} is missing, but {MANIFEST_NAME} lists it"
+    whole = 0
+    try:
+        for _ in read_records(path):
+            whole += 1
+    except CommandError:
+        if whole < records:
+            return f"{path} is damaged in record {whole + 1} of {records}"
+    if whole < records:
+        return f"{path} ends after record {whole} of {records}"
+    return f"{path} is not the file that {MANIFEST_NAME} lists"

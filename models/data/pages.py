@@ -61,7 +61,7 @@ def page_records(
 
     Args:
         dataset: the page dataset.
-        split: `pretrain`, `train` or `test`.
+        split: `pretrain`, `train` or `test`, or `dataset.PRETRAINING`.
         window: keeps the pages whose timestamp lies in it; `None` keeps all.
         shuffle_seed: shuffles shards and pages, differently in each pass, the same for equal seeds; `None` keeps the
             order of the files. Pages lie in the shards in an order that already mixes users and times, so the shuffle

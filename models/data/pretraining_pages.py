@@ -6,11 +6,13 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import Window
-from models.data.dataset import Dataset
+from models.data.dataset import PRETRAINING, Dataset
 from models.data.pages import PADDING, PageLengths, page_batches
 
 _PARSED_TOGETHER = 512  # pages; parsing and trimming are vectorised over them
+_WHOLE = "pretrain"  # the split whose pages are validated on as they were shown
 
 
 def trim_page(
@@ -81,22 +83,26 @@ def distinct_pictures(pages: dict[str, tf.Tensor], read: Callable[[tf.Tensor], t
 
 
 class PretrainingPages:
-    """The pages of a split that can teach an encoder, divided by time into training and validation pages.
+    """The pages of the pre-training view, divided by time into training and validation pages.
 
-    A page is usable if a clicked candidate and one of its latest clicks have a picture. The others are counted and
-    left out.
+    A page is usable if a clicked candidate and one of its latest clicks have a picture. The view promises both for
+    the pictures that the logs name; a picture that could not be stored can still be missing. Such pages are counted
+    and left out.
 
     Args:
         dataset: the page dataset.
         picture_of_item: int32 `(items,)`, -1 without picture.
-        candidates: candidates per page.
-        clicks: history clicks per page.
+        candidates: candidates per page, at most those of the view.
+        clicks: history clicks per page, at most those of the view.
         validation_share: share of the usable pages, the latest ones, that is kept for validation.
-        split: where the pages come from.
 
     Attributes:
         counts: `pages`, `without_history_picture`, `without_clicked_picture` (of the rest), `usable`.
         training, validation: number of pages of each.
+        window: when the pages were shown that the encoder learns on or is selected by.
+
+    Raises:
+        CommandError: there is no view, it is smaller than asked for, or there are no whole pages to validate on.
     """
 
     def __init__(
@@ -107,21 +113,33 @@ class PretrainingPages:
         candidates: int,
         clicks: int,
         validation_share: float,
-        split: str = "pretrain",
     ) -> None:
         self.dataset = dataset
-        self.split = split
+        self.view = dataset.pretraining_view()
+        for name, asked, largest in (
+            ("candidates", candidates, self.view.max_candidates),
+            ("clicks", clicks, self.view.max_clicks),
+        ):
+            if asked > largest:
+                raise CommandError(
+                    f"{name}: must be at most the {largest} per page that {dataset.path} was built with; build it with "
+                    f"--pretraining-{name} {asked}. Received: {asked}"
+                )
+        whole = dataset.split(_WHOLE) if validation_share else None
         self.candidates = candidates
         self.clicks = clicks
         self._picture_of_item = tf.constant(picture_of_item)
         self.counts, timestamps = self._scan()
         timestamps.sort()
         validation = round(len(timestamps) * validation_share)
-        window = dataset.split(split).window
+        first, last = self.view.window.first, self.view.window.last
         # Pages of one moment stay together.
-        boundary = int(timestamps[-validation]) if validation else window.last + 1
-        self._training_window = Window(first=window.first, last=boundary - 1)
-        self._validation_window = Window(first=boundary, last=window.last)
+        boundary = int(timestamps[-validation]) if validation else last + 1
+        if whole is not None:
+            last = max(last, whole.window.last)
+        self.window = Window(first=first, last=last)
+        self._training_window = Window(first=first, last=boundary - 1)
+        self._validation_window = Window(first=boundary, last=last)
         self.training = int(np.searchsorted(timestamps, boundary))
         self.validation = len(timestamps) - self.training
 
@@ -162,20 +180,28 @@ class PretrainingPages:
         return pages.map(lambda page: distinct_pictures(page, read)).prefetch(tf.data.AUTOTUNE)
 
     def validation_pages(self, *, clicks: int, limit: int) -> dict[str, np.ndarray]:
-        """Whole validation pages: every candidate with a picture and the latest `clicks` clicks.
+        """Whole pages of the split `pretrain`, as late as the validation pages: every candidate with a picture and the
+        latest `clicks` clicks.
 
         Returns:
             `candidate_picture`, `clicked` and `click_picture` of `trim_page` for the first `limit` pages.
+
+        Raises:
+            CommandError: there are none.
         """
-        pages = self._usable(self._validation_window, self.dataset.manifest.max_candidates, clicks)
+        pages = self._usable(self._validation_window, self.dataset.manifest.max_candidates, clicks, split=_WHOLE)
         batches = list(pages.unbatch().take(limit).batch(_PARSED_TOGETHER).as_numpy_iterator())
+        if not batches:
+            raise CommandError(
+                f"validation_share: no usable page of {self.dataset.path} in split `{_WHOLE}` is as late as the pages "
+                "kept for validation; raise it, or 0 for none"
+            )
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def _scan(self) -> tuple[dict[str, int], np.ndarray]:
-        total = self.dataset.split(self.split).pages
         counts = {"pages": 0, "without_history_picture": 0, "without_clicked_picture": 0, "usable": 0}
         timestamps = []
-        with tqdm(total=total, desc="reading pages", unit="page") as progress:
+        with tqdm(total=self.view.pages, desc="reading pages", unit="page") as progress:
             for page in self._trimmed(None, self.candidates, self.clicks).as_numpy_iterator():
                 history = (page["click_picture"] != PADDING).any(axis=1)
                 positive = page["clicked"].any(axis=1)
@@ -189,11 +215,17 @@ class PretrainingPages:
         return counts, timestamps
 
     def _trimmed(
-        self, window: Window | None, candidates: int, clicks: int, shuffle_seed: int | None = None
+        self,
+        window: Window | None,
+        candidates: int,
+        clicks: int,
+        shuffle_seed: int | None = None,
+        split: str = PRETRAINING,
     ) -> tf.data.Dataset:
-        lengths = PageLengths(candidates=self.dataset.manifest.max_candidates, click=clicks, pay=0, cart=0)
+        longest = self.view.max_candidates if split == PRETRAINING else self.dataset.manifest.max_candidates
+        lengths = PageLengths(candidates=longest, click=clicks, pay=0, cart=0)
         batches = page_batches(
-            self.dataset, self.split, lengths, batch_size=_PARSED_TOGETHER, window=window, shuffle_seed=shuffle_seed
+            self.dataset, split, lengths, batch_size=_PARSED_TOGETHER, window=window, shuffle_seed=shuffle_seed
         )
         trimmed = batches.map(
             lambda page: trim_page(page, self._picture_of_item, candidates, clicks),
@@ -201,10 +233,13 @@ class PretrainingPages:
         )
         return trimmed.prefetch(tf.data.AUTOTUNE)
 
-    def _usable(self, window: Window, candidates: int, clicks: int, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def _usable(
+        self, window: Window, candidates: int, clicks: int, shuffle_seed: int | None = None, split: str = PRETRAINING
+    ) -> tf.data.Dataset:
         def usable(page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             history = tf.reduce_any(page["click_picture"] != PADDING, axis=1)
             keep = history & tf.reduce_any(page["clicked"], axis=1)
             return {name: tf.boolean_mask(page[name], keep) for name in page if name != "timestamp"}
 
-        return self._trimmed(window, candidates, clicks, shuffle_seed).map(usable, num_parallel_calls=tf.data.AUTOTUNE)
+        trimmed = self._trimmed(window, candidates, clicks, shuffle_seed, split)
+        return trimmed.map(usable, num_parallel_calls=tf.data.AUTOTUNE)

@@ -37,8 +37,8 @@ class PretrainConfig(Config):
     Attributes:
         image_size: height and width that pictures are resized to.
         encoder: the architecture.
-        candidates: candidates per page, clicked ones first.
-        clicks: latest clicks per page.
+        candidates: candidates per page, clicked ones first; at most `--pretraining-candidates` of the build.
+        clicks: latest clicks per page; at most `--pretraining-clicks` of the build.
         temperature: of the contrastive losses.
         scores: attention scores of the reconstruction; `scaled` divides by the square root of the length.
         augmentation: random changes of training pictures.

@@ -93,6 +93,7 @@ def make_toy_ranker(run: Path, image_feature: str) -> ToyRanker:
         item_ids_sha256=ids_sha256(ITEM_IDS),
         user_ids_sha256=ids_sha256(USER_IDS),
         window=Window(first=0, last=1),
+        negative_rate=0.5,
         validation={},
         embeddings=None,
         clusters=None,

@@ -11,7 +11,17 @@ import tensorflow as tf
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from beam_pipelines.manifest import FORMAT, File, Images, Manifest, Split, Table, Window, ids_sha256
+from beam_pipelines.manifest import (
+    FORMAT,
+    File,
+    Images,
+    Manifest,
+    PretrainingView,
+    Split,
+    Table,
+    Window,
+    ids_sha256,
+)
 from beam_pipelines.records import SCHEMA_HASH, encode_page
 from models.data.dataset import Dataset
 from tests.page_features import no_statistics
@@ -31,6 +41,7 @@ def write_picture_dataset(
     place_of_item: Sequence[tuple[int, int]],
     pages: Sequence[dict] = (),
     *,
+    view: Sequence[dict] | None = None,
     image_format: str = "jpeg",
 ) -> Dataset:
     """Writes a dataset.
@@ -40,9 +51,11 @@ def write_picture_dataset(
         shards: pictures per image shard.
         place_of_item: `(shard, index)` of each item's picture, `(-1, -1)` for none.
         pages: `item`, `clicked`, `click_item` and `timestamp` of each page of the split `pretrain`.
+        view: the pages of the pre-training view. The whole pages if it is left out, as if pictures were found missing
+            only when they were stored.
         image_format: `jpeg` or `webp`.
     """
-    for folder in ("pages", "items", "users", "images"):
+    for folder in ("pages", "pretraining", "items", "users", "images"):
         (root / folder).mkdir(parents=True)
     item_ids = [f"i{row}" for row in range(len(place_of_item))]
     pq.write_table(pa.table({"item_id": item_ids}), root / "items/items.parquet")
@@ -59,21 +72,17 @@ def write_picture_dataset(
     pq.write_table(
         pa.table({"shard": shard, "index": index, "sha256": [""] * len(shard)}), root / "images/index.parquet"
     )
-    splits = {}
+    view = pages if view is None else view
+    splits, pretraining = {}, None
     if pages:
-        path = "pages/pretrain-00000-of-00001.tfrecord"
-        with tf.io.TFRecordWriter(str(root / path)) as writer:
-            for number, page in enumerate(pages):
-                writer.write(_page(number, **page))
-        times = [page["timestamp"] for page in pages]
-        splits["pretrain"] = Split(
-            pages=len(pages),
-            impressions=sum(len(page["item"]) for page in pages),
-            clicks=sum(sum(page["clicked"]) for page in pages),
-            window=Window(first=min(times), last=max(times)),
-            negative_rate=1.0,
-            history_lengths={},
-            shards=[File.of(root, path, len(pages))],
+        splits["pretrain"] = Split(**_write_pages(root, "pages/pretrain-00000-of-00001.tfrecord", pages))
+    if view:
+        pretraining = PretrainingView(
+            **_write_pages(root, "pretraining/page-00000-of-00001.tfrecord", view),
+            kind="page",
+            max_candidates=_longest(view, "item"),
+            max_clicks=_longest(view, "click_item"),
+            categories=[],
         )
     Manifest(
         format=FORMAT,
@@ -83,7 +92,7 @@ def write_picture_dataset(
         options={},
         sources=[],
         splits=splits,
-        pretraining=None,
+        pretraining=pretraining,
         items=Table(file=File.of(root, "items/items.parquet", len(item_ids)), ids_sha256=ids_sha256(item_ids)),
         users=Table(file=File.of(root, "users/users.parquet", 1), ids_sha256=ids_sha256(["u0"])),
         images=Images(
@@ -94,10 +103,31 @@ def write_picture_dataset(
             shards=files,
             index=File.of(root, "images/index.parquet", len(shard)),
         ),
-        max_candidates=max((len(page["item"]) for page in pages), default=1),
-        counters={},
+        max_candidates=_longest(pages, "item"),
+        counters={"pretraining.pages": len(pages), "pretraining.without_history": len(pages) - len(view)},
     ).write(root)
     return Dataset(root)
+
+
+def _write_pages(root: Path, path: str, pages: Sequence[dict]) -> dict:
+    """Writes a shard; returns what `Split` says of it."""
+    with tf.io.TFRecordWriter(str(root / path)) as writer:
+        for number, page in enumerate(pages):
+            writer.write(_page(number, **page))
+    times = [page["timestamp"] for page in pages]
+    return {
+        "pages": len(pages),
+        "impressions": sum(len(page["item"]) for page in pages),
+        "clicks": sum(sum(page["clicked"]) for page in pages),
+        "window": Window(first=min(times), last=max(times)),
+        "negative_rate": 1.0,
+        "history_lengths": {},
+        "shards": [File.of(root, path, len(pages))],
+    }
+
+
+def _longest(pages: Sequence[dict], feature: str) -> int:
+    return max((len(page[feature]) for page in pages), default=1)
 
 
 def _page(number: int, item: list[int], clicked: list[int], click_item: list[int], timestamp: int) -> bytes:

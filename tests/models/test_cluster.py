@@ -135,6 +135,7 @@ def embeddings(tmp_path):
         dim=8,
         embeddings_sha256=hashlib.sha256((directory / "embeddings.npy").read_bytes()).hexdigest(),
         item_ids_sha256="items",
+        pictures_sha256="",
         encoder=EncoderMetadata(
             method="courier",
             image_size=(32, 32),

@@ -95,3 +95,14 @@ def test_what_does_not_belong_together_is_refused(tiny, runs, tmp_path):
     metadata = json.loads((other_users / "metadata.json").read_text()) | {"user_ids_sha256": "0"}
     (other_users / "metadata.json").write_text(json.dumps(metadata))
     refused("user table differs", other_users)
+
+
+def test_log_loss_on_sampled_pages_stands_for_all_candidates(runs, tmp_path):
+    sampled = write_tiny_dataset(tmp_path / "sampled", items=60, pages=180, train_negatives=0.5)
+    arguments = ["--data", str(sampled.data), "--model", str(runs / "none"), "--output", str(tmp_path / "report")]
+    evaluate.main([*arguments, "--split", "train"])
+    figures = json.loads((tmp_path / "report" / "metrics.json").read_text())["models"]["none"]["all"]
+    table = pq.read_table(tmp_path / "report" / "predictions" / "none.parquet")
+    ctr, clicked = (table[column].to_numpy() for column in ("ctr", "clicked"))
+    assert figures["log_loss"] == pytest.approx(log_loss(ctr, clicked, 0.5))
+    assert figures["log_loss"] != pytest.approx(log_loss(ctr, clicked), rel=1e-3)

@@ -1,16 +1,22 @@
 import json
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 
+from beam_pipelines import build
 from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import file_sha256
+from beam_pipelines.manifest import Manifest, Window, file_sha256
 from models import pretrain
 from models.artifacts import EncoderMetadata, read_metadata
 from models.config import PRESETS, load_config
 from models.data.dataset import Dataset
+from models.data.images import PictureStore
+from models.data.pretraining_pages import PretrainingPages
 from models.pretraining.config import EncoderConfig, PretrainConfig
+from models.pretraining.courier import Courier
 from models.vision.encoder import SwinEncoder
 from tests.models.picture_dataset import write_picture_dataset
 
@@ -50,7 +56,9 @@ def dataset(tmp_path_factory):
         pages.append(
             {"item": item, "clicked": clicked.astype(int).tolist(), "click_item": click_item, "timestamp": time}
         )
-    return write_picture_dataset(tmp_path_factory.mktemp("shop") / "data", [pictures], places, pages).path
+    last = {"item": [0, 1], "clicked": [1, 0], "click_item": [], "timestamp": 250}  # teaches nothing
+    root = tmp_path_factory.mktemp("shop") / "data"
+    return write_picture_dataset(root, [pictures], places, [*pages, last], view=pages).path
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +128,7 @@ def test_presets_are_complete_and_the_paper_preset_is_swin_tiny():
         ({"encoder.num_heads": [2, 2]}, "num_heads"),
         ({"batch_size": 1000}, "batch_size: must be at most"),
         ({"validation_share": 0.001}, "validation_share"),
+        ({"candidates": 7}, "candidates: must be at most the 6 .* --pretraining-candidates 7"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_leave_nothing_behind(dataset, tmp_path, changes, message):
@@ -131,3 +140,68 @@ def test_mistakes_are_one_clear_line_and_leave_nothing_behind(dataset, tmp_path,
 def test_existing_output_is_kept_unless_told_otherwise(run, dataset):
     with pytest.raises(CommandError, match="--overwrite"):
         pretrain.main(["--data", str(dataset), "--output", str(run[0]), *small()])
+
+
+@pytest.fixture(scope="module")
+def causal(sample_logs, sample_dataset, tmp_path_factory):
+    """The sample, split where it was split, with every click as the target of those before it."""
+    splits = Manifest.read(sample_dataset).splits
+    ends = f"{splits['train'].window.first},{splits['test'].window.first}"
+    output = tmp_path_factory.mktemp("causal") / "data"
+    options = ["--pretraining-view", "causal", "--split-by-time", ends]
+    build.main(["--logs", str(sample_logs), "--output", str(output), *options])
+    return output
+
+
+def test_pages_without_negatives_teach_through_those_of_the_batch(causal):
+    dataset = Dataset(causal)
+    store = PictureStore(dataset, (16, 16))
+    pages = PretrainingPages(dataset, store.picture_of_item, candidates=5, clicks=5, validation_share=0.0)
+    (batch,) = pages.training_batches(store.read, batch_size=32, seed=0).take(1)
+    np.testing.assert_array_equal(batch["clicked"], batch["candidate_picture"] >= 0)
+
+    keras.utils.set_random_seed(0)
+    courier = Courier(SwinEncoder(8, 8, 8, (1,), (2,), 2))
+    courier.compile(keras.optimizers.Adam(0.003), jit_compile=False)
+    single = int(np.flatnonzero(batch["clicked"].numpy().sum(axis=1) == 1)[0])
+    alone = {name: value if name == "pictures" else value[single : single + 1] for name, value in batch.items()}
+    courier.compute_loss(x=alone, y_pred=courier(alone))
+    assert float(courier.page_view_loss.result()) == pytest.approx(0, abs=1e-4)  # there is nothing to tell it from
+
+    same = tf.data.Dataset.from_tensors(batch).repeat()
+    losses = courier.fit(same, steps_per_epoch=1, epochs=3, shuffle=False, verbose=0).history["page_view_loss"]
+    assert np.isfinite(losses).all()
+    assert losses[0] > losses[1] > losses[2] > 0
+
+
+def test_the_causal_view_trains_an_encoder_that_the_ranker_accepts(causal, tmp_path, capsys):
+    output = tmp_path / "encoder"
+    pretrain.main(["--data", str(causal), "--output", str(output), *small(epochs=1, validation_share=0.1)])
+    printed = capsys.readouterr().out
+    manifest = Manifest.read(causal)
+    view, counters = manifest.pretraining, manifest.counters
+    assert (
+        f"{view.pages} pages in the pre-training view `causal`, made from {counters['pretraining.pages']} "
+        f"({counters['pretraining.without_history']} without history, "
+        f"{counters['pretraining.without_positive']} without positive)" in printed
+    )
+    assert counters["pretraining.without_history"] > 0
+    history = json.loads((output / "history.json").read_text())
+    assert np.isfinite([*history["loss"], *history["val_loss"], *history["val_similarity_gauc"]]).all()
+    window = read_metadata(EncoderMetadata, output, "--encoder", "models.pretrain").window
+    whole = manifest.splits["pretrain"].window
+    assert window == Window(first=view.window.first, last=max(view.window.last, whole.last))
+    assert not window.overlaps(manifest.splits["train"].window)
+
+
+def test_pictures_that_are_missing_from_the_store_are_counted(dataset, tmp_path, capsys):
+    store = PictureStore(Dataset(dataset), (16, 16))
+    counts = PretrainingPages(
+        Dataset(dataset), store.picture_of_item, candidates=5, clicks=5, validation_share=0.2
+    ).counts
+    assert counts["without_clicked_picture"] > 0
+    pretrain.main(["--data", str(dataset), "--output", str(tmp_path / "encoder"), *small(epochs=1)])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("of these, "))
+    figures = [int(word) for word in line.split() if word.isdigit()]
+    assert figures[:2] == [counts["without_history_picture"], counts["without_clicked_picture"]]
+    assert sum(figures) == 200

@@ -6,6 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_pipelines.command import CommandError
+from beam_pipelines.manifest import Manifest, Window
+from models.data.dataset import Dataset
 from models.data.pretraining_pages import PretrainingPages, distinct_pictures, trim_page
 from tests.models.picture_dataset import write_picture_dataset
 
@@ -95,9 +98,9 @@ def pages_of(tmp_path_factory):
     dataset = write_picture_dataset(tmp_path_factory.mktemp("pages") / "data", [shades], places, records)
     picture_of_item = np.array([*range(10), -1], np.int32)
 
-    def make(**options):
+    def make(data=dataset, **options):
         options = {"candidates": 2, "clicks": 3, "validation_share": 0.25, **options}
-        return PretrainingPages(dataset, picture_of_item, **options)
+        return PretrainingPages(data, picture_of_item, **options)
 
     return make
 
@@ -146,3 +149,84 @@ def test_validation_pages_are_whole(pages_of):
     assert whole["click_picture"].shape == (3, 50)
     assert ((whole["click_picture"] >= 0).sum(axis=1) == 2).all()
     assert len(pages_of().validation_pages(clicks=2, limit=100)["clicked"]) == 5
+
+
+@pytest.fixture
+def trimmed(tmp_path):
+    """Whole pages whose unclicked candidate 9 is not in the view, and a last one that is not there at all."""
+    shades = [np.full((6, 6, 3), 20 * shade, np.uint8) for shade in range(10)]
+    whole = [page(100 + t, [9, t % 9, (t + 1) % 9], [0, 0, 1], [(t + 2) % 9]) for t in range(20)]
+    whole.append(page(150, [1, 2], [1, 0], []))
+    view = [page(100 + t, [(t + 1) % 9, t % 9], [1, 0], [(t + 2) % 9]) for t in range(20)]
+    return write_picture_dataset(tmp_path / "data", [shades], [(0, shade) for shade in range(10)], whole, view=view)
+
+
+def test_the_view_teaches_and_whole_pages_as_late_validate(pages_of, trimmed):
+    pages = pages_of(trimmed, clicks=1)
+    assert (pages.counts["pages"], pages.training, pages.validation) == (20, 15, 5)
+    taught = pages.training_batches(numbers, batch_size=15, seed=0).take(1)
+    compared = pages.validation_batches(numbers, batch_size=5).take(1)
+    for batches in (taught, compared):
+        (batch,) = batches.as_numpy_iterator()
+        assert 9 not in batch["pictures"]
+    whole = pages.validation_pages(clicks=50, limit=100)
+    assert whole["candidate_picture"].shape == (5, 3)
+    assert sorted(whole["candidate_picture"].tolist()) == sorted([(t + 1) % 9, 9, t % 9] for t in range(15, 20))
+    np.testing.assert_array_equal(whole["clicked"], [[True, False, False]] * 5)
+
+
+def test_the_window_covers_what_teaches_and_what_selects(pages_of, trimmed):
+    assert pages_of(trimmed, clicks=1).window == Window(first=100, last=150)
+    assert pages_of(trimmed, clicks=1, validation_share=0.0).window == Window(first=100, last=119)
+
+
+def test_fewer_than_the_view_has_trim_it_and_more_are_refused(pages_of, trimmed):
+    pages = pages_of(trimmed, candidates=1, clicks=1)
+    (batch,) = pages.training_batches(numbers, batch_size=15, seed=0).take(1).as_numpy_iterator()
+    assert batch["clicked"].shape == (15, 1)
+    assert batch["clicked"].all()
+    message = r"candidates: must be at most the 2 .* with --pretraining-candidates 3. Received: 3"
+    with pytest.raises(CommandError, match=message):
+        pages_of(trimmed, candidates=3, clicks=1)
+    with pytest.raises(CommandError, match=r"clicks: must be at most the 1 .* with --pretraining-clicks 2"):
+        pages_of(trimmed, clicks=2)
+
+
+def changed(dataset, **fields):
+    """The same files under another manifest."""
+    Manifest.read(dataset.path).model_copy(update=fields).write(dataset.path)
+    return Dataset(dataset.path)
+
+
+def test_without_a_view_there_is_nothing_to_learn_on(pages_of, trimmed):
+    with pytest.raises(CommandError, match="no pretrain page has pictures, a click before it and a clicked candidate"):
+        pages_of(changed(trimmed, pretraining=None), clicks=1)
+
+
+def test_validation_needs_whole_pages_that_are_late_enough(pages_of, tmp_path):
+    """Every click of a causal view may be an event of its own: there need not be pages at all."""
+    shade, view = np.zeros((6, 6, 3), np.uint8), [page(100 + t, [1, 2], [1, 1], [3]) for t in range(20)]
+    pictures = [[shade]], [(0, 0)] * 10
+
+    bare = write_picture_dataset(tmp_path / "bare", *pictures, view=view)
+    assert pages_of(bare, clicks=1, validation_share=0.0).training == 20
+    with pytest.raises(CommandError, match="no pages in split `pretrain`"):
+        pages_of(bare, clicks=1)
+
+    early = write_picture_dataset(tmp_path / "early", *pictures, [page(9, [1, 2], [1, 0], [3])], view=view)
+    with pytest.raises(CommandError, match=r"validation_share: no usable page .* in split `pretrain` is as late"):
+        pages_of(early, clicks=1).validation_pages(clicks=1, limit=10)
+
+
+def test_only_the_listed_and_undamaged_view_is_read(pages_of, trimmed):
+    (shard,) = (trimmed.path / "pretraining").iterdir()
+    added = shard.with_name("page-00001-of-00001.tfrecord")
+    added.write_bytes(shard.read_bytes())
+    with pytest.raises(CommandError, match=f"{added.name}: manifest.json does not list it"):
+        pages_of(Dataset(trimmed.path), clicks=1)
+    added.unlink()
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(CommandError, match=f"{shard.name} is damaged in record"):
+        pages_of(Dataset(trimmed.path), clicks=1)

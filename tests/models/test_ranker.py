@@ -58,7 +58,7 @@ def inputs_of(page):
 
 @pytest.fixture(scope="module")
 def make(tiny, dataset, counts):
-    def make_ranker(image_feature, config=CONFIG, seed=0):
+    def make_ranker(image_feature, config=CONFIG, seed=0, **options):
         images = {}
         if image_feature in ("vector", "simscore"):
             images = {"image_embeddings": load_embeddings(tiny.embeddings)[1]}
@@ -66,7 +66,7 @@ def make(tiny, dataset, counts):
             metadata, ids = load_cluster_ids(tiny.clusters)
             images = {"cluster_ids": ids, "num_clusters": metadata.num_clusters}
         tables = make_feature_tables(config, dataset.items(), dataset.users(), counts, **images)
-        ranker = Ranker(config, tables.sizes, image_feature)
+        ranker = Ranker(config, tables.sizes, image_feature, **options)
         # Larger weights than the initial ones, so that every input moves the scores visibly.
         rng = np.random.default_rng(seed)
         for variable in ranker.trainable_variables:
@@ -191,6 +191,27 @@ def test_loss_is_the_mean_log_loss_of_present_candidates(ranker, page):
     losses = -np.where(clicked == 1, np.log(np.maximum(scores, 1e-12)), np.log1p(-scores))
     np.testing.assert_allclose(ranker.compute_loss(page), losses[present].mean(), rtol=1e-4)
     assert ranker.compute_loss({name: values[:0] for name, values in page.items()}) == 0
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.003])
+def test_predictions_are_those_for_pages_with_all_negatives(make, page, rate):
+    whole, sampled = make("none"), make("none", negative_rate=rate)
+    p, corrected, present = np.float64(ctr(whole, page)), ctr(sampled, page), page["item"].numpy() != -1
+    # Of 1 clicked and n unclicked candidates, sampling leaves 1 and n * rate.
+    np.testing.assert_allclose(corrected, rate * p / (rate * p + 1 - p), rtol=1e-4)
+    np.testing.assert_array_equal(corrected[~present], 0)
+    np.testing.assert_allclose(sampled.score(inputs_of(page)), corrected, rtol=1e-4)
+    for before, after, kept in zip(p, corrected, present, strict=True):
+        np.testing.assert_array_equal(np.argsort(before[kept]), np.argsort(after[kept]))
+    np.testing.assert_array_equal(sampled.compute_loss(page), whole.compute_loss(page))
+    for ours, theirs in zip(gradients_of(sampled, page)[1], gradients_of(whole, page)[1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_rate_must_leave_something(make):
+    for rate in (0.0, 1.5):
+        with pytest.raises(ValueError, match="`negative_rate` must be above 0"):
+            make("none", negative_rate=rate)
 
 
 def two_replicas():

@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from models.metrics.auc import auc, page_auc
@@ -30,12 +30,14 @@ def scored_pages(draw):
     return rng.integers(0, levels, n) / levels, rng.random(n) < draw(st.sampled_from([0.1, 0.5])), rng.integers(0, 6, n)
 
 
+@settings(deadline=None)
 @given(scored_pages())
 def test_auc_counts_pairs(case):
     scores, clicked, _ = case
     np.testing.assert_allclose(auc(scores, clicked), auc_by_pairs(scores, clicked), rtol=1e-12)
 
 
+@settings(deadline=None)
 @given(scored_pages())
 def test_page_auc_counts_pairs_page_by_page(case):
     mean, pages, of_one_class = pages_by_pairs(*case)
@@ -44,6 +46,7 @@ def test_page_auc_counts_pairs_page_by_page(case):
     assert (result.pages, result.pages_of_one_class) == (pages, of_one_class)
 
 
+@settings(deadline=None)
 @given(scored_pages())
 def test_increasing_transforms_change_nothing(case):
     scores, clicked, page = case
@@ -52,6 +55,7 @@ def test_increasing_transforms_change_nothing(case):
     assert page_auc(transformed, clicked, page) == pytest.approx(page_auc(scores, clicked, page), nan_ok=True)
 
 
+@settings(deadline=None)
 @given(scored_pages())
 def test_a_constant_per_page_changes_no_page_auc(case):
     scores, clicked, page = case
@@ -60,6 +64,7 @@ def test_a_constant_per_page_changes_no_page_auc(case):
     assert page_auc(shifted, clicked, page) == pytest.approx(page_auc(scores, clicked, page), nan_ok=True)
 
 
+@settings(deadline=None)
 @given(scored_pages(), st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(case, random):
     order = list(range(len(case[0])))
@@ -68,6 +73,7 @@ def test_order_of_rows_does_not_matter(case, random):
     assert page_auc(*shuffled) == pytest.approx(page_auc(*case), nan_ok=True)
 
 
+@settings(deadline=None)
 @given(scored_pages())
 def test_one_page_is_the_auc(case):
     scores, clicked, _ = case
@@ -99,6 +105,15 @@ def test_log_loss():
     assert log_loss(p, clicked) == pytest.approx(-(np.log(0.9) + np.log(0.8) + np.log(0.4)) / 3, rel=1e-12)
     assert log_loss(np.array([0.0]), np.array([True])) < 20  # certain and wrong: bad, not infinite
     assert np.isnan(log_loss(np.zeros(0), np.zeros(0, bool)))
+
+
+def test_log_loss_of_what_sampling_left_is_that_of_all():
+    clicked = np.arange(12) < 4
+    p = np.where(clicked, 0.7, 0.2)
+    left = np.arange(12) < 6  # a quarter of the unclicked
+    assert log_loss(p[left], clicked[left], 0.25) == pytest.approx(log_loss(p, clicked), rel=1e-12)
+    assert log_loss(p[left], clicked[left]) != pytest.approx(log_loss(p, clicked), rel=1e-2)
+    assert np.isnan(log_loss(np.array([0.3]), np.array([True]), 0.0))
 
 
 def test_errors():

@@ -153,6 +153,10 @@ def test_what_cannot_work_is_refused_before_work_and_leaves_nothing(tiny, tmp_pa
     shutil.copytree(tiny.embeddings, other)
     edit(other / "metadata.json", lambda m: m.update(item_ids_sha256="0"))
     refused("--embeddings: made for the items of another dataset", "--image-feature", "vector", embeddings=other)
+    shutil.rmtree(other)
+    shutil.copytree(tiny.clusters, other)
+    edit(other / "metadata.json", lambda m: m["embeddings"].update(pictures_sha256="0"))
+    refused("--clusters: made from other pictures than those of", clusters=other)
 
     overlapping = tmp_path / "overlapping"
     shutil.copytree(tiny.clusters, overlapping)
@@ -172,3 +176,49 @@ def test_an_overlap_can_be_allowed(tiny, tmp_path):
     edit(overlapping / "metadata.json", lambda m: m["embeddings"]["encoder"].update(window=window))
     train(tiny._replace(clusters=overlapping), tmp_path / "run", "--set", "epochs=1", "--allow-window-overlap")
     assert (tmp_path / "run" / "metadata.json").is_file()
+
+
+@pytest.fixture(scope="module", params=[1.0, 0.25])
+def sampled(request, tmp_path_factory):
+    """The same pages with all of the unclicked candidates and with a quarter of them, and what learned on them."""
+    root = tmp_path_factory.mktemp("sampled")
+    tiny = write_tiny_dataset(root, items=60, pages=800, train_negatives=request.param)
+    options = {"epochs": 1, "batch_size": 4, "learning_rate": 0.002}
+    options |= {"ranker.lengths.click": 0, "ranker.lengths.pay": 0}
+    overrides = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
+    train(tiny, root / "run", "--image-feature", "none", *overrides)
+    return tiny, root / "run", request.param
+
+
+def test_predictions_are_calibrated_whatever_share_of_negatives_was_kept(sampled):
+    tiny, run, rate = sampled
+    ranker = load_ranker(run)
+    assert read_metadata(RankerMetadata, run, "--model", "models.train_ctr").negative_rate == rate
+    pages = list(page_batches(Dataset(tiny.data), "test", ranker.config.lengths, batch_size=64))
+    scores = score_pages(ranker, pages)
+    true = scores.clicked.mean()
+    assert 0.1 < true < 0.4
+    assert scores.ctr.mean() == pytest.approx(true, abs=0.06)
+    uncorrected = np.concatenate([tf.sigmoid(ranker.logits(page)).numpy()[page["item"] != -1] for page in pages])
+    if rate == 1:
+        np.testing.assert_allclose(uncorrected, scores.ctr, rtol=1e-3)
+    else:
+        assert uncorrected.mean() > true + 0.2
+
+
+def test_validation_loss_stands_for_all_candidates(sampled):
+    tiny, run, rate = sampled
+    validation = read_metadata(RankerMetadata, run, "--model", "models.train_ctr").validation
+    dataset, ranker = Dataset(tiny.data), load_ranker(run)
+    timestamps = np.sort(page_timestamps(dataset, "train"))
+    late = timestamps[len(timestamps) - round(len(timestamps) * 0.1)]
+    window = Window(first=int(late), last=int(timestamps[-1]))
+    pages = page_batches(dataset, "train", ranker.config.lengths, batch_size=64, window=window)
+    assert validation["log_loss"] == pytest.approx(measure(score_pages(ranker, pages), rate)["log_loss"], rel=1e-4)
+
+
+def test_clicked_candidates_alone_teach_nothing(tmp_path):
+    tiny = write_tiny_dataset(tmp_path, items=60, pages=60, train_negatives=0.0)
+    with pytest.raises(CommandError, match=r"--data: .* clicked candidates only; build it with --train-negatives"):
+        train(tiny, tmp_path / "run", "--image-feature", "none")
+    assert not (tmp_path / "run").exists()

@@ -33,10 +33,14 @@ def write_tiny_dataset(
     pages: int = 240,
     candidates: int = 6,
     styles: int = 6,
+    train_negatives: float = 1.0,
     seed: int = 0,
 ) -> TinyDataset:
-    """Users like two styles each, which only pictures show; the last fifth of the items appears in `test/` only."""
-    rng = np.random.default_rng(seed)
+    """Users like two styles each, which only pictures show; the last fifth of the items appears in `test/` only.
+
+    Train pages keep the share `train_negatives` of their unclicked candidates, the rest is the same whatever it is.
+    """
+    rng, sampling = np.random.default_rng(seed), np.random.default_rng(seed)
     style = rng.integers(0, styles, items)
     taste = np.stack([rng.choice(styles, 2, replace=False) for _ in range(users)])
     clicks: list[list[tuple[int, int]]] = [[] for _ in range(users)]
@@ -57,6 +61,13 @@ def write_tiny_dataset(
             history = clicks[user][::-1]
             rows = np.array([i for i, _ in history], np.int64)
             times = np.array([t for _, t in history], np.int64)
+            clicks[user] += [(int(i), start) for i in shown[clicked == 1]]
+            position = np.arange(size)
+            if name == "train":
+                position = position[(clicked == 1) | (sampling.random(size) < train_negatives)]
+                shown, clicked, size = shown[position], clicked[position], len(position)
+            if not size:
+                continue
             records.append(
                 encode_page(
                     {
@@ -65,7 +76,7 @@ def write_tiny_dataset(
                         "timestamp": np.array([start]),
                         "query": [b"dress" if n % 2 else b""],
                         "item": shown,
-                        "position": np.arange(size),
+                        "position": position,
                         "clicked": clicked,
                         "converted": clicked * 0,
                         "dwell": np.zeros(size, np.float32),
@@ -79,7 +90,6 @@ def write_tiny_dataset(
                     }
                 )
             )
-            clicks[user] += [(int(i), start) for i in shown[clicked == 1]]
             positives += int(clicked.sum())
         halves = records[::2], records[1::2]
         shards = []
@@ -91,11 +101,11 @@ def write_tiny_dataset(
             shards.append(File.of(data, path, len(half)))
         window = Window(first=first + 1, last=start)
         described[name] = Split(
-            pages=count,
+            pages=len(records),
             impressions=0,
             clicks=positives,
             window=window,
-            negative_rate=1.0,
+            negative_rate=train_negatives if name == "train" else 1.0,
             history_lengths={},
             shards=shards,
         )
@@ -155,6 +165,7 @@ def write_tiny_dataset(
         dim=8,
         embeddings_sha256=file_sha256(embeddings / "embeddings.npy"),
         item_ids_sha256=tables["items"].ids_sha256,
+        pictures_sha256="",
         encoder=EncoderMetadata(
             method="courier",
             image_size=(8, 8),
