@@ -42,14 +42,17 @@ SCRATCH = "scratch"
 PRETRAINING = "pretraining"
 ITEMS_PER_STATISTICS_PART = 1 << 16
 _CHUNK_ROWS = 1 << 19
+_TOGETHER = 2
+"""Buckets that a worker builds side by side: while one holds the interpreter's lock, the other sorts or writes."""
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4")
 _PAGE_OWNERS = pa.schema([("page_id", pa.string()), ("user_id", pa.int64())])
 
 
 class Stored(NamedTuple):
-    """Rows in a scratch file: one of its record batches."""
+    """Rows of a bucket in a scratch file: one of its record batches."""
 
     table: str
+    bucket: int
     file: str
     batch: int
 
@@ -145,10 +148,10 @@ class PartitionRows(beam.DoFn):
                     continue
                 bucket = _bucket_of_user(chunk["user_id"].to_numpy(), self._plan.buckets)
                 for number, batch in _grouped(chunk, bucket):
-                    yield number, rows.store(batch)
+                    yield number // _TOGETHER, rows.store(number, batch)
                 if part.table == "impressions":
                     for number, batch in self._page_owners(chunk):
-                        yield TaggedOutput(OWNERS, (number, owners.store(batch)))
+                        yield TaggedOutput(OWNERS, (number, owners.store(number, batch)))
 
     @contextlib.contextmanager
     def _scratch_file(self, table: str, schema: pa.Schema) -> Iterator["_ScratchFile"]:
@@ -216,10 +219,10 @@ class _ScratchFile:
         self._writer = writer
         self._batches = 0
 
-    def store(self, batch: pa.RecordBatch) -> Stored:
+    def store(self, bucket: int, batch: pa.RecordBatch) -> Stored:
         self._writer.write_batch(batch)
         self._batches += 1
-        return Stored(self._table, self._name, self._batches - 1)
+        return Stored(self._table, bucket, self._name, self._batches - 1)
 
 
 @beam.typehints.with_input_types(tuple[int, Iterable[Stored]])
@@ -237,10 +240,18 @@ class FindSharedPages(beam.DoFn):
         yield from owners.filter(pc.greater(owners["user_id_count_distinct"], 1))["page_id"].to_pylist()
 
 
+class Prepared(NamedTuple):
+    """What came of a bucket: its number, the parts and files of its counts, and rejected rows by table."""
+
+    bucket: int
+    counts: list[tuple[int, str]]
+    rejected: dict[str, list[str]]
+
+
 @beam.typehints.with_input_types(tuple[int, Iterable[Stored]], list[str])
-@beam.typehints.with_output_types(int)
+@beam.typehints.with_output_types(list[int])
 class PreparePages(beam.DoFn):
-    """Builds the pages of a bucket, all but their statistics; counts what the statistics of all buckets need."""
+    """Builds the pages of some buckets, all but their statistics; counts what the statistics of all buckets need."""
 
     def __init__(self, plan: PagePlan) -> None:
         self._plan = plan
@@ -252,26 +263,39 @@ class PreparePages(beam.DoFn):
 
     def process(
         self, element: tuple[int, Iterable[Stored]], shared_pages: list[str]
-    ) -> Iterator[int | Counts | Rejected]:
-        """Prepares one bucket."""
-        number, stored = element
+    ) -> Iterator[list[int] | Counts | Rejected]:
+        """Prepares the buckets of one element."""
+        by_bucket: dict[int, list[Stored]] = {}
+        for rows in element[1]:
+            by_bucket.setdefault(rows.bucket, []).append(rows)
+        shared = sorted(shared_pages)
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            prepared = list(pool.map(lambda found: self._prepare(*found, shared), sorted(by_bucket.items())))
+        for bucket in prepared:
+            for counts in bucket.counts:
+                yield TaggedOutput(COUNTS, counts)
+            for rejected in bucket.rejected.items():
+                yield TaggedOutput(REJECTED, rejected)
+        yield [bucket.bucket for bucket in prepared]
+
+    def _prepare(self, number: int, stored: list[Stored], shared_pages: list[str]) -> Prepared:
         by_table: dict[str, list[Stored]] = {"impressions": [], "events": []}
         for rows in stored:
             by_table[rows.table].append(rows)
         tables = {name: self._plan.load(self._plan.schema(name), found) for name, found in by_table.items()}
-        bucket = build_bucket(**tables, rules=self._plan.rules, **self._items, shared_pages=sorted(shared_pages))
+        bucket = build_bucket(**tables, rules=self._plan.rules, **self._items, shared_pages=shared_pages)
         with whole_file(self._plan.prepared(number)) as path, open(path, "wb") as file:
             pickle.dump(bucket, file, protocol=pickle.HIGHEST_PROTOCOL)
+        counted = []
         for part, counts in enumerate(bucket.counts.split(self._statistics_parts())):
             path = self._plan.directory / SCRATCH / f"counts-{part:05d}-of-bucket-{number:05d}"
             with whole_file(path) as temporary:
                 counts.save(temporary)
-            yield TaggedOutput(COUNTS, (part, path.name))
-        if bucket.rejected:
-            by_name = itertools.groupby(sorted(bucket.rejected), key=lambda row: row.table)
-            for table, rejected in by_name:
-                yield TaggedOutput(REJECTED, (table, [row.to_json() for row in rejected]))
-        yield number
+            counted.append((part, path.name))
+        rejected: dict[str, list[str]] = {}
+        for row in bucket.rejected:
+            rejected.setdefault(row.table, []).append(row.to_json())
+        return Prepared(number, counted, rejected)
 
     def _statistics_parts(self) -> int:
         return -(-len(self._items["item_ids"]) // ITEMS_PER_STATISTICS_PART)
@@ -298,9 +322,9 @@ class SumStatistics(beam.DoFn):
         yield path.name
 
 
-@beam.typehints.with_input_types(int, list[str])
+@beam.typehints.with_input_types(list[int], list[str])
 class WritePages(beam.DoFn):
-    """Adds statistics to the pages of a bucket and writes a shard per split, and one of the pre-training view."""
+    """Adds statistics to the pages of some buckets and writes a shard per split, and one of the pre-training view."""
 
     def __init__(self, plan: PagePlan) -> None:
         self._plan = plan
@@ -310,27 +334,29 @@ class WritePages(beam.DoFn):
         self._user_ids = self._plan.ids("user")
         self._statistics: ItemStatistics | None = None
 
-    def process(self, number: int, statistics: list[str]) -> None:
-        """Writes the shards of one bucket and what is in them."""
-        plan = self._plan
+    def process(self, buckets: list[int], statistics: list[str]) -> None:
+        """Writes the shards of some buckets and what is in them."""
         if self._statistics is None:
-            scratch = plan.directory / SCRATCH
+            scratch = self._plan.directory / SCRATCH
             self._statistics = ItemStatistics([StatisticsPart.load(scratch / name) for name in sorted(statistics)])
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            list(pool.map(self._write_bucket, buckets))
+
+    def _write_bucket(self, number: int) -> None:
+        plan = self._plan
         with open(plan.prepared(number), "rb") as file:
             bucket: Bucket = pickle.load(file)
         bucket = bucket.with_statistics(self._statistics)
         view = bucket.pretraining_view(plan.pretraining, plan.rules.reach("click"), plan.eligible, self._user_ids)
         if plan.pretraining.kind == "causal":
             view = view.with_statistics(self._statistics)
-        number_of = f"{number:05d}-of-{plan.buckets:05d}.tfrecord"
-        kind = plan.pretraining.kind
-        shards = {name: (bucket, bucket.pages_of(split), f"pages/{name}-") for split, name in enumerate(SPLITS)}
-        shards[PRETRAINING] = (view, view.pages_of(0), f"{PRETRAINING}/{kind}-")
-        shards = {name: shard for name, shard in shards.items() if len(shard[1])}
-        _ = bucket.payloads  # before threads ask for it at once
-        with ThreadPoolExecutor(2) as pool:  # most of the work is done outside the interpreter's lock
-            written = pool.map(lambda shard: self._write(*shard[:2], shard[2] + number_of), shards.values())
-            shards = dict(zip(shards, written, strict=True))
+        shards = {}
+        for split, name in enumerate(SPLITS):
+            if len(pages := bucket.pages_of(split)):
+                shards[name] = self._write(bucket, pages, f"pages/{name}-{number:05d}-of-{plan.buckets:05d}.tfrecord")
+        if len(view.page_id):
+            path = f"{PRETRAINING}/{plan.pretraining.kind}-{number:05d}-of-{plan.buckets:05d}.tfrecord"
+            shards[PRETRAINING] = self._write(view, view.pages_of(0), path)
         result = {"shards": shards, "counters": {**bucket.counters, **view.counters}}
         _write_result(plan.directory, f"pages-{number:05d}.json", result)
 

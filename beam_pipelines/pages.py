@@ -158,10 +158,10 @@ class Bucket:
         """Serializes pages, in order, some at a time."""
         for first in range(0, len(pages), _ENCODED_TOGETHER):
             block = pages[first : first + _ENCODED_TOGETHER]
-            yield encode_packed_pages([payloads(block) for payloads in self.payloads])
+            yield encode_packed_pages([payloads(block) for payloads in self._payloads])
 
     @functools.cached_property
-    def payloads(self) -> list[Callable[[np.ndarray], pa.BinaryArray]]:
+    def _payloads(self) -> list[Callable[[np.ndarray], pa.BinaryArray]]:
         """For each feature what finds its payloads on some pages.
 
         Every list on a page is a slice of a column, so columns are packed once and pages put together from slices.
