@@ -40,9 +40,9 @@ def imports_of(package):
     [
         ("beam_pipelines", r"(tensorflow|keras|scann|models|export)\b"),
         ("models", r"export\b"),
-        # Upwards, only the page schema, the manifest and the conventions of commands are shared.
-        ("models", r"beam_pipelines\b(?!\.(records|manifest|command)$)"),
-        ("export", r"beam_pipelines\b(?!\.(records|manifest|command)$)"),
+        # Upwards, only the page schema and its reader, the manifest and the conventions of commands are shared.
+        ("models", r"beam_pipelines\b(?!\.(records|page_reader|manifest|command)$)"),
+        ("export", r"beam_pipelines\b(?!\.(records|page_reader|manifest|command)$)"),
         ("models", r"tf_keras\b|tensorflow\.keras\b"),
     ],
 )

@@ -181,8 +181,9 @@ def test_real_rows_and_posters_all_arrive(real):
     assert {name: (split.pages, split.impressions, split.clicks) for name, split in manifest.splits.items()} == {
         "pretrain": (2242, 37_502, 18_750),
         "train": (1582, 21_298, 9968),
-        "test": (688, 21_316, 10_175),
+        "test": (688, 21_297, 10_164),
     }
+    assert counters["pages.candidates_cut"] == 80_116 - 37_502 - 21_298 - 21_297 == 19  # one evening of 1019 ratings
     assert (manifest.images.items_with_image, manifest.images.missing) == (2516, {"no image named": 9724 - 2516})
     assert manifest.notice == movielens.NOTICE
 
