@@ -29,12 +29,11 @@ from beam_pipelines.inspect_html import (
     position_chart,
     render,
 )
-from beam_pipelines.manifest import SPLITS, Manifest, Split
+from beam_pipelines.manifest import PRETRAINING, SPLITS, Manifest, Split
 from beam_pipelines.page_reader import decode_page, packed_page, read_records
 from beam_pipelines.page_statistics import PageStatistics
 from beam_pipelines.records import HISTORIES
 
-PRETRAINING = "pretraining"
 DEFAULT_DATASET = Path("artifacts/dataset")
 HISTORY_STEPS = 12
 _BLOCK = 1024  # pages counted at once

@@ -12,6 +12,8 @@ from beam_pipelines.records import FEATURES, SCHEMA_HASH
 MANIFEST_NAME = "manifest.json"
 FORMAT = "page-dataset/1"
 SPLITS = ("pretrain", "train", "test")
+PRETRAINING = "pretraining"
+"""Names the pre-training view wherever the name of a split is expected."""
 
 
 class _Strict(pydantic.BaseModel):

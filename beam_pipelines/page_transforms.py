@@ -30,7 +30,7 @@ from apache_beam.pvalue import AsList, TaggedOutput
 from beam_pipelines.command import CommandError, whole_file
 from beam_pipelines.item_statistics import DailyCounts, ItemStatistics, StatisticsPart
 from beam_pipelines.logs import FilePart, Table, TimestampUnit, parts, read
-from beam_pipelines.manifest import SPLITS
+from beam_pipelines.manifest import PRETRAINING, SPLITS
 from beam_pipelines.page_rules import PageRules, PretrainingRules
 from beam_pipelines.pages import Bucket, build_bucket
 from beam_pipelines.rows import normalise
@@ -39,7 +39,6 @@ from beam_pipelines.tfrecord import write_records
 REJECTED, OWNERS, COUNTS = "rejected", "owners", "counts"
 RESULTS = "results"
 SCRATCH = "scratch"
-PRETRAINING = "pretraining"
 ITEMS_PER_STATISTICS_PART = 1 << 16
 _CHUNK_ROWS = 1 << 19
 _TOGETHER = 2

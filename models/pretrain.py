@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.command import ArgumentParser, CommandError, run_command, whole_directory
-from beam_pipelines.manifest import file_sha256
+from beam_pipelines.manifest import PRETRAINING, file_sha256
 from models.artifacts import EncoderMetadata
 from models.config import load_config
 from models.data.augmentation import flip_crop
-from models.data.dataset import PRETRAINING, Dataset
+from models.data.dataset import Dataset
 from models.data.images import PictureStore
 from models.data.pretraining_pages import PretrainingPages
 from models.pretraining.config import PretrainConfig

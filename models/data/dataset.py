@@ -8,11 +8,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import MANIFEST_NAME, File, Images, Manifest, PretrainingView, Split
+from beam_pipelines.manifest import MANIFEST_NAME, PRETRAINING, File, Images, Manifest, PretrainingView, Split
 from beam_pipelines.page_reader import read_records
-
-PRETRAINING = "pretraining"
-"""Names the pre-training view wherever the name of a split is expected."""
 
 
 class Dataset:

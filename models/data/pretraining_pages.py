@@ -7,8 +7,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Window
-from models.data.dataset import PRETRAINING, Dataset
+from beam_pipelines.manifest import PRETRAINING, Window
+from models.data.dataset import Dataset
 from models.data.pages import PADDING, PageLengths, page_batches
 
 _PARSED_TOGETHER = 512  # pages; parsing and trimming are vectorised over them

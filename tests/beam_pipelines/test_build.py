@@ -209,7 +209,7 @@ def test_bytes_do_not_depend_on_the_order_or_files_or_workers(dataset, logs, log
     assert files_of(tmp_path / "threads") == files_of(dataset)
 
     impressions, events = (random.Random(1).sample(rows, len(rows)) for rows in log_rows)
-    shuffled = write_logs(tmp_path / "shuffled", impressions, events, folder_of=3)
+    shuffled = write_logs(tmp_path / "shuffled", impressions, events, folder_of=7)
     build.main(["--logs", str(shuffled), *SPLIT, "--output", str(tmp_path / "other")])
     content, other = files_of(dataset), files_of(tmp_path / "other")
     content.pop("manifest.json")
