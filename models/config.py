@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import pydantic
 import yaml
+from pydantic.fields import FieldInfo
 
 from beam_pipelines.command import CommandError
 
@@ -78,12 +79,30 @@ def _json(values: dict) -> str:
 
 
 def _explain(kind: type[Config], error: dict) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    keys, section, choices = [], kind, {}
+    for part in error["loc"]:
+        if part in choices:  # not a key: pydantic says which member of the union it tried
+            section, choices = choices[part], {}
+            continue
+        keys.append(str(part))
+        field = getattr(section, "model_fields", {}).get(part)
+        if field is not None:
+            section, choices = field.annotation, _choices(field)
+    key = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        section: type = kind
-        for part in error["loc"][:-1]:
-            field = getattr(section, "model_fields", {}).get(part)
-            section = field.annotation if field else section
         return f"unknown key {key} (known: {', '.join(getattr(section, 'model_fields', {}))})"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        name = error["ctx"]["discriminator"].strip("'")
+        received = error["ctx"].get("tag", "nothing")
+        return f"{key}.{name}: must be one of {', '.join(choices)}. Received: {received}"
+    if error["type"] == "value_error":  # of a validator of ours, which names its keys
+        return ": ".join(filter(None, [key, str(error["ctx"]["error"])]))
     received = "" if error["type"] == "missing" else f". Received: {error['input']!r}"
     return f"{key}: {error['msg']}{received}"
+
+
+def _choices(field: FieldInfo) -> dict[str, type[Config]]:
+    """The sections that may stand at a field whose discriminator says which one does."""
+    if not field.discriminator:
+        return {}
+    return {member.model_fields[field.discriminator].default: member for member in get_args(field.annotation)}

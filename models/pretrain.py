@@ -1,9 +1,11 @@
 """Pre-trains an image encoder on pages: `python -m models.pretrain`."""
 
+import contextlib
 import json
-import sys
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,13 +19,23 @@ from models.data.augmentation import flip_crop
 from models.data.dataset import Dataset
 from models.data.images import PictureStore
 from models.data.pretraining_pages import PretrainingPages
+from models.pretraining.collapse import CollapseWarning
 from models.pretraining.config import PretrainConfig
-from models.pretraining.courier import Courier
+from models.pretraining.courier_config import build_courier
+from models.pretraining.learning_figures import write_learning_figures
+from models.pretraining.progress import Progress
+from models.pretraining.tensorboard import TensorBoardCurves
 from models.pretraining.validation import SimilarityValidation, Throughput
-from models.training.replicas import mirrored_strategy
-from models.vision.encoder import SwinEncoder
+from models.training.checkpoints import Checkpoints
+from models.training.optimizer import build_optimizer
+from models.training.replicas import ends_with_other_workers, is_chief, training_strategy, workers
+from models.training.resumable_fit import resumable_fit
+from models.vision.config import build_encoder, load_pretrained
+from models.vision.encoder import ImageEncoder
 
 ENCODER_FILE = "encoder.keras"
+LOGS = "logs"
+_MAY_CHANGE = {"cache_megabytes", "checkpoint_minutes"}  # keys that make no difference to what is learnt
 _VALIDATION_CLICKS = 50
 _VALIDATION_PAGES = 2000
 
@@ -41,19 +53,25 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument(
         "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
     )
+    parser.add_argument(
+        "--restart", action="store_true", help="throw away the checkpoints of an interrupted run instead of going on"
+    )
     parser.add_overwrite()
     args = parser.parse_args(argv)
 
     config = load_config(PretrainConfig, args.config, args.overrides)
     dataset = Dataset(args.data, args.max_bad_shards)
+    strategy = training_strategy()
     store = PictureStore(dataset, config.image_size)
-    strategy = mirrored_strategy()
     if config.batch_size % strategy.num_replicas_in_sync:
         raise CommandError(
             f"batch_size: must be a multiple of the {strategy.num_replicas_in_sync} devices. "
             f"Received: {config.batch_size}"
         )
-    with whole_directory(args.output, overwrite=args.overwrite, inputs=[args.data]) as output:
+    chief = is_chief(strategy)
+    # Of several workers, one writes.
+    whole = whole_directory(args.output, overwrite=args.overwrite, inputs=[args.data])
+    with ends_with_other_workers(strategy), whole if chief else contextlib.nullcontext() as output:
         if dataset.manifest.notice:
             print(f"notice: {dataset.manifest.notice}", flush=True)
         keras.utils.set_random_seed(config.seed)
@@ -80,7 +98,26 @@ def main(argv: Sequence[str] | None = None) -> str:
                 f"validation_share: keeps {pages.validation} of {pages.counts['usable']} pages for validation; raise "
                 f"it, or 0 for none. Received: {config.validation_share}"
             )
-        encoder, history = _train(config, pages, store, strategy)
+        checkpoints = Checkpoints(
+            args.output.with_name(f"{args.output.name}.checkpoints"),
+            {
+                **_flat(config.model_dump(mode="json", exclude=_MAY_CHANGE)),
+                "method": args.method,
+                "dataset": dataset.manifest.digest(),
+                "damaged shards": dataset.bad_shards,
+            },
+            writes=chief,
+            restart=args.restart,
+        )
+        # Curves can be watched while the run directory does not exist yet; they move into it at the end.
+        logs = args.output.with_name(f"{args.output.name}.logs")
+        if chief and args.restart:
+            shutil.rmtree(logs, ignore_errors=True)
+        with checkpoints:
+            encoder, history = _train(config, pages, store, strategy, checkpoints, logs, output)
+        if not chief:
+            return f"did its part of the training; the chief of the {workers(strategy)} workers writes {args.output}"
+        shutil.move(logs, output / LOGS)
         encoder.save(output / ENCODER_FILE)
         (output / "config.yaml").write_text(config.to_yaml())
         (output / "history.json").write_text(json.dumps(history, indent=2) + "\n")
@@ -93,12 +130,21 @@ def main(argv: Sequence[str] | None = None) -> str:
             window=pages.window,
             notice=dataset.manifest.notice,
         ).write(output)
+    checkpoints.remove()
     best = ""
     if "val_similarity_gauc" in history:
         epoch = int(np.argmax(history["val_similarity_gauc"]))
         best = f", epoch {epoch + 1} with similarity GAUC {history['val_similarity_gauc'][epoch]:.4f} on later pages"
     left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
     return f"wrote a {args.method} encoder to {args.output} ({pages.training} pages{left_out}{best})"
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration with keys as `--set` takes them."""
+    flat = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _left_out(dataset: Dataset) -> str:
@@ -111,35 +157,61 @@ def _left_out(dataset: Dataset) -> str:
 
 
 def _train(
-    config: PretrainConfig, pages: PretrainingPages, store: PictureStore, strategy: tf.distribute.Strategy
-) -> tuple[SwinEncoder, dict[str, list[float]]]:
-    """Returns the trained encoder in float32, and what `fit` recorded per epoch."""
+    config: PretrainConfig,
+    pages: PretrainingPages,
+    store: PictureStore,
+    strategy: tf.distribute.Strategy,
+    checkpoints: Checkpoints,
+    logs: Path,
+    output: Path | None,
+) -> tuple[ImageEncoder, dict[str, list[float]]]:
+    """Trains, and writes figures into `output`, if this process is the one that writes.
+
+    Returns:
+        The trained encoder in float32, and the logs of the epochs.
+    """
     read = store.read
     if store.pictures * np.prod(config.image_size) * 3 <= config.cache_megabytes * 2**20:
         decoded = tf.constant(store.read_all())
         read = lambda numbers: tf.gather(decoded, numbers)  # noqa: E731
     steps = pages.training // config.batch_size
-    policy = "mixed_float16" if config.mixed_precision else "float32"
     with strategy.scope():
-        encoder = SwinEncoder(**config.encoder.model_dump(), dtype=policy)
-        courier = Courier(encoder, config.temperature, config.scores, dtype=policy)
+        encoder = build_encoder(config.encoder, dtype=config.precision)
+        loaded = load_pretrained(encoder, config.encoder)
+        if loaded is not None:
+            print(
+                f"starts from {config.encoder.weights}: {loaded.variables} variables by {loaded.publisher}'s names",
+                flush=True,
+            )
+        courier = build_courier(config.courier, encoder, dtype=config.precision)
         # jit would compile anew for every number of distinct pictures.
-        courier.compile(keras.optimizers.Adam(_learning_rate(config, steps)), jit_compile=False)
+        courier.compile(build_optimizer(config.optimizer, steps * config.epochs), jit_compile=False)
 
-    def distributed(batches: tf.data.Dataset) -> tf.distribute.DistributedDataset:
-        # Batches are made per device: their number of pictures differs, so that no batch could be split.
-        return strategy.distribute_datasets_from_function(lambda _: batches)
-
-    replicas = strategy.num_replicas_in_sync
     augment = flip_crop(config.seed) if config.augmentation == "flip_crop" else None
-    training = pages.training_batches(read, batch_size=config.batch_size // replicas, seed=config.seed, augment=augment)
+
+    def training(first_step: int) -> tf.distribute.DistributedDataset:
+        return strategy.distribute_datasets_from_function(
+            lambda context: pages.training_batches(
+                read,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                augment=augment,
+                first_step=first_step,
+                context=context,
+            )
+        )
+
     callbacks: list[keras.callbacks.Callback] = [Throughput()]
     validation: dict = {}
     if pages.validation:
-        batch_size = min(config.batch_size, pages.validation) // replicas
+        replicas = strategy.num_replicas_in_sync
+        batch_size = min(config.batch_size, pages.validation // replicas * replicas)
         validation = {
-            "validation_data": distributed(pages.validation_batches(read, batch_size=batch_size)),
-            "validation_steps": pages.validation // (batch_size * replicas),
+            "monitor": "val_similarity_gauc",
+            "validation_data": strategy.distribute_datasets_from_function(
+                lambda context: pages.validation_batches(read, batch_size=batch_size, context=context)
+            ),
+            "validation_steps": pages.validation // batch_size,
         }
         later = pages.validation_pages(clicks=_VALIDATION_CLICKS, limit=_VALIDATION_PAGES)
         similarity = SimilarityValidation(later, read, config.image_size)
@@ -154,32 +226,25 @@ def _train(
             f"similarity GAUC before training: {untrained.gauc_page_mean:.4f} on {untrained.pages} later pages",
             flush=True,
         )
-        keep_best = keras.callbacks.EarlyStopping(
-            monitor="val_similarity_gauc", mode="max", patience=config.epochs, restore_best_weights=True
-        )
-        callbacks += [similarity, keep_best]
-    history = courier.fit(
-        distributed(training),
-        epochs=config.epochs,
+        callbacks.append(similarity)
+    callbacks += [TensorBoardCurves(logs), CollapseWarning(), Progress()]
+    history = resumable_fit(
+        courier,
+        training,
+        checkpoints,
         steps_per_epoch=steps,
+        epochs=config.epochs,
+        checkpoint_minutes=config.checkpoint_minutes,
         callbacks=callbacks,
         shuffle=False,  # the batches are shuffled already
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=0,
         **validation,
-    ).history
-    trained = SwinEncoder(**config.encoder.model_dump())
-    trained.set_weights(encoder.get_weights())
-    return trained, {name: [float(value) for value in values] for name, values in history.items()}
-
-
-def _learning_rate(config: PretrainConfig, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    if config.schedule == "constant":
-        return config.learning_rate
-    total = steps * config.epochs
-    warmup = max(1, total // 10)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, total - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
     )
+    if output is not None and pages.validation:
+        write_learning_figures(output, logs, similarity, courier, pages.dataset, store.picture_of_item)
+    trained = build_encoder(config.encoder)
+    trained.set_weights(encoder.get_weights())
+    return trained, history
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from typing import Any
 
 from keras import ops
 
+from models.pretraining.cosine import cosine, unit
+
 _MASKED = -1e9
-_SMALLEST_NORM = 1e-12
 
 
 def column_contrast(
@@ -16,6 +17,7 @@ def column_contrast(
     negatives: Any,
     negatives_valid: Any,
     temperature: float,
+    same_item: Any = None,
 ) -> Any:
     """Sums, over positive columns, how badly a reconstruction picks its own embedding out of all rows.
 
@@ -33,22 +35,19 @@ def column_contrast(
         negatives: `(rows, dim)`, all embeddings of the batch, those of the columns included.
         negatives_valid: bool `(rows,)`.
         temperature: the paper's tau.
+        same_item: bool `(rows, columns)`, which rows show the item of a column, its own row included: all but its own
+            row leave its softmax. `None` leaves all rows in, as the paper does.
 
     Returns:
         float32 scalar, a sum. Divide by the number of positives for a mean.
 
     Reference: COURIER, equations 4-6.
     """
-    columns = _unit(reconstructions)
-    logits = ops.matmul(_unit(negatives), ops.transpose(columns)) / temperature  # rows, columns
+    logits = ops.matmul(unit(negatives), ops.transpose(unit(reconstructions))) / temperature  # rows, columns
     logits = ops.where(ops.cast(negatives_valid, "bool")[:, None], logits, _MASKED)
-    own = ops.sum(_unit(embeddings) * columns, axis=-1) / temperature
+    own = cosine(embeddings, reconstructions) / temperature
+    if same_item is not None:
+        # Where its own row is among all rows a column need not know: it leaves with the others and comes back apart.
+        logits = ops.concatenate([ops.where(ops.cast(same_item, "bool"), _MASKED, logits), own[None]], axis=0)
     losses = ops.logsumexp(logits, axis=0) - own
     return ops.sum(ops.where(ops.cast(positive, "bool"), losses, 0.0))
-
-
-def _unit(vectors: Any) -> Any:
-    """Scales rows to unit length in float32; zero rows stay zero, with a gradient of zero."""
-    vectors = ops.cast(vectors, "float32")
-    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    return vectors * ops.rsqrt(ops.maximum(squares, _SMALLEST_NORM**2))

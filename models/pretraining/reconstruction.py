@@ -38,13 +38,20 @@ class UserIntentionReconstruction(keras.layers.Layer):
 
     def call(self, candidates: Any, clicks: Any, click_valid: Any) -> Any:
         """See the class."""
+        return ops.matmul(self.attention_weights(candidates, clicks, click_valid), clicks)
+
+    def attention_weights(self, candidates: Any, clicks: Any, click_valid: Any) -> Any:
+        """How much of each click a reconstruction takes: float32 `(batch, candidates, clicks)`, rows add up to 1."""
+        return self._attend(candidates, clicks, click_valid)
+
+    def _attend(self, queries: Any, clicks: Any, click_valid: Any) -> Any:
+        queries, clicks = ops.cast(queries, "float32"), ops.cast(clicks, "float32")
         valid = ops.cast(click_valid, "float32")[:, None, :]
-        scores = ops.matmul(candidates, ops.swapaxes(clicks, 1, 2))
+        scores = ops.matmul(queries, ops.swapaxes(clicks, 1, 2))
         if self.scores == "scaled":
             scores = scores * clicks.shape[-1] ** -0.5
         # The second factor only matters where every click is masked and the softmax is uniform.
-        weights = ops.softmax(ops.where(valid > 0, scores, _MASKED), axis=-1) * valid
-        return ops.matmul(weights, clicks)
+        return ops.softmax(ops.where(valid > 0, scores, _MASKED), axis=-1) * valid
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

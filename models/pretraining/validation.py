@@ -1,6 +1,5 @@
-"""Measures the encoder after each epoch on pages it does not learn from."""
+"""Measures the encoder after each epoch on pages that it does not learn from."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,21 +9,28 @@ import tensorflow as tf
 
 from models.data.pages import PADDING
 from models.metrics.auc import PageAUC
+from models.metrics.effective_rank import effective_rank, mean_cosine
 from models.pretraining.similarity_gauc import similarity_gauc
+from models.pretraining.step_means import StepCallback
 from models.vision.encode import encode_function, encode_pictures
 
 _BATCH = 256  # pictures
 
 
 class SimilarityValidation(keras.callbacks.Callback):
-    """Adds `val_similarity_gauc` (see `similarity_gauc`) to an epoch's logs.
+    """Adds `val_similarity_gauc`, `val_effective_rank` and `val_mean_cosine` to an epoch's logs.
 
-    Put it before callbacks that monitor the value.
+    The first is `similarity_gauc` of the pages; the others tell whether the embeddings of their pictures collapse, see
+    `effective_rank`. Put it before callbacks that read the values.
 
     Args:
         pages: `candidate_picture`, `click_picture` and `clicked` of validation pages, by picture number.
         read: picture numbers `(n,)` to pictures uint8 `(n, height, width, 3)`.
         image_size: of the pictures.
+
+    Attributes:
+        pictures: int `(n,)`, the numbers of the distinct pictures of the pages.
+        pages: the pages with rows of `pictures` instead of picture numbers.
     """
 
     def __init__(
@@ -38,13 +44,13 @@ class SimilarityValidation(keras.callbacks.Callback):
         if numbers[0] == PADDING:
             numbers, rows = numbers[1:], rows - 1
         candidates = pages["clicked"].shape[1]
-        self._pages = {
+        self.pages = {
             "candidate_picture": rows[:, :candidates],
             "click_picture": rows[:, candidates:],
             "clicked": pages["clicked"],
         }
         self._batches = tf.data.Dataset.from_tensor_slices(numbers).batch(_BATCH).map(read)
-        self._pictures = len(numbers)
+        self.pictures = numbers
         self._image_size = image_size
 
     def set_model(self, model: keras.Model) -> None:
@@ -52,30 +58,39 @@ class SimilarityValidation(keras.callbacks.Callback):
         super().set_model(model)
         self._encode = encode_function(model.encoder, self._image_size)
 
+    def embed(self) -> np.ndarray:
+        """The embeddings of `pictures` now: float32 `(n, dim)`."""
+        return encode_pictures(self._encode, self._batches, len(self.pictures), progress=False)
+
     def measure(self) -> PageAUC:
-        """The measure now."""
-        embeddings = encode_pictures(self._encode, self._batches, self._pictures, progress=False)
-        return similarity_gauc(embeddings, self._pages)
+        """The similarity GAUC now."""
+        return similarity_gauc(self.embed(), self.pages)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keras' hook: completes the logs."""
-        logs["val_similarity_gauc"] = self.measure().gauc_page_mean
+        embeddings = self.embed()
+        logs["val_similarity_gauc"] = similarity_gauc(embeddings, self.pages).gauc_page_mean
+        logs["val_effective_rank"] = effective_rank(embeddings)
+        logs["val_mean_cosine"] = mean_cosine(embeddings)
 
 
-class Throughput(keras.callbacks.Callback):
-    """Adds `images_per_second` (distinct pictures encoded in training) to an epoch's logs."""
+class Throughput(StepCallback):
+    """Adds `images_per_second` (distinct pictures encoded in training) to an epoch's logs, in place of `pictures`.
+
+    It is 0 for an epoch that an earlier process has trained to its end, or but for one step.
+    """
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keras' hook: starts the clock."""
-        self._start = time.monotonic()
-        self._seconds = None
+        super().on_epoch_begin(epoch, logs)
+        self._images_per_second = 0.0
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Keras' hook: stops the clock, training is over when validation starts."""
-        self._seconds = time.monotonic() - self._start
+    def on_step(self, step: int, logs: dict[str, float]) -> None:
+        """Takes the time, for validation may follow."""
+        self._images_per_second = self.step_means.means(step, logs)["images_per_second"]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keras' hook: completes the logs."""
-        seconds = self._seconds or time.monotonic() - self._start
-        logs["images_per_second"] = logs.pop("pictures") / seconds
+        logs["images_per_second"] = self._images_per_second
+        logs.pop("pictures")
         logs.pop("val_pictures", None)

@@ -22,6 +22,7 @@ class SwinBlock(keras.layers.Layer):
         shift: shift of the windows.
         mlp_ratio: hidden units of the perceptron per channel.
         drop_path: probability that a picture skips a branch in training (stochastic depth).
+        checkpointing: keep only the branches' inputs in training and compute the rest again in the backward pass.
 
     Shapes:
         `(batch, height, width, channels)` to the same.
@@ -34,6 +35,7 @@ class SwinBlock(keras.layers.Layer):
         shift: int = 0,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
+        checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -42,6 +44,7 @@ class SwinBlock(keras.layers.Layer):
         self.shift = shift
         self.mlp_ratio = mlp_ratio
         self.drop_path = drop_path
+        self.checkpointing = checkpointing
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights."""
@@ -60,9 +63,18 @@ class SwinBlock(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False) -> Any:
         """See the class."""
-        x = x + self.skip(self.attention(self.norm1(x)), training=training)
-        hidden = ops.gelu(self.expand(self.norm2(x)), approximate=False)
-        return x + self.skip(self.reduce(hidden), training=training)
+        attend, transform = self._attend, self._transform
+        if self.checkpointing and training:
+            attend, transform = keras.remat(attend), keras.remat(transform)
+        # The draws stay outside of what is computed twice, so that both passes skip the same branches.
+        x = x + self.skip(attend(x), training=training)
+        return x + self.skip(transform(x), training=training)
+
+    def _attend(self, x: Any) -> Any:
+        return self.attention(self.norm1(x))
+
+    def _transform(self, x: Any) -> Any:
+        return self.reduce(ops.gelu(self.expand(self.norm2(x)), approximate=False))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -73,6 +85,7 @@ class SwinBlock(keras.layers.Layer):
             "shift": self.shift,
             "mlp_ratio": self.mlp_ratio,
             "drop_path": self.drop_path,
+            "checkpointing": self.checkpointing,
         }
 
 
@@ -94,11 +107,14 @@ class PatchMerging(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """See the class."""
-        height, width = x.shape[1:3]
-        x = ops.pad(x, [[0, 0], [0, height % 2], [0, width % 2], [0, 0]])
-        # The order in which published weights expect the four neighbours.
-        corners = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
-        return self.reduction(self.norm(ops.concatenate(corners, axis=-1)))
+        height, width, channels = x.shape[1:]
+        if height % 2 or width % 2:
+            x = ops.pad(x, [[0, 0], [0, height % 2], [0, width % 2], [0, 0]])
+        rows, columns = (height + 1) // 2, (width + 1) // 2
+        x = ops.reshape(x, (-1, rows, 2, columns, 2, channels))
+        # Published weights expect the four neighbours column by column.
+        x = ops.reshape(ops.transpose(x, (0, 1, 3, 4, 2, 5)), (-1, rows, columns, 4 * channels))
+        return self.reduction(self.norm(x))
 
 
 @keras.saving.register_keras_serializable(package="courier")
@@ -115,6 +131,8 @@ class Swin(keras.layers.Layer):
         window: side of the attention windows.
         mlp_ratio: hidden units of the perceptrons per channel.
         drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
+        checkpointing: save memory in training: the blocks keep only the inputs of their two branches and compute the
+            rest again in the backward pass.
 
     Shapes:
         `(batch, height, width, 3)`, normalised pictures, to `(batch, dim * 2 ** (stages - 1))`.
@@ -135,6 +153,7 @@ class Swin(keras.layers.Layer):
         window: int = 7,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.2,
+        checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -149,6 +168,7 @@ class Swin(keras.layers.Layer):
         self.window = window
         self.mlp_ratio = mlp_ratio
         self.drop_path = drop_path
+        self.checkpointing = checkpointing
         self.features = dim * 2 ** (len(depths) - 1)
 
         policy = self.dtype_policy
@@ -162,9 +182,8 @@ class Swin(keras.layers.Layer):
             for block in range(depth):
                 shift = window // 2 if block % 2 else 0
                 name = f"stage_{stage}_block_{block}"
-                self.stages.append(
-                    SwinBlock(heads, window, shift, mlp_ratio, next(drop_paths), dtype=policy, name=name)
-                )
+                arguments = (heads, window, shift, mlp_ratio, next(drop_paths), checkpointing)
+                self.stages.append(SwinBlock(*arguments, dtype=policy, name=name))
         self.norm = keras.layers.LayerNormalization(epsilon=EPSILON, dtype=policy, name="norm")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -180,11 +199,12 @@ class Swin(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False) -> Any:
         """See the class."""
-        # Pictures that the patches do not divide keep their right and bottom edge.
         height, width = x.shape[1:3]
         if height is None or width is None:
             raise ValueError(f"`x` must have a known height and width. Received shape: {tuple(x.shape)}")
-        x = ops.pad(x, [[0, 0], [0, -height % self.patch_size], [0, -width % self.patch_size], [0, 0]])
+        bottom, right = -height % self.patch_size, -width % self.patch_size
+        if bottom or right:  # pictures that the patches do not divide keep their right and bottom edge
+            x = ops.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
         x = self.patch_norm(self.patches(x))
         for layer in self.stages:
             x = layer(x, training=training) if isinstance(layer, SwinBlock) else layer(x)
@@ -201,4 +221,5 @@ class Swin(keras.layers.Layer):
             "window": self.window,
             "mlp_ratio": self.mlp_ratio,
             "drop_path": self.drop_path,
+            "checkpointing": self.checkpointing,
         }

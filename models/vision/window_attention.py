@@ -62,7 +62,9 @@ class WindowAttention(keras.layers.Layer):
         window = self.window
         rows, columns = -(-height // window), -(-width // window)
         shift = (self.shift if rows > 1 else 0, self.shift if columns > 1 else 0)
-        x = ops.pad(x, [[0, 0], [0, rows * window - height], [0, columns * window - width], [0, 0]])
+        bottom, right = rows * window - height, columns * window - width
+        if bottom or right:
+            x = ops.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
         if any(shift):
             x = ops.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
         x = ops.reshape(x, (-1, rows, window, columns, window, channels))
@@ -86,7 +88,7 @@ class WindowAttention(keras.layers.Layer):
         x = ops.reshape(x, (-1, rows * window, columns * window, channels))
         if any(shift):
             x = ops.roll(x, shift, axis=(1, 2))
-        return x[:, :height, :width]
+        return x[:, :height, :width] if bottom or right else x
 
     def _position_bias(self) -> Any:
         table = ops.cast(self.relative_position_bias_table, "float32")

@@ -3,6 +3,8 @@ import pytest
 from beam_pipelines.command import CommandError
 from models.config import load_config
 from models.ctr.config import TrainingConfig
+from models.pretraining.config import PretrainConfig
+from models.vision.config import ConvNetConfig
 
 
 def test_overrides_reach_into_sections_and_keep_the_rest():
@@ -36,6 +38,31 @@ def test_yaml_round_trip(tmp_path):
 def test_errors_name_the_key(override, message):
     with pytest.raises(CommandError, match=message):
         load_config(TrainingConfig, None, [override])
+
+
+def test_the_name_of_a_section_chooses_its_keys():
+    config = load_config(PretrainConfig, "courier_cpu", ["encoder.backbone={name: convnet, widths: [8], depths: [1]}"])
+    assert config.encoder.backbone == ConvNetConfig(widths=(8,), depths=(1,))
+    assert config.encoder.embedding_dim == load_config(PretrainConfig, "courier_cpu").encoder.embedding_dim
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("{name: swin, widths: [8]}", "unknown key encoder.backbone.widths .known: name, patch_size, "),
+        ("{name: convnet, window: 7}", "unknown key encoder.backbone.window .known: name, widths, "),
+        ("{name: swin, depths: [two]}", "encoder.backbone.depths.0: .*Received: 'two'"),
+        ("{name: swin, drop_path: 1}", "encoder.backbone.drop_path: .*Received: 1"),
+        ("{name: swin, dim: 10, num_heads: [3, 6]}", "encoder.backbone: .*num_heads of stage 0 must divide its 10"),
+        ("{name: convnet, widths: [8, 16, 32], depths: [1]}", "encoder.backbone: .*depths must have one value per"),
+        ("{name: resnet}", "encoder.backbone.name: must be one of swin, convnet. Received: resnet"),
+        ("{dim: 8}", "encoder.backbone.name: must be one of swin, convnet. Received: nothing"),
+        ("swin", "encoder.backbone: "),
+    ],
+)
+def test_errors_inside_a_chosen_section_name_the_key(section, message):
+    with pytest.raises(CommandError, match=message):
+        load_config(PretrainConfig, None, [f"encoder.backbone={section}"])
 
 
 def test_a_missing_file_lists_the_presets(tmp_path):

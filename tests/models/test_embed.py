@@ -12,7 +12,8 @@ from beam_pipelines.manifest import Window, file_sha256
 from models import embed
 from models.artifacts import EncoderMetadata
 from models.embeddings.store import load_embeddings
-from models.vision.encoder import SwinEncoder
+from models.vision.encoder import ImageEncoder
+from models.vision.swin import Swin
 from tests.models.picture_dataset import write_picture_dataset
 
 PLACES = [(0, 1), (1, 0), (-1, -1), (0, 0), (0, 1)]  # items 0 and 4 share a picture
@@ -29,7 +30,7 @@ def dataset(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     keras.utils.set_random_seed(0)
-    encoder = SwinEncoder(5, 4, 8, (1,), (2,), 4)
+    encoder = ImageEncoder(Swin(4, 8, (1,), (2,), 4), 5)
     (tmp_path / "encoder").mkdir()
     encoder.save(tmp_path / "encoder" / "encoder.keras")
     EncoderMetadata(

@@ -15,21 +15,20 @@ from models.config import PRESETS, load_config
 from models.data.dataset import Dataset
 from models.data.images import PictureStore
 from models.data.pretraining_pages import PretrainingPages
-from models.pretraining.config import EncoderConfig, PretrainConfig
+from models.pretraining.config import PretrainConfig
 from models.pretraining.courier import Courier
-from models.vision.encoder import SwinEncoder
-from tests.models.picture_dataset import write_picture_dataset
+from models.pretraining.courier_config import CourierConfig
+from models.training.optimizer import OptimizerConfig
+from models.vision.config import EncoderConfig, build_encoder
+from tests.models.taste_dataset import write_taste_dataset
 
 SMALL = [
     "image_size=[16, 16]",
     "encoder.embedding_dim=8",
-    "encoder.patch_size=8",
-    "encoder.dim=8",
-    "encoder.depths=[1]",
-    "encoder.num_heads=[2]",
+    "encoder.backbone={name: swin, patch_size: 8, dim: 8, depths: [1], num_heads: [2]}",
     "batch_size=16",
     "validation_share=0.2",
-    "learning_rate=0.01",
+    "optimizer.learning_rate=0.01",
     "augmentation=none",
     "epochs=6",
 ]
@@ -42,23 +41,7 @@ def small(**changes) -> list[str]:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Shoppers who click the colour that they clicked before, out of four; brightness means nothing."""
-    rng = np.random.default_rng(0)
-    hues = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
-    pictures = [np.broadcast_to(hues[n % 4] * rng.integers(90, 256), (12, 12, 3)).astype(np.uint8) for n in range(60)]
-    places = [(0, n) for n in range(60)] + [(-1, -1)]
-    pages = []
-    for time in range(200):
-        taste = rng.integers(4)
-        item = rng.permutation(61)[:6]
-        clicked = (item % 4 == taste) & (item < 60)
-        click_item = 4 * rng.permutation(15)[: rng.integers(1, 6)] + taste
-        pages.append(
-            {"item": item, "clicked": clicked.astype(int).tolist(), "click_item": click_item, "timestamp": time}
-        )
-    last = {"item": [0, 1], "clicked": [1, 0], "click_item": [], "timestamp": 250}  # teaches nothing
-    root = tmp_path_factory.mktemp("shop") / "data"
-    return write_picture_dataset(root, [pictures], places, [*pages, last], view=pages).path
+    return write_taste_dataset(tmp_path_factory.mktemp("shop") / "data").path
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +68,11 @@ def test_encoder_learns_the_taste(run):
 def test_run_directory_describes_itself(run, dataset):
     output, _ = run
     assert sorted(path.name for path in output.iterdir()) == [
+        "attention.html",
         "config.yaml",
         "encoder.keras",
         "history.json",
+        "logs",
         "metadata.json",
     ]
     metadata = read_metadata(EncoderMetadata, output, "--encoder", "models.pretrain")
@@ -97,7 +82,7 @@ def test_run_directory_describes_itself(run, dataset):
     assert (metadata.image_size, metadata.embedding_dim, metadata.method) == ((16, 16), 8, "courier")
     assert metadata.notice == "made up for a test"
     assert metadata.weights_sha256 == file_sha256(output / "encoder.keras")
-    assert yaml.safe_load((output / "config.yaml").read_text())["encoder"]["dim"] == 8
+    assert yaml.safe_load((output / "config.yaml").read_text())["encoder"]["backbone"]["dim"] == 8
 
 
 def test_equal_seeds_give_equal_encoders(run, dataset, tmp_path, capsys):
@@ -108,24 +93,30 @@ def test_equal_seeds_give_equal_encoders(run, dataset, tmp_path, capsys):
 
 
 def test_presets_are_complete_and_the_paper_preset_is_swin_tiny():
-    for name in ("courier_cpu", "courier_swin_tiny_224"):
+    for name in ("courier_cpu", "courier_swin_tiny_224", "courier_official_code"):
         config = load_config(PretrainConfig, name)
         written = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
         assert written.keys() == PretrainConfig.model_fields.keys()
         assert written["encoder"].keys() == EncoderConfig.model_fields.keys()
-    assert SwinEncoder(**{**config.encoder.model_dump(), "embedding_dim": 1000}).count_params() == 28_288_354
-    assert (config.temperature, config.batch_size, config.learning_rate) == (0.05, 3072, 1e-4)
+        assert written["encoder"]["backbone"].keys() == type(config.encoder.backbone).model_fields.keys()
+        assert written["optimizer"].keys() == OptimizerConfig.model_fields.keys()
+        if name != "courier_official_code":  # takes no other value
+            assert written["courier"].keys() == CourierConfig.model_fields.keys()
+    config = load_config(PretrainConfig, "courier_swin_tiny_224")
+    assert build_encoder(config.encoder.model_copy(update={"embedding_dim": 1000})).count_params() == 28_288_354
+    assert (config.courier, config.optimizer, config.batch_size) == (CourierConfig(), OptimizerConfig(), 3072)
     assert load_config(PretrainConfig, None) == load_config(PretrainConfig, "courier_cpu")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"precision": "float16"}, "precision: .*mixed_float16"),
         ({"bath_size": 3}, "unknown key bath_size"),
-        ({"encoder.depth": 3}, "unknown key encoder.depth"),
-        ({"temperature": 0}, "temperature"),
-        ({"encoder.num_heads": [3]}, "num_heads"),
-        ({"encoder.num_heads": [2, 2]}, "num_heads"),
+        ({"encoder.backbone.depth": 3}, "unknown key encoder.backbone.depth .known: .*depths"),
+        ({"courier.temperature": 0}, "courier.temperature"),
+        ({"encoder.backbone.num_heads": [3]}, "num_heads"),
+        ({"encoder.backbone.num_heads": [2, 2]}, "num_heads"),
         ({"batch_size": 1000}, "batch_size: must be at most"),
         ({"validation_share": 0.001}, "validation_share"),
         ({"candidates": 7}, "candidates: must be at most the 6 .* --pretraining-candidates 7"),
@@ -161,10 +152,11 @@ def test_pages_without_negatives_teach_through_those_of_the_batch(causal):
     np.testing.assert_array_equal(batch["clicked"], batch["candidate_picture"] >= 0)
 
     keras.utils.set_random_seed(0)
-    courier = Courier(SwinEncoder(8, 8, 8, (1,), (2,), 2))
+    courier = Courier(build_encoder(load_config(PretrainConfig, None, SMALL).encoder))
     courier.compile(keras.optimizers.Adam(0.003), jit_compile=False)
     single = int(np.flatnonzero(batch["clicked"].numpy().sum(axis=1) == 1)[0])
-    alone = {name: value if name == "pictures" else value[single : single + 1] for name, value in batch.items()}
+    pages_of = ("candidate_picture", "click_picture", "clicked")
+    alone = {name: value[single : single + 1] if name in pages_of else value for name, value in batch.items()}
     courier.compute_loss(x=alone, y_pred=courier(alone))
     assert float(courier.page_view_loss.result()) == pytest.approx(0, abs=1e-4)  # there is nothing to tell it from
 

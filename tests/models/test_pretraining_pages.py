@@ -1,5 +1,7 @@
 import itertools
+import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,8 +10,12 @@ from hypothesis import strategies as st
 
 from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import Manifest, Window
+from models.data.augmentation import flip_crop
 from models.data.dataset import Dataset
 from models.data.pretraining_pages import PretrainingPages, distinct_pictures, trim_page
+from models.pretraining.courier import Courier
+from models.vision.encoder import ImageEncoder
+from models.vision.swin import Swin
 from tests.models.picture_dataset import write_picture_dataset
 
 
@@ -69,13 +75,63 @@ def test_each_picture_is_read_once_and_found_again(candidate, click):
         "click_picture": tf.constant([click] * len(candidate), tf.int32),
         "clicked": tf.zeros((len(candidate), 3), tf.bool),
     }
-    batch = distinct_pictures(pages, lambda numbers: numbers)
-    numbers = batch["pictures"].numpy().tolist()
-    assert sorted(numbers) == sorted({*np.ravel(candidate), *click} - {-1})
+    batch = distinct_pictures(pages, lambda numbers: numbers + 100)
+    numbers = batch["picture_id"].numpy().tolist()
+    expected = {*np.ravel(candidate), *click} - {-1}
+    assert sorted(numbers[: len(expected)]) == sorted(expected)
+    assert set(numbers[len(expected) :]) <= {-1}
+    np.testing.assert_array_equal(batch["pictures"], [number + 100 if number >= 0 else 0 for number in numbers])
     for name in ("candidate_picture", "click_picture"):
         rows = batch[name].numpy()
         found = np.where(rows >= 0, np.array([*numbers, -1])[rows], -1)
         np.testing.assert_array_equal(found, pages[name])
+
+
+def test_batches_have_few_shapes():
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for highest in range(1, 400, 7):
+        pages = {
+            "candidate_picture": tf.constant(rng.integers(-1, highest, (32, 5)), tf.int32),
+            "click_picture": tf.constant(rng.integers(-1, highest, (32, 5)), tf.int32),
+            "clicked": tf.zeros((32, 5), tf.bool),
+        }
+        batch = distinct_pictures(pages, lambda numbers: tf.zeros((tf.size(numbers), 2, 2, 3), tf.uint8))
+        added = int((batch["picture_id"].numpy() == -1).sum())
+        assert added < 10
+        shapes.add(batch["pictures"].shape[0])
+    assert shapes <= set(range(10, 321, 10))
+
+
+def test_added_pictures_change_neither_loss_nor_gradients():
+    rng = np.random.default_rng(0)
+    batch = {
+        "pictures": rng.integers(0, 256, (7, 8, 8, 3), np.uint8),
+        "picture_id": np.arange(7, dtype=np.int32),
+        "candidate_picture": rng.integers(-1, 7, (4, 3)).astype(np.int32),
+        "click_picture": np.array([[0, 1], [2, -1], [3, 4], [5, 6]], np.int32),
+        "clicked": rng.integers(0, 2, (4, 3)).astype(bool),
+    }
+    batch["clicked"] &= batch["candidate_picture"] >= 0
+    padded = {
+        **batch,
+        "pictures": np.pad(batch["pictures"], [(0, 3), (0, 0), (0, 0), (0, 0)]),
+        "picture_id": np.pad(batch["picture_id"], (0, 3), constant_values=-1),
+    }
+    keras.utils.set_random_seed(0)
+    courier = Courier(ImageEncoder(Swin(4, 8, (2,), (2,), 2, 2.0, 0.0), 6))
+    results = []
+    for values in (batch, padded):
+        values = {name: tf.constant(value) for name, value in values.items()}
+        with tf.GradientTape() as tape:
+            loss = courier.compute_loss(x=values, y_pred=courier(values))
+        gradients = tape.gradient(loss, [variable.value for variable in courier.trainable_variables])
+        results.append((loss, [tf.convert_to_tensor(gradient) for gradient in gradients]))
+    (loss, gradients), (loss_padded, gradients_padded) = results
+    assert float(loss) == pytest.approx(float(loss_padded), rel=1e-6)
+    assert float(loss) > 0.1
+    for gradient, gradient_padded in zip(gradients, gradients_padded, strict=True):
+        np.testing.assert_allclose(gradient, gradient_padded, rtol=1e-4, atol=1e-5)
 
 
 def page(time, item, clicked, click_item):
@@ -124,7 +180,7 @@ def first_candidates(batch):
 def test_one_pass_over_training_batches_has_each_early_page_once(pages_of):
     pages = pages_of()
     batches = pages.training_batches(numbers, batch_size=5, seed=0)
-    assert batches.element_spec["candidate_picture"].shape == (None, 2)
+    assert batches.element_spec["candidate_picture"].shape == (5, 2)
     passes = [list(batches.take(6).as_numpy_iterator()) for _ in range(2)]
     first = [first_candidates(batch) for batch in passes[0]]
     # The clicked candidate comes first: item t + 1 of page t, here the pages 0 to 14.
@@ -133,6 +189,63 @@ def test_one_pass_over_training_batches_has_each_early_page_once(pages_of):
     assert sorted(itertools.chain(*first[3:])) == expected
     assert first[:3] != first[3:]
     assert (passes[0][0]["clicked"] == [True, False]).all()
+
+
+def assert_equal_batches(actual, expected):
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("first_step", [1, 3, 7, 1_000_003])
+def test_batches_go_on_exactly_where_they_stopped(pages_of, first_step):
+    store = tf.constant(np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), np.uint8))
+    options = {"batch_size": 4, "seed": 5, "augment": flip_crop(5)}  # 15 pages: passes end within batches
+    start = max(0, first_step - 3)
+    read = lambda numbers: tf.gather(store, numbers)  # noqa: E731
+    whole = pages_of().training_batches(read, first_step=start, **options).take(first_step - start + 4)
+    rest = pages_of().training_batches(read, first_step=first_step, **options).take(4)
+    expected = list(whole.as_numpy_iterator())
+    assert_equal_batches(list(rest.as_numpy_iterator()), expected[-4:])
+    assert (expected[0]["pictures"][0] != expected[1]["pictures"][0]).any()
+
+
+def test_batches_do_not_depend_on_the_parallelism_of_the_machine(pages_of):
+    def slow_read(numbers):  # the first batches take longest
+        def wait(values):
+            time.sleep(0.002 * values[0])
+            return values
+
+        return tf.ensure_shape(tf.numpy_function(wait, [numbers], tf.int32), (None,))
+
+    fast = pages_of().training_batches(numbers, batch_size=3, seed=1).take(12)
+    slow = pages_of().training_batches(slow_read, batch_size=3, seed=1).take(12)
+    assert_equal_batches(list(slow.as_numpy_iterator()), list(fast.as_numpy_iterator()))
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4), (4, 4)])
+def test_workers_and_replicas_divide_each_step_between_them(pages_of, workers, replicas):
+    pages, steps, here = pages_of(), 5, replicas // workers
+    for make in (
+        lambda **options: pages.training_batches(numbers, batch_size=4, seed=0, first_step=2, **options),
+        lambda **options: pages.validation_batches(numbers, batch_size=4, **options),
+    ):
+        parts = []
+        for worker in range(workers):
+            context = tf.distribute.InputContext(workers, worker, replicas)
+            parts.append([shown(b) for b in make(context=context).take(steps * here).as_numpy_iterator()])
+        divided = [
+            [page for part in parts for replica in range(here) for page in part[step * here + replica]]
+            for step in range(steps)
+        ]
+        assert divided == [shown(batch) for batch in make().take(steps).as_numpy_iterator()]
+
+
+def shown(batch):
+    """The pages of a batch: picture numbers of the candidates."""
+    return [tuple(int(batch["picture_id"][row]) if row >= 0 else -1 for row in p) for p in batch["candidate_picture"]]
 
 
 def test_validation_batches_are_the_late_pages_in_order_every_time(pages_of):
@@ -168,7 +281,7 @@ def test_the_view_teaches_and_whole_pages_as_late_validate(pages_of, trimmed):
     compared = pages.validation_batches(numbers, batch_size=5).take(1)
     for batches in (taught, compared):
         (batch,) = batches.as_numpy_iterator()
-        assert 9 not in batch["pictures"]
+        assert 9 not in batch["picture_id"]
     whole = pages.validation_pages(clicks=50, limit=100)
     assert whole["candidate_picture"].shape == (5, 3)
     assert sorted(whole["candidate_picture"].tolist()) == sorted([(t + 1) % 9, 9, t % 9] for t in range(15, 20))

@@ -44,6 +44,13 @@ def test_equals_plain_python(most_similar):
     assert actual.gauc_page_mean == pytest.approx(mean, abs=1e-12)
 
 
+def test_long_embeddings_are_scored_in_parts():
+    _, pages = draw(pages=12, pictures=15)
+    embeddings = np.random.default_rng(2).normal(size=(15, 200_000)).astype(np.float32)
+    mean, _ = reference(embeddings.astype(np.float64), pages, 5)
+    assert similarity_gauc(embeddings, pages).gauc_page_mean == pytest.approx(mean, abs=1e-9)
+
+
 def test_length_of_embeddings_does_not_matter_and_equal_pictures_are_chance():
     embeddings, pages = draw()
     scaled = embeddings * np.random.default_rng(1).uniform(0.1, 10, (40, 1))

@@ -1,13 +1,14 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
-from models.vision.encoder import SwinEncoder
-from models.vision.swin import PatchMerging
+from models.vision.encoder import ImageEncoder
+from models.vision.swin import PatchMerging, Swin, SwinBlock
 from models.vision.window_attention import WindowAttention
 
-SMALL = {"embedding_dim": 8, "patch_size": 4, "dim": 8, "depths": (2, 1), "num_heads": (2, 4), "window": 4}
+SMALL = {"patch_size": 4, "dim": 8, "depths": (2, 1), "num_heads": (2, 4), "window": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +18,10 @@ def _seed():
 
 def pictures(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def small_encoder(dtype: str = "float32", **changes) -> ImageEncoder:
+    return ImageEncoder(Swin(**{**SMALL, **changes}, dtype=dtype), embedding_dim=8, dtype=dtype)
 
 
 def brute_force_attention(layer: WindowAttention, x: np.ndarray) -> np.ndarray:
@@ -71,6 +76,19 @@ def test_window_that_covers_the_map_does_not_shift_and_zero_pads():
     np.testing.assert_allclose(plain(x), plain(padded)[:, :5], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (3, 5)])
+@pytest.mark.parametrize("shift", [0, 2])
+def test_positions_come_back_to_their_places(size, shift):
+    layer = WindowAttention(num_heads=1, window=4, shift=shift)
+    layer.build((None, None, None, 3))
+    # Each position attends to itself alone, and values and projection are the identity.
+    layer.qkv.set_weights([np.tile(np.eye(3), 3) * np.repeat([0, 0, 1], 3), np.zeros(9)])
+    layer.proj.set_weights([np.eye(3), np.zeros(3)])
+    layer.relative_position_bias_table.assign(80.0 * (np.arange(49) == 24)[:, None])
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    np.testing.assert_allclose(layer(x), x, atol=1e-6)
+
+
 def test_one_side_shifts_alone_where_the_window_covers_the_other():
     layer = WindowAttention(num_heads=1, window=4, shift=2)
     x = np.random.default_rng(0).normal(size=(1, 4, 8, 3)).astype(np.float32)
@@ -97,12 +115,12 @@ def test_patch_merging_joins_neighbours_in_the_published_order():
 
 
 def test_swin_tiny_has_the_published_number_of_parameters():
-    assert SwinEncoder(embedding_dim=1000).count_params() == 28_288_354
+    assert ImageEncoder(Swin(), embedding_dim=1000).count_params() == 28_288_354
 
 
 @pytest.mark.parametrize("size", [(32, 32), (8, 8), (1, 3), (37, 50)])
 def test_any_picture_size_works(size):
-    encoder = SwinEncoder(**SMALL)
+    encoder = small_encoder()
     embeddings = encoder(pictures(3, *size))
     assert embeddings.shape == (3, 8)
     assert keras.backend.standardize_dtype(embeddings.dtype) == "float32"
@@ -110,7 +128,7 @@ def test_any_picture_size_works(size):
 
 
 def test_pictures_of_a_batch_do_not_influence_each_other():
-    encoder = SwinEncoder(**SMALL)
+    encoder = small_encoder()
     batch = pictures(4, 40, 40)
     together = ops.convert_to_numpy(encoder(batch))
     alone = np.concatenate([ops.convert_to_numpy(encoder(batch[i : i + 1])) for i in range(4)])
@@ -118,9 +136,7 @@ def test_pictures_of_a_batch_do_not_influence_each_other():
 
 
 def test_every_weight_learns():
-    import tensorflow as tf
-
-    encoder = SwinEncoder(**SMALL)
+    encoder = small_encoder()
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(encoder(pictures(2, 64, 64), training=True) ** 2)
     for weight, gradient in zip(encoder.trainable_weights, tape.gradient(loss, encoder.trainable_weights), strict=True):
@@ -128,26 +144,69 @@ def test_every_weight_learns():
 
 
 def test_saved_encoder_is_the_same(tmp_path):
-    encoder = SwinEncoder(**SMALL, mlp_ratio=2.0, drop_path=0.1)
+    encoder = small_encoder(mlp_ratio=2.0, drop_path=0.1, checkpointing=True)
     encoder.save(tmp_path / "encoder.keras")
     loaded = keras.models.load_model(tmp_path / "encoder.keras")
-    assert loaded.get_config() == encoder.get_config()
-    assert encoder.get_config()["depths"] == (2, 1)
+    assert loaded.backbone.get_config() == encoder.backbone.get_config()
+    assert loaded.backbone.depths == (2, 1)
+    assert loaded.backbone.checkpointing
     batch = pictures(2, 32, 32)
     np.testing.assert_array_equal(loaded(batch), encoder(batch))
 
 
 def test_drop_path_leaves_out_whole_branches_of_single_pictures():
-    encoder = SwinEncoder(**{**SMALL, "depths": (1, 1)}, drop_path=0.5)  # the second block skips half the time
+    encoder = small_encoder(depths=(1, 1), drop_path=0.5)  # the second block skips half the time
     batch = np.repeat(pictures(1, 32, 32), 64, axis=0)
     outcomes = np.unique(ops.convert_to_numpy(encoder(batch, training=True)).round(4), axis=0)
     assert len(outcomes) == 4  # attention kept or not, perceptron kept or not
     assert len(np.unique(ops.convert_to_numpy(encoder(batch)).round(4), axis=0)) == 1
 
 
+def test_drop_path_keeps_the_expectation():
+    block = SwinBlock(num_heads=2, window=4, drop_path=0.25)
+    x = np.repeat(np.random.default_rng(0).normal(size=(1, 4, 4, 8)), 4096, axis=0).astype(np.float32)
+    block.build(x.shape)
+    block.reduce.set_weights([np.zeros((32, 8)), np.zeros(8)])  # leaves the attention branch
+    branch = ops.convert_to_numpy(block(x))[0] - x[0]
+    kept = ops.convert_to_numpy(ops.mean((block(x, training=True) - x) / branch, axis=(1, 2, 3)))
+    np.testing.assert_allclose(np.unique(kept.round(2)), [0.0, 1.33])
+    assert abs(kept.mean() - 1) < 0.04  # four standard errors
+
+
+def training_gradients(checkpointing, dtype, drop_path):
+    """Outputs, gradients, and how often the graph of a training step computes a GELU."""
+    keras.utils.set_random_seed(0)  # the same weights and the same draws
+    swin = Swin(**SMALL, drop_path=drop_path, checkpointing=checkpointing, dtype=dtype)
+    swin.build((None, None, None, 3))
+    x = tf.constant(pictures(8, 40, 56) / 128 - 1, tf.float32)
+
+    @tf.function(autograph=False)
+    def gradients():
+        with tf.GradientTape() as tape:
+            y = ops.cast(swin(x, training=True), "float32")
+            loss = tf.reduce_sum(y**2)
+        return y, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, swin.trainable_variables)]
+
+    computed = sum(operation.type == "Erf" for operation in gradients.get_concrete_function().graph.get_operations())
+    return *gradients(), computed
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("mixed_float16", 2e-3)])
+def test_checkpointing_recomputes_to_the_same_gradients(dtype, tolerance, drop_path):
+    plain, plain_gradients, once = training_gradients(False, dtype, drop_path)
+    checkpointed, gradients, twice = training_gradients(True, dtype, drop_path)
+    assert (once, twice) == (3, 6)  # one per block, and again in the backward pass
+    np.testing.assert_allclose(checkpointed, plain, atol=tolerance)
+    for gradient, expected in zip(gradients, plain_gradients, strict=True):
+        scale = np.abs(expected).max()
+        assert scale > 0
+        np.testing.assert_allclose(gradient / scale, expected / scale, atol=tolerance)
+
+
 def test_mixed_precision_stays_close():
-    encoder = SwinEncoder(**SMALL)
-    half = SwinEncoder(**SMALL, dtype="mixed_float16")
+    encoder = small_encoder()
+    half = small_encoder("mixed_float16")
     half.set_weights(encoder.get_weights())
     batch = pictures(2, 32, 32)
     assert keras.backend.standardize_dtype(half(batch).dtype) == "float32"
@@ -160,4 +219,4 @@ def test_mixed_precision_stays_close():
 )
 def test_impossible_architectures_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        SwinEncoder(**{**SMALL, **arguments})
+        small_encoder(**arguments)

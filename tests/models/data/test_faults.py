@@ -27,10 +27,7 @@ from models.data.pages import page_records
 TINY_ENCODER = {
     "image_size": "[16, 16]",
     "encoder.embedding_dim": 8,
-    "encoder.patch_size": 8,
-    "encoder.dim": 8,
-    "encoder.depths": "[1]",
-    "encoder.num_heads": "[2]",
+    "encoder.backbone": "{name: swin, patch_size: 8, dim: 8, depths: [1], num_heads: [2]}",
     "batch_size": 16,
     "epochs": 1,
 }

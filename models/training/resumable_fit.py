@@ -1,0 +1,99 @@
+"""Trains a model so that no run is lost: with checkpoints in mid-epoch, from which it goes on exactly."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from models.training.best_weights import BestWeights
+from models.training.checkpoints import Checkpoints
+from models.training.step_checkpoints import StepCheckpoints
+
+
+def resumable_fit(
+    model: keras.Model,
+    batches: Callable[[int], tf.data.Dataset | tf.distribute.DistributedDataset],
+    checkpoints: Checkpoints,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    checkpoint_minutes: float,
+    monitor: str | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 0,
+    **options: Any,
+) -> dict[str, list[float]]:
+    """Trains with `model.fit`, from the latest checkpoint on if there is one.
+
+    A run that was killed and goes on ends with the weights of one that was not, to the last bit if its steps are
+    deterministic: a checkpoint holds weights, random states, the optimizer's variables, the metrics of the epoch so
+    far, the best weights so far and the history; the data must depend on the step's number alone.
+
+    After SIGTERM the step is finished, a checkpoint written and the process ended with exit code 143. Under several
+    workers the chief writes, all read the same files, and all end if one is told to.
+
+    Args:
+        model: a compiled `DistributedFit`.
+        batches: the training data from the given step on, for `fit`.
+        checkpoints: where they are, open.
+        steps_per_epoch, epochs: the whole training.
+        checkpoint_minutes: time between checkpoints; 0 writes one after every step. Another is written when the steps
+            of an epoch are done.
+        monitor: a log of the epochs; the weights of the epoch with the highest one are given back at the end.
+        callbacks: called before this function's own. In an epoch that goes on they see the steps that are left.
+        verbose, options: other arguments of `fit`.
+
+    Returns:
+        What `fit` calls history: the logs of all epochs, those before an interruption included.
+
+    Raises:
+        CommandError: the loss or a weight is not finite any more, or the checkpoint is of another run or model.
+    """
+    best = BestWeights(monitor) if monitor else None
+    progress = StepCheckpoints(checkpoints, steps_per_epoch, epochs, checkpoint_minutes, best)
+    with _on_sigterm(progress.ask_to_stop):
+        model.prepare_fit()
+        progress.resume(model)
+        everything = _Callbacks(
+            [*callbacks, *([best] if best else []), progress],
+            add_history=True,
+            add_progbar=verbose != 0,
+            model=model,
+            verbose=verbose,
+            epochs=epochs,
+            steps=steps_per_epoch,
+        )
+        model.fit(
+            batches(progress.step),
+            epochs=epochs,
+            initial_epoch=progress.epoch,
+            steps_per_epoch=steps_per_epoch,
+            callbacks=everything,
+            **options,
+        )
+    return progress.history
+
+
+class _Callbacks(keras.callbacks.CallbackList):
+    """Does not tell of steps that are skipped."""
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._skipped = self.model.steps_to_skip > 0
+        if not self._skipped:
+            super().on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self._skipped:
+            super().on_train_batch_end(batch, logs)
+
+
+@contextlib.contextmanager
+def _on_sigterm(call: Callable[[], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, lambda *_: call())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,155 @@
+"""Writes checkpoints while `fit` runs, and ends it in an orderly way."""
+
+import math
+import sys
+import time
+from typing import Any, NoReturn
+
+import keras
+import numpy as np
+
+from beam_pipelines.command import CommandError
+from models.training.best_weights import BestWeights
+from models.training.checkpoints import Checkpoint, Checkpoints
+from models.training.replicas import sum_over_replicas
+from models.training.training_state import read_training_state, write_metrics, write_training_state
+
+TERMINATED = 143
+"""Exit code of a process that SIGTERM ended."""
+
+
+class StepCheckpoints(keras.callbacks.Callback):
+    """Writes a checkpoint every few minutes, when the steps of an epoch are done, and before it ends the process.
+
+    Put it last: it records what other callbacks add to the logs.
+
+    Args:
+        checkpoints: where they go, open.
+        steps_per_epoch, epochs: of the whole training.
+        minutes: time between checkpoints; 0 writes one after every step.
+        best: belongs to the checkpoint, too.
+
+    Attributes:
+        epoch: epochs that are done.
+        steps: steps of the next one that are done.
+        history: the logs of the epochs that are done.
+
+    Raises:
+        CommandError: the loss or a weight is not finite any more.
+        SystemExit: `ask_to_stop` was called, in this worker or another.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, steps_per_epoch: int, epochs: int, minutes: float, best: BestWeights | None
+    ) -> None:
+        super().__init__()
+        self.epoch = 0
+        self.steps = 0
+        self.history: dict[str, list[float]] = {}
+        self._checkpoints = checkpoints
+        self._steps_per_epoch = steps_per_epoch
+        self._total = steps_per_epoch * epochs
+        self._seconds = 60 * minutes
+        self._best = best
+        self._asked_to_stop = False
+        self._written_at = time.monotonic()
+        self._written_step: int | None = None
+        self._arrays: dict[str, np.ndarray] = {}
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self.epoch * self._steps_per_epoch + self.steps
+
+    def ask_to_stop(self) -> None:
+        """Ends the process after the step that is running."""
+        self._asked_to_stop = True
+
+    def resume(self, model: keras.Model) -> None:
+        """Brings a `DistributedFit` to where the latest checkpoint was, if there is one.
+
+        Raises:
+            CommandError: the checkpoint is of another run or model, or not the one that other workers have.
+        """
+        checkpoint = self._checkpoints.latest()
+        if checkpoint is not None:
+            self.epoch, self.steps = checkpoint.state["epoch"], checkpoint.state["steps"]
+        strategy = model.distribute_strategy
+        if sum_over_replicas(strategy, self.step) != [self.step * strategy.num_replicas_in_sync]:
+            raise CommandError(f"{self._checkpoints.path} must be on a file system that all workers share")
+        if checkpoint is None:
+            return
+        self.history = checkpoint.state["history"]
+        best = [name for name in checkpoint.arrays if name.startswith("best/")]
+        self._arrays = {name: array for name, array in checkpoint.arrays.items() if name not in best}
+        write_training_state(model, self._arrays)
+        model.steps_to_skip = self.steps
+        self._written_step = self.step
+        if self._best is not None and best:
+            self._best.value, self._best.weights = checkpoint.state["best"], [checkpoint.arrays[name] for name in best]
+        print(f"resuming at step {self.step} of {self._total}", flush=True)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Keras' hook: starts the clock."""
+        self._written_at = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras' hook: the metrics go on in mid-epoch."""
+        if self.steps:
+            write_metrics(self.model, self._arrays)
+        self._arrays = {}
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras' hook: a step is done."""
+        self.steps = batch + 1
+        if not math.isfinite(loss := float(logs["loss"])):
+            self._diverged(f"the loss is {loss}")
+        self._write_or_stop(write=self.steps == self._steps_per_epoch)
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras' hook: the checkpoint of the epoch's steps is there, validation is made again."""
+        if self._agreed(self._asked_to_stop)[0]:
+            self._stop()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras' hook: records the logs."""
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        self.epoch, self.steps = epoch + 1, 0
+        self._write_or_stop(write=False)
+
+    def _write_or_stop(self, *, write: bool) -> None:
+        due = time.monotonic() - self._written_at >= self._seconds
+        stop, due = self._agreed(self._asked_to_stop, due)
+        if stop or due or write:
+            self._write()
+        if stop:
+            self._stop()
+
+    def _agreed(self, *questions: bool) -> list[bool]:
+        """Whether any worker says yes: all must do the same at the same step."""
+        return [count > 0 for count in sum_over_replicas(self.model.distribute_strategy, *questions)]
+
+    def _write(self) -> None:
+        arrays = read_training_state(self.model)
+        for name, array in arrays.items():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                self._diverged(f"{name} is not finite")
+        state = {"epoch": self.epoch, "steps": self.steps, "history": self.history}
+        if self._best is not None:
+            arrays |= {f"best/{number:05d}": array for number, array in enumerate(self._best.weights)}
+            state["best"] = self._best.value
+        if not self._checkpoints.writes or self._checkpoints.write(Checkpoint(self.step, arrays, state)):
+            self._written_step = self.step
+        self._written_at = time.monotonic()
+
+    def _diverged(self, what: str) -> NoReturn:
+        kept = "there is no checkpoint yet"
+        if self._written_step is not None:
+            kept = f"the checkpoint of step {self._written_step} is kept in {self._checkpoints.path}"
+        raise CommandError(f"{what} at step {self.step} of {self._total}; {kept}. A lower learning_rate may help")
+
+    def _stop(self) -> NoReturn:
+        at = f"step {self.step} of {self._total}"
+        print(f"stopped by SIGTERM at {at}; the same command goes on from there", file=sys.stderr, flush=True)
+        raise SystemExit(TERMINATED)

@@ -1,0 +1,99 @@
+"""Configuration of image encoders."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from models.config import Config
+from models.vision.convnet import ConvNet
+from models.vision.encoder import ImageEncoder
+from models.vision.swin import Swin
+from models.vision.swin_weights import LoadedWeights, load_swin_weights
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class SwinConfig(Config):
+    """Arguments of `Swin`."""
+
+    name: Literal["swin"] = "swin"
+    patch_size: Positive = 4
+    dim: Positive = 48
+    depths: tuple[Positive, ...] = Field((2, 2), min_length=1)
+    num_heads: tuple[Positive, ...] = (3, 6)
+    window: Positive = 4
+    mlp_ratio: float = Field(4.0, gt=0)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "SwinConfig":
+        if len(self.num_heads) != len(self.depths):
+            raise ValueError(f"num_heads must have one value per stage of depths {list(self.depths)}")
+        for stage, heads in enumerate(self.num_heads):
+            if self.dim * 2**stage % heads:
+                raise ValueError(f"num_heads of stage {stage} must divide its {self.dim * 2**stage} channels")
+        return self
+
+
+class ConvNetConfig(Config):
+    """Arguments of `ConvNet`."""
+
+    name: Literal["convnet"] = "convnet"
+    widths: tuple[Positive, ...] = Field((48, 96, 192), min_length=1)
+    depths: tuple[Annotated[int, Field(ge=0)], ...] = (1, 1, 1)
+    kernel: Positive = 5
+    grid: tuple[Positive, Positive] = (3, 2)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _depths_fit(self) -> "ConvNetConfig":
+        if len(self.depths) != len(self.widths):
+            raise ValueError(f"depths must have one value per stage of widths {list(self.widths)}")
+        return self
+
+
+class EncoderConfig(Config):
+    """An image encoder.
+
+    Attributes:
+        embedding_dim: length of the embeddings.
+        backbone: the network in front of the projection; `name` says which.
+        weights: a file of published Swin weights to start from (torchvision or Hugging Face), for `swin` alone.
+    """
+
+    embedding_dim: Positive = 256
+    backbone: SwinConfig | ConvNetConfig = Field(ConvNetConfig(), discriminator="name")
+    weights: Path | None = None
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "EncoderConfig":
+        if self.weights is not None and self.backbone.name != "swin":
+            raise ValueError(f"weights are for the backbone swin. Received: {self.backbone.name}")
+        return self
+
+
+_BACKBONES = {"swin": Swin, "convnet": ConvNet}
+
+
+def build_encoder(config: EncoderConfig, dtype: str = "float32") -> ImageEncoder:
+    """A new encoder with random weights.
+
+    Args:
+        config: its architecture.
+        dtype: Keras policy, for example `mixed_bfloat16`.
+    """
+    backbone = _BACKBONES[config.backbone.name](**config.backbone.model_dump(exclude={"name"}), dtype=dtype)
+    return ImageEncoder(backbone, config.embedding_dim, dtype=dtype)
+
+
+def load_pretrained(encoder: ImageEncoder, config: EncoderConfig) -> LoadedWeights | None:
+    """Fills the backbone from `config.weights`, if there are any; the projection stays as it is.
+
+    Raises:
+        CommandError: the file is missing, cannot be read or does not fit; see `load_swin_weights`.
+    """
+    if config.weights is None:
+        return None
+    return load_swin_weights(encoder.backbone, config.weights)

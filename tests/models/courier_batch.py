@@ -1,0 +1,94 @@
+"""Small batches for COURIER, an encoder whose embeddings can be set by hand, and the same batch on several replicas."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+DIM = 8
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Table(keras.Model):
+    """Stands in for an encoder: the red value of a picture picks a row, so that embeddings can be set by hand."""
+
+    def __init__(self, rows: int = 256, dim: int = DIM, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding_dim = dim
+        self.table = keras.layers.Embedding(rows, dim, embeddings_initializer=keras.initializers.RandomNormal(seed=1))
+        self.table.build((None,))
+        self.built = True
+
+    def call(self, pictures, training=False):
+        return self.table(keras.ops.cast(pictures[:, 0, 0, 0], "int32"))
+
+
+def draw_batch(pages: int, candidates: int = 4, clicks: int = 3, pictures: int = 30, seed: int = 0):
+    """A batch as `distinct_pictures` makes it, with every kind of padding."""
+    rng = np.random.default_rng(seed)
+    batch = {
+        "pictures": np.tile(rng.permutation(200)[:pictures, None, None, None], (1, 2, 2, 3)).astype(np.uint8),
+        "picture_id": (7 * np.arange(pictures)).astype(np.int32),
+        "candidate_picture": rng.integers(0, pictures, (pages, candidates)).astype(np.int32),
+        "click_picture": rng.integers(0, pictures, (pages, clicks)).astype(np.int32),
+        "clicked": rng.random((pages, candidates)) < 0.4,
+    }
+    batch["candidate_picture"][np.arange(candidates) >= rng.integers(1, candidates + 1, (pages, 1))] = -1
+    batch["click_picture"][np.arange(clicks) >= rng.integers(0, clicks + 1, (pages, 1))] = -1
+    batch["clicked"] &= batch["candidate_picture"] >= 0
+    batch["clicked"][:, 0] = True
+    return batch
+
+
+def embeddings_of(table: np.ndarray, batch, name):
+    picture = batch["pictures"][:, 0, 0, 0][np.maximum(batch[name], 0)]
+    return table[picture]
+
+
+def loss_of(model, batch, training=False):
+    batch = {name: tf.constant(value) for name, value in batch.items()}
+    return model.compute_loss(x=batch, y_pred=model(batch, training=training), training=training)
+
+
+def table_gradient(model, batch):
+    """Which rows of the table have a gradient: the largest absolute value of each."""
+    batch = {name: tf.constant(value) for name, value in batch.items()}
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x=batch, y_pred=model(batch))
+    gradient = tf.convert_to_tensor(tape.gradient(loss, model.encoder.trainable_weights[0]))
+    return np.abs(gradient.numpy()).max(axis=1)
+
+
+def mirrored(devices):
+    """Without collective operations, whose keys clash when one process makes several strategies of the same devices."""
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+def split_batch(batch, replicas):
+    """The same pages as one batch per replica, each with its own distinct pictures."""
+    parts = []
+    for rows in np.array_split(np.arange(len(batch["clicked"])), replicas):
+        both = np.concatenate([batch["candidate_picture"][rows], batch["click_picture"][rows]], axis=1)
+        used, at = np.unique(both, return_inverse=True)
+        at = at.reshape(both.shape) - (used[0] == -1)
+        candidates = batch["clicked"].shape[1]
+        parts.append(
+            {
+                "pictures": batch["pictures"][used[used >= 0]],
+                "picture_id": batch["picture_id"][used[used >= 0]],
+                "candidate_picture": at[:, :candidates].astype(np.int32),
+                "click_picture": at[:, candidates:].astype(np.int32),
+                "clicked": batch["clicked"][rows],
+            }
+        )
+    return parts
+
+
+def dataset(parts):
+    signature = {
+        "pictures": tf.TensorSpec((None, 2, 2, 3), tf.uint8),
+        "picture_id": tf.TensorSpec((None,), tf.int32),
+        "candidate_picture": tf.TensorSpec((None, parts[0]["candidate_picture"].shape[1]), tf.int32),
+        "click_picture": tf.TensorSpec((None, parts[0]["click_picture"].shape[1]), tf.int32),
+        "clicked": tf.TensorSpec((None, parts[0]["clicked"].shape[1]), tf.bool),
+    }
+    return tf.data.Dataset.from_generator(lambda: iter(parts), output_signature=signature)

@@ -1,0 +1,70 @@
+"""Runs of the real command in processes of their own, on a dataset of seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_PATIENCE = 600  # seconds; a machine may be busy
+
+STEPS = 7  # per epoch, of the 125 training pages of `write_taste_dataset`
+
+_OPTIONS = {
+    "image_size": "[16, 16]",
+    "encoder.embedding_dim": 8,
+    "batch_size": 16,
+    "validation_share": 0.2,
+    "optimizer.learning_rate": 0.01,
+    "checkpoint_minutes": 0,
+}
+
+
+def encoder(drop_path: float) -> str:
+    """The value of `encoder.backbone`."""
+    return f"{{name: convnet, widths: [8, 8], depths: [1, 1], kernel: 3, drop_path: {drop_path}}}"
+
+
+def arguments(dataset: Path, output: Path, **changes) -> list[str]:
+    """Arguments of `models.pretrain`; `changes` are configured values, with `__` for `.`."""
+    values = _OPTIONS | {key.replace("__", "."): value for key, value in changes.items()}
+    options = [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
+    return ["--data", str(dataset), "--output", str(output), *options]
+
+
+def start(arguments: list[str], workers: list[str] | None = None, index: int = 0) -> subprocess.Popen:
+    """Starts the command, as one of several workers if their addresses are given."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    if workers:
+        task = {"type": "worker", "index": index}
+        environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    command = [sys.executable, "-m", "models.pretrain", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def checkpoints_of(output: Path) -> Path:
+    """Where the command keeps them."""
+    return output.with_name(f"{output.name}.checkpoints")
+
+
+def steps_on_disk(output: Path) -> list[int]:
+    """The steps of the checkpoints, in order."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in checkpoints_of(output).glob("step-*.npz"))
+
+
+def interrupt(process: subprocess.Popen, output: Path, step: int, sent: signal.Signals) -> None:
+    """Sends a signal when the checkpoint of `step`, or a later one, is on disk."""
+    deadline = time.monotonic() + _PATIENCE
+    while not (found := steps_on_disk(output)) or found[-1] < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(sent)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit code, output and errors."""
+    printed, errors = process.communicate(timeout=_PATIENCE)
+    return process.returncode, printed, errors

@@ -1,0 +1,71 @@
+"""Two worker processes over loopback: the real command with `TF_CONFIG`."""
+
+import json
+import re
+import signal
+import socket
+
+import keras
+import numpy as np
+import pytest
+
+from models import pretrain
+from tests.models.taste_dataset import write_taste_dataset
+from tests.models.training.pretrain_process import STEPS, arguments, encoder, finish, interrupt, start, steps_on_disk
+
+EPOCHS = 2
+# Draws differ between replicas, so that there are none.
+OPTIONS = {"encoder__backbone": encoder(drop_path=0.0), "augmentation": "none", "optimizer__learning_rate": 0.002}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_taste_dataset(tmp_path_factory.mktemp("shop") / "data").path
+
+
+def start_two(command):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+    for free in sockets:
+        free.close()
+    return [start(command, addresses, index) for index in range(2)]
+
+
+def test_two_workers_stop_together_go_on_and_learn_what_one_process_does(dataset, tmp_path):
+    output, single = tmp_path / "encoder", tmp_path / "single"
+    command = arguments(dataset, output, **OPTIONS, epochs=EPOCHS)
+    both = start_two(command)
+    interrupt(both[1], output, 3, signal.SIGTERM)  # not the one that writes
+    stopped = set()
+    for code, _, errors in map(finish, both):
+        assert code == 143, errors
+        stopped |= set(re.findall(rf"stopped by SIGTERM at step (\d+) of {EPOCHS * STEPS}", errors))
+    assert stopped == {str(steps_on_disk(output)[-1])}
+
+    (code, printed, errors), (other_code, other_printed, other_errors) = map(finish, start_two(command))
+    assert (code, other_code) == (0, 0), errors + other_errors
+    for text in (printed, other_printed):
+        assert f"resuming at step {stopped.copy().pop()} of {EPOCHS * STEPS}" in text
+    assert "wrote a courier encoder" in printed
+    assert "the chief of the 2 workers writes" in other_printed
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+    pretrain.main(arguments(dataset, single, **OPTIONS, epochs=EPOCHS))
+    encoders = [keras.saving.load_model(path / "encoder.keras").get_weights() for path in (output, single)]
+    for actual, expected in zip(*encoders, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    histories = [json.loads((path / "history.json").read_text()) for path in (output, single)]
+    for name in ("loss", "val_loss", "val_similarity_gauc"):
+        np.testing.assert_allclose(histories[0][name], histories[1][name], rtol=1e-4)
+
+
+def test_a_worker_that_is_killed_takes_the_other_one_along(dataset, tmp_path):
+    output = tmp_path / "encoder"
+    both = start_two(arguments(dataset, output, **OPTIONS, epochs=1000))
+    interrupt(both[1], output, 2, signal.SIGKILL)
+    assert finish(both[1])[0] == -signal.SIGKILL
+    code, _, errors = finish(both[0])
+    assert code == 2, errors
+    assert "error: another worker has ended; start all of them again" in errors
+    assert "Traceback" not in errors
+    assert steps_on_disk(output)[-1] >= 2
