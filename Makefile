@@ -29,6 +29,7 @@ lint: .venv/.installed ## check style and formatting
 bench: .venv/.installed bench-env $(A)/dataset/manifest.json $(A)/embeddings/metadata.json $(A)/clusters/metadata.json ## repeat the figures of the README
 	$(PY) benchmarks/beam_build.py --quick
 	$(PY) benchmarks/image_features.py --quick
+	$(PY) benchmarks/encoder.py --quick
 
 bench-env: .venv-bench/.installed ## install what benchmarks compare with
 

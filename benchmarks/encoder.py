@@ -1,0 +1,325 @@
+"""Training the image encoder against the same network in PyTorch, and the memory that checkpointing saves.
+
+    make bench-env
+    nice -n -5 .venv/bin/python benchmarks/encoder.py [--quick]
+
+Swin-T at 224 x 224 pixels in float32 on two cores, without drop path: forward, backward and Adam. The peer is
+`transformers.SwinModel` in eager PyTorch (`torch_swin.py`), in a process of its own. Both start from the same weights;
+that they give the same embeddings and the same losses is checked. The two sides step in turns, so that other work on
+the machine hits both, and a ratio is the median over the pairs of steps. PyTorch's threads wait without spinning:
+spinning ones make it several times slower wherever something else runs.
+
+- images: one step on `--batch` distinct pictures. `_compiled` is against `torch.compile`.
+- pages: one step with the whole COURIER loss on pages of 5 candidates and 5 clicks. The peer encodes every slot, as
+  published code does; ours encodes a batch's distinct pictures once. How much they repeat is derived from the paper:
+  its batches of 3,072 pages have 30,720 slots over a catalogue of 35.5 million pictures; with a popularity after
+  Zipf's law of exponent 1, 58 % of them are distinct. So many pages do not fit here. `page_images` are few pages drawn
+  over a catalogue small enough that the same share is distinct; `small_batch_page_images` are as many pages drawn over
+  the whole catalogue, where little repeats.
+- memory: the largest resident size during training steps less that just before the first one, when weights, Adam's
+  variables and the traced graph are there: activations, gradients and whatever is temporary. With the paper's drop
+  path, in a process for each side.
+
+The last line is one JSON object. `--quick` takes fewer repeats and leaves out `torch.compile`; its figures are null
+then. Page figures count slots per second on both sides.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from models.data.pretraining_pages import distinct_pictures
+from models.pretraining.courier import Courier
+from models.vision.encoder import ImageEncoder
+from models.vision.swin import Swin
+from models.vision.swin_weights import load_swin_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+PEER_PYTHON = ROOT / ".venv-bench/bin/python"
+THREADS = 2
+SIZE = 224
+EMBEDDING_DIM = 256
+LEARNING_RATE = 1e-4
+TOLERANCE = 1e-4
+CANDIDATES = CLICKS = 5
+PAPER_SLOTS = 3072 * (CANDIDATES + CLICKS)
+PAPER_CATALOGUE = 35_500_000
+ZIPF_EXPONENT = 1.0
+
+
+class Step(NamedTuple):
+    """What one training step took, wall and processor seconds, and its loss."""
+
+    seconds: float
+    cpu_seconds: float
+    loss: float
+
+
+class Peer:
+    """The process of `torch_swin.py`.
+
+    Args:
+        work: holds `pictures.npy` and `pages_*.npz`; the peer adds its weights.
+    """
+
+    def __init__(self, work: Path) -> None:
+        script = ROOT / "benchmarks/torch_swin.py"
+        options = ("--work-dir", work, "--threads", THREADS, "--embedding-dim", EMBEDDING_DIM)
+        self._process = subprocess.Popen(
+            [str(word) for word in (PEER_PYTHON, script, *options)],
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.version = self._answer()["torch"]
+
+    def ask(self, request: str) -> dict[str, Any]:
+        """Sends a request and waits for the answer."""
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def step(self, name: str) -> Step:
+        """Runs one training step."""
+        return Step(**self.ask(name))
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit("the peer ended; its message is above")
+        return json.loads(line)
+
+
+def distinct_share(slots: int, catalogue: int) -> float:
+    """The expected share of distinct pictures among draws with Zipf's popularity."""
+    return float(-np.expm1(slots * np.log1p(-_popularity(catalogue))).sum() / slots)
+
+
+def catalogue_of_share(slots: int, share: float) -> int:
+    """The size of the catalogue over which as many draws have this share of distinct pictures."""
+    low, high = 1, PAPER_CATALOGUE
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if distinct_share(slots, middle) < share else (low, middle)
+    return low
+
+
+def _popularity(catalogue: int) -> np.ndarray:
+    weight = np.arange(1, catalogue + 1) ** -ZIPF_EXPONENT
+    return weight / weight.sum()
+
+
+def draw_pages(pages: int, catalogue: int, rng: np.random.Generator) -> np.ndarray:
+    """Picture numbers `(pages, candidates + clicks)` by popularity, as many distinct ones as expected."""
+    slots = pages * (CANDIDATES + CLICKS)
+    expected = round(slots * distinct_share(slots, catalogue))
+    cumulative = _popularity(catalogue).cumsum()
+    while True:
+        drawn = np.searchsorted(cumulative, rng.random(slots), side="right").clip(max=catalogue - 1)
+        if len(np.unique(drawn)) == expected:
+            return drawn.reshape(pages, -1)
+
+
+def page_batch(drawn: np.ndarray, pool: np.ndarray) -> tuple[dict[str, tf.Tensor], dict[str, np.ndarray]]:
+    """A batch of pages for both sides: with distinct pictures for ours, with a picture per slot for the peer."""
+    _, number = np.unique(drawn, return_inverse=True)
+    number = number.reshape(drawn.shape).astype(np.int32)
+    clicked = np.zeros((len(drawn), CANDIDATES), bool)
+    clicked[:, 0] = True
+    pages = {"candidate_picture": number[:, :CANDIDATES], "click_picture": number[:, CANDIDATES:], "clicked": clicked}
+    ours = distinct_pictures(
+        {name: tf.constant(values) for name, values in pages.items()}, lambda numbers: tf.gather(pool, numbers)
+    )
+    return ours, {"slots": pool[number.ravel()], "clicked": clicked}
+
+
+def training_step(model: Any, loss: Callable[[], tf.Tensor]) -> Callable[[], float]:
+    """One step of Adam on a loss as a compiled graph; gives the loss."""
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function(autograph=False)
+    def step() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            value = loss()
+        gradients = tape.gradient(value, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return value
+
+    step.get_concrete_function()
+    return lambda: float(step())
+
+
+def timed(step: Callable[[], float]) -> Step:
+    """Runs one training step of ours."""
+    start, cpu = time.perf_counter(), time.process_time()
+    loss = step()
+    return Step(time.perf_counter() - start, time.process_time() - cpu, loss)
+
+
+def compare(name: str, images: int, repeats: int, sides: dict[str, Callable[[], Step]]) -> dict[str, float]:
+    """Steps all sides in turns; the first one is ours. The first step of each is not counted.
+
+    Returns:
+        Pictures per second of each side, the median over the steps, and the ratios of ours, over the pairs of steps.
+    """
+    steps: dict[str, list[Step]] = {side: [] for side in sides}
+    with tqdm(total=(repeats + 1) * len(sides), desc=f"{name}: steps in turns", unit="step") as bar:
+        for _ in range(repeats + 1):
+            for side, step in sides.items():
+                steps[side].append(step())
+                bar.update()
+    ours, *peers = sides
+    for side in peers[:1]:  # later sides continue from the weights of the first peer
+        mine, theirs = steps[ours][0].loss, steps[side][0].loss
+        if abs(mine - theirs) > TOLERANCE * max(1.0, abs(theirs)):
+            sys.exit(f"{name}: the first loss is {mine}, the peer's is {theirs}")
+    result = {}
+    for side, taken in steps.items():
+        suffix = "" if side == ours else f"_{side}"
+        result[f"{name}_per_s{suffix}"] = images / statistics.median(step.seconds for step in taken[1:])
+    for side in peers:
+        pairs = list(zip(steps[ours][1:], steps[side][1:], strict=True))
+        result[f"{name}_per_s_ratio_{side}"] = statistics.median(b.seconds / a.seconds for a, b in pairs)
+        result[f"{name}_per_cpu_s_ratio_{side}"] = statistics.median(b.cpu_seconds / a.cpu_seconds for a, b in pairs)
+    result = {key: round(value, 3) for key, value in result.items()}
+    print(f"{name}: {json.dumps(result)}", flush=True)
+    return result
+
+
+def new_encoder(work: Path) -> ImageEncoder:
+    """Swin-T and its projection with the peer's first weights."""
+    encoder = ImageEncoder(Swin(drop_path=0.0), EMBEDDING_DIM)
+    load_swin_weights(encoder.backbone, work / "model.safetensors")
+    projection = np.load(work / "projection.npz")
+    encoder.projection.set_weights([projection["weight"].T, projection["bias"]])
+    return encoder
+
+
+def memory_of_training(checkpointing: bool, batch: int) -> tuple[float, float]:
+    """Peak memory of training steps beyond what was there before, in MB, and processor seconds of one step."""
+    set_threads()
+    swin = Swin(checkpointing=checkpointing)
+    swin.build((None, None, None, 3))
+    pictures = tf.random.stateless_normal((batch, SIZE, SIZE, 3), (0, 0))
+    step = training_step(swin, lambda: tf.reduce_mean(tf.square(swin(pictures, training=True))))
+    before = _memory_mb("VmRSS")
+    seconds = [timed(step).cpu_seconds for _ in range(3)]
+    return _memory_mb("VmHWM") - before, min(seconds)
+
+
+def _memory_mb(field: str) -> float:
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 1e3
+
+
+def compare_memory(batch: int, repeats: int) -> dict[str, float]:
+    """Runs training with and without checkpointing in turns, each in a new process."""
+    taken: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for _ in tqdm(range(repeats), desc="memory of training", unit="pair"):
+        for checkpointing, runs in taken.items():
+            with get_context("spawn").Pool(1) as process:
+                runs.append(process.apply(memory_of_training, (checkpointing, batch)))
+    plain, checkpointed = ([statistics.median(column) for column in zip(*runs, strict=True)] for runs in taken.values())
+    return {
+        "checkpoint_memory_ratio": round(checkpointed[0] / plain[0], 3),
+        "checkpoint_cpu_seconds_ratio": round(checkpointed[1] / plain[1], 3),
+        "step_memory_mb": round(plain[0]),
+        "step_memory_mb_checkpointing": round(checkpointed[0]),
+    }
+
+
+def set_threads() -> None:
+    """Both sides compute with two threads."""
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    tf.config.threading.set_inter_op_parallelism_threads(THREADS)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark and prints its table and its JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, without torch.compile")
+    parser.add_argument("--batch", type=int, default=8, help="pictures per step")
+    parser.add_argument("--pages", type=int, default=4, help="pages per step; each takes the peer 2 GB")
+    parser.add_argument("--memory-batch", type=int, default=16, help="pictures per step where memory is measured")
+    args = parser.parse_args(arguments)
+    if not PEER_PYTHON.exists():
+        sys.exit("the peer's environment is missing: make bench-env")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    set_threads()
+    repeats = 3 if args.quick else 9
+
+    result: dict[str, float | str | None] = compare_memory(args.memory_batch, 1 if args.quick else 3)
+    print(json.dumps(result), flush=True)
+    rng = np.random.default_rng(0)
+    slots = args.pages * (CANDIDATES + CLICKS)
+    pool = rng.integers(0, 256, (slots, SIZE, SIZE, 3), np.uint8)
+    share = distinct_share(PAPER_SLOTS, PAPER_CATALOGUE)
+    catalogues = {"page_images": catalogue_of_share(slots, share), "small_batch_page_images": PAPER_CATALOGUE}
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        np.save(work / "pictures.npy", pool[: args.batch])
+        batches = {}
+        for name, catalogue in catalogues.items():
+            drawn = draw_pages(args.pages, catalogue, rng)
+            batches[name], theirs = page_batch(drawn, pool)
+            np.savez(work / f"pages_{name}.npz", **theirs)
+            result[f"{name}_distinct_share"] = round(len(np.unique(drawn)) / slots, 3)
+        peer = Peer(work)
+
+        encoder = new_encoder(work)
+        pictures = tf.constant(pool[: args.batch])
+        peer.ask("embed")  # starts over with the first weights, as every comparison below
+        difference = float(np.abs(encoder(pictures).numpy() - np.load(work / "embeddings.npy")).max())
+        if difference > TOLERANCE:
+            sys.exit(f"the two networks differ by {difference} on the same weights")
+        result["largest_difference"] = difference
+        print(f"the same embeddings on the same weights: largest difference {difference:.1e}", flush=True)
+
+        for name, batch in batches.items():
+            courier = Courier(new_encoder(work))
+
+            def loss(courier: Courier = courier, batch: dict[str, tf.Tensor] = batch) -> tf.Tensor:
+                return courier.compute_loss(x=batch, y_pred=courier(batch, training=True))
+
+            step = training_step(courier, loss)
+            peer.ask("embed")
+            sides = {"": lambda step=step: timed(step), "torch": lambda name=name: peer.step(f"pages_{name}")}
+            result |= compare(name, slots, repeats, sides)
+        step = training_step(encoder, lambda: tf.reduce_mean(tf.square(encoder(pictures, training=True))))
+        sides = {"": lambda: timed(step), "torch": lambda: peer.step("images")}
+        if not args.quick:
+            sides["torch_compiled"] = lambda: peer.step("images_compiled")
+        peer.ask("embed")
+        images = compare("images", args.batch, repeats, sides)
+        if args.quick:
+            images |= {key.replace("torch", "torch_compiled"): None for key in images if "torch" in key}
+        result |= images
+    result["load_average"] = round(os.getloadavg()[0], 1)
+
+    print()
+    for name, value in result.items():
+        print(f"{name:48s}{'-' if value is None else value:>12}")
+    print(f"two threads, float32, {SIZE} x {SIZE}; torch {peer.version}, tensorflow {tf.__version__}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
