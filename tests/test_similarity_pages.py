@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 
 from beam_pipelines.page_reader import decode_page, read_records
+from models.config import load_config
 from models.data.dataset import Dataset
 from models.metrics.auc import page_auc
+from models.pretraining.config import PretrainConfig
 from tests.models.tiny_dataset import write_tiny_dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # as if one of the scripts there ran
 
+from courier_ablations import VARIANTS
 from courier_quality import attribute_shares, colour_histograms, pixel_embeddings, whiten
 from similarity_pages import CLICKS, SimilarityPages, page_aucs, read_pages, user_bootstrap
 
@@ -113,3 +116,9 @@ def test_whitened_vectors_have_unit_covariance_on_the_rows_fitted():
     vectors = (rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6)) + 3).astype(np.float32)
     fitted_on = np.arange(100, 400)
     np.testing.assert_allclose(np.cov(whiten(vectors, fitted_on)[fitted_on].T), np.eye(6), atol=1e-3)
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_ablations_are_configurations_that_differ_from_courier(changes):
+    changed = load_config(PretrainConfig, "courier_cpu", changes) != load_config(PretrainConfig, "courier_cpu")
+    assert changed == bool(changes)
