@@ -237,7 +237,6 @@ def _train(
         checkpoint_minutes=config.checkpoint_minutes,
         callbacks=callbacks,
         shuffle=False,  # the batches are shuffled already
-        verbose=0,
         **validation,
     )
     if output is not None and pages.validation:

@@ -9,6 +9,8 @@ from PIL import Image
 from tensorboard.plugins.projector import ProjectorConfig
 from tensorboard.plugins.projector.metadata import PROJECTOR_FILENAME
 
+from models.embeddings.store import l2_normalize
+
 SPRITE_SIDE = 64
 """Of one picture in the sprite, in pixels."""
 _LARGEST_SPRITE = 8192  # what browsers' graphics promise
@@ -36,8 +38,7 @@ def write_embedding_projector(
         if len(words) != len(embeddings):
             raise ValueError(f"`columns` must have {len(embeddings)} words each. Received: {len(words)} of {name!r}")
     directory.mkdir(parents=True, exist_ok=True)
-    lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    np.savetxt(directory / _TENSOR, embeddings / lengths, fmt="%.5g", delimiter="\t")
+    np.savetxt(directory / _TENSOR, l2_normalize(embeddings), fmt="%.5g", delimiter="\t")
     header = [list(columns)] if len(columns) > 1 else []  # a single column must not have one
     lines = [*header, *zip(*columns.values(), strict=True)]
     (directory / _METADATA).write_text("".join("\t".join(map(_word, line)) + "\n" for line in lines))

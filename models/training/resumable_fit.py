@@ -23,7 +23,6 @@ def resumable_fit(
     checkpoint_minutes: float,
     monitor: str | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: int = 0,
     **options: Any,
 ) -> dict[str, list[float]]:
     """Trains with `model.fit`, from the latest checkpoint on if there is one.
@@ -44,7 +43,7 @@ def resumable_fit(
             of an epoch are done.
         monitor: a log of the epochs; the weights of the epoch with the highest one are given back at the end.
         callbacks: called before this function's own. In an epoch that goes on they see the steps that are left.
-        verbose, options: other arguments of `fit`.
+        options: other arguments of `fit`. It prints nothing itself.
 
     Returns:
         What `fit` calls history: the logs of all epochs, those before an interruption included.
@@ -60,9 +59,7 @@ def resumable_fit(
         everything = _Callbacks(
             [*callbacks, *([best] if best else []), progress],
             add_history=True,
-            add_progbar=verbose != 0,
             model=model,
-            verbose=verbose,
             epochs=epochs,
             steps=steps_per_epoch,
         )
