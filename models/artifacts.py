@@ -52,32 +52,88 @@ class EncoderMetadata(Metadata):
     notice: str
 
 
-class EmbeddingsMetadata(Metadata):
-    """Embeddings of all items: `embeddings.npy`, float32 `(items, dim)` by item row; `has_image.npy`, bool `(items,)`.
+class WhiteningMetadata(Metadata):
+    """How embeddings were whitened: `whitening.npz` beside them, see `whitening.Whitening`.
 
-    Rows of items without a picture are zeros. `pictures_sha256` is that of the dataset's manifest.
+    Attributes:
+        dim: length of the whitened vectors.
+        encoder_dim: length of the encoder's.
+        l2: whether they were scaled to unit length afterwards.
+        fitted_items: number of items that it was fitted on.
+        whitening_sha256: digest of `whitening.npz`.
+        dataset_digest: `Manifest.digest()` of the dataset whose training items these are.
+        window: pages that they occur on.
+    """
+
+    dim: int
+    encoder_dim: int
+    l2: bool
+    fitted_items: int
+    whitening_sha256: str
+    dataset_digest: str
+    window: Window
+
+
+class EmbeddingsMetadata(Metadata):
+    """Embeddings of all items: `embeddings.npy`, `(items, dim)` by item row; `has_image.npy`, bool `(items,)`;
+    `picture_sha256.npy`, uint8 `(items, 32)`, the content hash of each item's picture.
+
+    Rows of items without a picture are zeros.
+
+    Attributes:
+        items: number of rows.
+        items_with_image: how many have a picture.
+        dim: length of the vectors; the encoder's, unless they are whitened.
+        dtype: of the stored vectors.
+        precision: Keras policy that they were computed under.
+        embeddings_sha256: digest of `embeddings.npy`.
+        item_ids_sha256: digest of the table whose rows these are.
+        pictures_sha256: `Manifest.pictures_sha256` of the dataset.
+        picture_form: how the dataset stores its pictures: equal sources in equal form are equal pictures.
+        picture_hashes_sha256: digest of `picture_sha256.npy`; empty if there is none.
+        encoder: what made them.
+        whitening: what was done to them since; `None` if nothing.
     """
 
     kind: Literal["embeddings"] = "embeddings"
     items: int
     items_with_image: int
     dim: int
+    dtype: Literal["float32", "float16"] = "float32"
+    precision: str = "float32"
     embeddings_sha256: str
     item_ids_sha256: str
     pictures_sha256: str
+    picture_form: str = ""
+    picture_hashes_sha256: str = ""
     encoder: EncoderMetadata
+    whitening: WhiteningMetadata | None = None
 
 
 class ClustersMetadata(Metadata):
     """Cluster IDs of all items: `cluster_ids.npy`, int32 `(items,)`, -1 without picture; `centers.npy`, float32
     `(clusters, dim)`.
+
+    Attributes:
+        num_clusters: how many centers there are.
+        backend: of `models.cluster`, how they were found and how the IDs were.
+        normalize: whether the embeddings were scaled to unit length first.
+        spherical: whether the centers are of unit length.
+        mean_squared_distance: of the embeddings to their centers.
+        seed: of the start.
+        centers_sha256: digest of `centers.npy`: IDs of equal centers mean the same.
+        cluster_ids_sha256: digest of `cluster_ids.npy`.
+        embeddings: what was clustered, or assigned to centers that were there before.
     """
 
     kind: Literal["clusters"] = "clusters"
     num_clusters: int
     backend: str
+    normalize: bool
+    spherical: bool
     mean_squared_distance: float
     seed: int
+    centers_sha256: str
     cluster_ids_sha256: str
     embeddings: EmbeddingsMetadata
 

@@ -60,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--output", type=Path, default=Path("artifacts/ranker"), help="run directory to write")
     parser.add_argument("--image-feature", choices=IMAGE_FEATURES, default="cluster_id", help="how pictures enter")
     parser.add_argument(
-        "--embeddings", type=Path, default=Path("artifacts/embeddings"), help="from models.embed (vector, simscore)"
+        "--embeddings",
+        type=Path,
+        default=Path("artifacts/embeddings"),
+        help="from models.embed or models.whiten (vector, simscore)",
     )
     parser.add_argument(
         "--clusters", type=Path, default=Path("artifacts/clusters"), help="from models.cluster (cluster_id)"

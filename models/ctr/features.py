@@ -11,6 +11,7 @@ from beam_pipelines.records import HISTORIES
 from models.ctr.config import FeatureSizes, RankerConfig
 from models.ctr.ranker import Ranker
 from models.ctr.text_embedding import hash_tokens
+from models.embeddings.store import l2_normalize
 
 
 class Counts(NamedTuple):
@@ -68,7 +69,7 @@ def make_feature_tables(
         config: the architecture.
         items, users: the dataset's tables.
         counts: occurrences on the training pages.
-        image_embeddings: float32 `(items, dim)`, zeros without picture, for `vector` and `simscore`.
+        image_embeddings: float32 or float16 `(items, dim)`, zeros without picture, for `vector` and `simscore`.
         cluster_ids: int32 `(items,)`, -1 without picture, for `cluster_id`.
         num_clusters: number of cluster IDs.
     """
@@ -84,8 +85,7 @@ def make_feature_tables(
     image_dim = 0
     if image_embeddings is not None:
         image_dim = image_embeddings.shape[1]
-        norms = np.linalg.norm(image_embeddings, axis=1, keepdims=True)
-        item_tables["image"] = _append((image_embeddings / np.maximum(norms, 1e-12)).astype(np.float32), 0)
+        item_tables["image"] = _append(l2_normalize(image_embeddings), 0)
     if cluster_ids is not None:
         item_tables["cluster"] = _append(cluster_ids.astype(np.int32) + 1, 0)
 

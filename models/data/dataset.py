@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -10,6 +11,8 @@ from tqdm import tqdm
 from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import MANIFEST_NAME, PRETRAINING, File, Images, Manifest, PretrainingView, Split
 from beam_pipelines.page_reader import read_records
+
+_ROWS_TOGETHER = 1 << 16
 
 
 class Dataset:
@@ -99,6 +102,17 @@ class Dataset:
     def image_index(self) -> pa.Table:
         """Columns `shard`, `index` (both -1 without picture) and `sha256`, by item row."""
         return pq.read_table(self.path / self._images().index.path)
+
+    def picture_hashes(self) -> np.ndarray:
+        """SHA-256 of each item's source picture: uint8 `(items, 32)`, zeros without picture."""
+        hashes = np.zeros((self.manifest.items.file.records, 32), np.uint8)
+        start = 0
+        for batch in self.image_index().select(["shard", "sha256"]).to_batches(max_chunksize=_ROWS_TOGETHER):
+            has_picture = batch.column("shard").to_numpy() >= 0
+            digests = bytes.fromhex("".join(batch.column("sha256").to_pylist()))  # empty without picture
+            hashes[start : start + len(batch)][has_picture] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+            start += len(batch)
+        return hashes
 
     def _images(self) -> Images:
         if self.manifest.images is None:

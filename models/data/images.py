@@ -65,10 +65,19 @@ class PictureStore:
                 progress.update(len(batch))
         return pictures
 
-    def batches(self, batch_size: int) -> tf.data.Dataset:
-        """All pictures in the order of their numbers, as batches of `read`."""
-        numbers = tf.data.Dataset.range(self.pictures).batch(batch_size)
-        return numbers.map(self.read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    def batches(self, batch_size: int, numbers: np.ndarray | None = None) -> tf.data.Dataset:
+        """Batches of `read`.
+
+        Args:
+            batch_size: pictures per batch; the last one may have fewer.
+            numbers: int `(n,)`, the pictures in the order asked for; `None` for all of them.
+        """
+        if numbers is None:
+            chosen = tf.data.Dataset.range(self.pictures)
+        else:
+            chosen = tf.data.Dataset.from_tensor_slices(numbers)
+        batches = chosen.batch(batch_size)
+        return batches.map(self.read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _read_records(self, numbers: np.ndarray) -> np.ndarray:
         records = self._records.__getitems__(numbers.tolist()) if len(numbers) else []

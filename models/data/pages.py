@@ -2,9 +2,10 @@
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from beam_pipelines.manifest import Window
-from beam_pipelines.records import FEATURES
+from beam_pipelines.records import FEATURES, HISTORIES
 from models.config import Config
 from models.data.dataset import Dataset
 
@@ -114,6 +115,29 @@ def page_timestamps(dataset: Dataset, split: str) -> np.ndarray:
     records = page_records(dataset, split).batch(_PARSE_TOGETHER)
     batches = records.map(_timestamps, num_parallel_calls=tf.data.AUTOTUNE)
     return np.concatenate(list(batches.as_numpy_iterator()))
+
+
+def items_on_pages(dataset: Dataset, split: str) -> np.ndarray:
+    """Which items occur on the pages of a split, as a candidate or a history step: bool `(items,)`.
+
+    Nothing else of the pages is parsed, and nothing is padded.
+
+    Raises:
+        CommandError: the split has no pages.
+    """
+    spec = {name: tf.io.RaggedFeature(tf.int64) for name in ("item", *(f"{history}_item" for history in HISTORIES))}
+
+    def items(serialized: tf.Tensor) -> tf.Tensor:
+        return tf.concat([feature.flat_values for feature in tf.io.parse_example(serialized, spec).values()], 0)
+
+    found = np.zeros(dataset.manifest.items.file.records, bool)
+    with tqdm(total=dataset.split(split).pages, desc="reading pages", unit="page") as progress:
+        batches = page_records(dataset, split).batch(_PARSE_TOGETHER)
+        counted = batches.map(lambda records: (tf.size(records), items(records)), num_parallel_calls=tf.data.AUTOTUNE)
+        for pages, rows in counted.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+            found[rows] = True
+            progress.update(int(pages))
+    return found
 
 
 def _timestamps(serialized: tf.Tensor) -> tf.Tensor:

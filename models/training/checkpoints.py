@@ -86,7 +86,7 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            warning = f"the checkpoint of step {checkpoint.step} could not be written ({error}); training goes on"
+            warning = f"the checkpoint of step {checkpoint.step} could not be written ({error}); the run goes on"
             print(f"warning: {path}: {warning}", file=sys.stderr, flush=True)
             return False
         for old in self._files()[:-_KEPT]:

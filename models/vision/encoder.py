@@ -51,6 +51,13 @@ class ImageEncoder(keras.Model):
         x = (ops.cast(pictures, "float32") - ops.array(MEAN, "float32")) / ops.array(STDDEV, "float32")
         return ops.cast(self.projection(self.backbone(x, training=training)), "float32")
 
+    def with_precision(self, dtype: str) -> "ImageEncoder":
+        """A copy with the same weights that computes under another Keras policy, for example `mixed_bfloat16`."""
+        backbone = type(self.backbone).from_config({**self.backbone.get_config(), "dtype": dtype})
+        copy = ImageEncoder(backbone, self.embedding_dim, dtype=dtype)
+        copy.set_weights(self.get_weights())
+        return copy
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {

@@ -1,8 +1,10 @@
 """Writes page datasets with pictures by hand, so that tests know every page and every pixel."""
 
+import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +45,7 @@ def write_picture_dataset(
     *,
     view: Sequence[dict] | None = None,
     image_format: str = "jpeg",
+    columns: Mapping[str, Sequence[str | None]] = MappingProxyType({}),
 ) -> Dataset:
     """Writes a dataset.
 
@@ -54,24 +57,26 @@ def write_picture_dataset(
         view: the pages of the pre-training view. The whole pages if it is left out, as if pictures were found missing
             only when they were stored.
         image_format: `jpeg` or `webp`.
+        columns: more columns of the item table.
     """
     for folder in ("pages", "pretraining", "items", "users", "images"):
         (root / folder).mkdir(parents=True)
     item_ids = [f"i{row}" for row in range(len(place_of_item))]
-    pq.write_table(pa.table({"item_id": item_ids}), root / "items/items.parquet")
+    pq.write_table(pa.table({"item_id": item_ids, **columns}), root / "items/items.parquet")
     pq.write_table(pa.table({"user_id": ["u0"]}), root / "users/users.parquet")
-    files = []
+    files, hashes = [], {(-1, -1): ""}
     for number, pictures in enumerate(shards):
         path = f"images/images-{number:05d}-of-{len(shards):05d}.array_record"
         writer = ArrayRecordWriter(str(root / path), "group_size:1")
-        for picture in pictures:
-            writer.write(encode_picture(picture, image_format))
+        for record, picture in enumerate(pictures):
+            encoded = encode_picture(picture, image_format)
+            hashes[number, record] = hashlib.sha256(encoded).hexdigest()
+            writer.write(encoded)
         writer.close()
         files.append(File.of(root, path, len(pictures)))
     shard, index = np.array(place_of_item, np.int64).T
-    pq.write_table(
-        pa.table({"shard": shard, "index": index, "sha256": [""] * len(shard)}), root / "images/index.parquet"
-    )
+    sha256 = [hashes[tuple(place)] for place in place_of_item]
+    pq.write_table(pa.table({"shard": shard, "index": index, "sha256": sha256}), root / "images/index.parquet")
     view = pages if view is None else view
     splits, pretraining = {}, None
     if pages:
@@ -89,7 +94,7 @@ def write_picture_dataset(
         schema_hash=SCHEMA_HASH,
         features=[],
         notice="made up for a test",
-        options={},
+        options={"image_side": 256, "image_format": image_format},
         sources=[],
         splits=splits,
         pretraining=pretraining,

@@ -1,146 +1,39 @@
-import hashlib
-import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Window
+from beam_pipelines.manifest import Window, file_sha256
 from models import cluster
 from models.artifacts import EmbeddingsMetadata, EncoderMetadata
-from models.embeddings.assignment import ExactAssigner, ScannAssigner
-from models.embeddings.kmeans import KMeans
-from models.embeddings.store import l2_normalize, load_cluster_ids
+from models.embeddings.store import l2_normalize, load_centers, load_cluster_ids
+from tests.models.planted import planted
 
 
-def planted(n, clusters, dim, seed=0, spread=0.05):
-    rng = np.random.default_rng(seed)
-    centers = rng.normal(size=(clusters, dim)).astype(np.float32)
-    return (centers[rng.integers(clusters, size=n)] + spread * rng.normal(size=(n, dim))).astype(np.float32)
-
-
-def nearest_by_loop(points, centers):
-    return [min(range(len(centers)), key=lambda c: float(((p - centers[c]) ** 2).sum())) for p in points]
-
-
-@pytest.mark.parametrize("assigner", [ExactAssigner, ScannAssigner])
-@pytest.mark.parametrize(("n", "clusters", "dim"), [(1, 1, 2), (50, 7, 3), (200, 40, 16)])
-def test_assigns_to_the_nearest_center(assigner, n, clusters, dim):
-    rng = np.random.default_rng(n)
-    points = rng.normal(size=(n, dim)).astype(np.float32)
-    centers = rng.normal(size=(clusters, dim)).astype(np.float32)
-    assert assigner(centers).assign(points).tolist() == nearest_by_loop(points, centers)
-
-
-def test_tiles_do_not_change_the_exact_assignment(monkeypatch):
-    points, centers = planted(500, 30, 8), planted(30, 30, 8, seed=1)
-    whole = ExactAssigner(centers).assign(points)
-    monkeypatch.setattr(ExactAssigner, "_TILE_ELEMENTS", 100)
-    np.testing.assert_array_equal(ExactAssigner(centers).assign(points), whole)
-
-
-def test_partitioned_scann_index_is_close_to_exact():
-    sample = planted(12_000, 300, 16, spread=0.2)
-    points, centers = sample[:2000], sample[2000:]
-    exact, scann = (a(centers).assign(points) for a in (ExactAssigner, ScannAssigner))
-    assert np.mean(exact == scann) > 0.99
-    distances = [np.square(points - centers[ids]).sum() for ids in (exact, scann)]
-    assert distances[1] <= 1.001 * distances[0]
-
-
-def test_distance_never_rises_and_planted_clusters_are_found():
-    points = planted(2000, 10, 6)
-    seen = []
-    result = KMeans(10, backend="exact", seed=3).fit(points, on_pass=lambda _, d, *rest: seen.append((d, *rest)))
-    distances = [d for d, _, empty in seen]
-    assert all(after <= before * (1 + 1e-7) for before, after in itertools.pairwise(distances))
-    assert result.mean_squared_distance == distances[-1]
-    assert seen[0][1] == 1.0
-
-
-def test_centers_are_means_and_preserve_the_overall_mean():
-    points = planted(700, 5, 4)
-    result = KMeans(5, backend="exact", tolerance=0.0, max_passes=200).fit(points)
-    counts = np.bincount(result.ids, minlength=5)
-    assert counts.sum() == len(points)
-    for c in range(5):
-        np.testing.assert_allclose(result.centers[c], points[result.ids == c].mean(0), atol=1e-5)
-    np.testing.assert_allclose(counts @ result.centers / len(points), points.mean(0), atol=1e-5)
-
-
-def test_one_cluster_is_the_mean():
-    points = planted(100, 3, 4)
-    result = KMeans(1, backend="exact").fit(points)
-    np.testing.assert_allclose(result.centers[0], points.mean(0), atol=1e-6)
-    np.testing.assert_allclose(result.mean_squared_distance, points.var(0).sum(), rtol=1e-5)
-
-
-def test_scann_gives_the_exact_result():
-    points = planted(3000, 20, 8)
-    exact, scann = (KMeans(20, backend=b, seed=1).fit(points) for b in ("exact", "scann"))
-    np.testing.assert_array_equal(exact.ids, scann.ids)
-    np.testing.assert_array_equal(exact.centers, scann.centers)
-
-
-def test_block_size_and_reruns_do_not_change_the_result():
-    points = planted(1000, 8, 5)
-    results = [KMeans(8, backend="exact", seed=2, block_rows=rows).fit(points) for rows in (64, 1000, 1000)]
-    for other in results[1:]:
-        np.testing.assert_array_equal(other.ids, results[0].ids)
-        np.testing.assert_allclose(other.centers, results[0].centers, atol=1e-6)
-
-
-def test_clusters_emptied_by_equal_points_are_split():
-    # 90 copies of one point: of the random start, most centers coincide and all but one of those lose every point.
-    points = np.concatenate([np.zeros((90, 2)), planted(60, 6, 2, spread=0.2)]).astype(np.float32)
-    empty = []
-    result = KMeans(12, backend="exact", tolerance=0.0, max_passes=100, seed=0).fit(
-        points, on_pass=lambda *numbers: empty.append(numbers[3])
-    )
-    assert empty[0] > 0
-    assert empty[-1] < empty[0]
-    assert np.isfinite(result.centers).all()
-
-
-@pytest.mark.parametrize(
-    ("points", "clusters", "message"),
-    [
-        (np.zeros((3, 2), np.float32), 4, "only 3 points"),
-        (np.array([[0.0, 1.0], [np.nan, 0.0]], np.float32), 1, "Row 1 is not"),
-    ],
-)
-def test_bad_points_are_refused(points, clusters, message):
-    with pytest.raises(ValueError, match=message):
-        KMeans(clusters, backend="exact").fit(points)
-
-
-def test_normalising_keeps_zero_rows():
-    unit = l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
-    np.testing.assert_allclose(unit, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
-
-
-@pytest.fixture
-def embeddings(tmp_path):
-    """Embeddings of 120 items, every tenth without a picture."""
-    directory = tmp_path / "embeddings"
+def write_embeddings(directory, vectors, has_image, encoder="weights"):
     directory.mkdir()
-    vectors = planted(120, 6, 8)
-    has_image = np.arange(120) % 10 != 0
-    vectors[~has_image] = 0
-    np.save(directory / "embeddings.npy", vectors)
+    np.save(directory / "embeddings.npy", np.where(has_image[:, None], vectors, 0))
     np.save(directory / "has_image.npy", has_image)
     EmbeddingsMetadata(
-        items=120,
+        items=len(vectors),
         items_with_image=int(has_image.sum()),
-        dim=8,
-        embeddings_sha256=hashlib.sha256((directory / "embeddings.npy").read_bytes()).hexdigest(),
+        dim=vectors.shape[1],
+        dtype=str(vectors.dtype),
+        embeddings_sha256=file_sha256(directory / "embeddings.npy"),
         item_ids_sha256="items",
         pictures_sha256="",
         encoder=EncoderMetadata(
             method="courier",
             image_size=(32, 32),
-            embedding_dim=8,
-            weights_sha256="weights",
+            embedding_dim=vectors.shape[1],
+            weights_sha256=encoder,
             dataset_digest="dataset",
             window=Window(first=0, last=1),
             notice="",
@@ -149,17 +42,83 @@ def embeddings(tmp_path):
     return directory
 
 
-def test_command_writes_ids_centers_and_their_origin(embeddings, tmp_path):
-    line = cluster.main(["--embeddings", str(embeddings), "--output", str(tmp_path / "c"), "--num-clusters", "6"])
+@pytest.fixture
+def embeddings(tmp_path):
+    """Embeddings of 120 items, every tenth without a picture."""
+    return write_embeddings(tmp_path / "embeddings", planted(120, 6, 8), np.arange(120) % 10 != 0)
+
+
+def run(embeddings, output, *more):
+    return cluster.main(["--embeddings", str(embeddings), "--output", str(output), *more])
+
+
+@pytest.mark.parametrize("backend", ["scann", "cells", "exact", "single_pass"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_writes_ids_centers_and_their_origin(backend, dtype, tmp_path):
+    has_image = np.arange(120) % 10 != 0
+    vectors = planted(120, 6, 8).astype(dtype)
+    source = write_embeddings(tmp_path / "embeddings", vectors, has_image)
+    line = run(source, tmp_path / "c", "--num-clusters", "6", "--backend", backend)
     assert "6 clusters of 108 pictures" in line
     metadata, ids = load_cluster_ids(tmp_path / "c")
-    assert (ids[::10] == -1).all()
-    assert set(ids[ids >= 0]) == set(range(6))
+    assert (ids[~has_image] == -1).all()
+    assert set(ids[has_image]) == set(range(6))
     assert metadata.embeddings.encoder.weights_sha256 == "weights"
-    # An item keeps its ID when it is assigned again: what a new item with the same picture would get.
-    vectors = l2_normalize(np.load(embeddings / "embeddings.npy"))
-    again = ScannAssigner(np.load(tmp_path / "c" / "centers.npy")).assign(vectors[ids >= 0])
-    np.testing.assert_array_equal(again, ids[ids >= 0])
+    assert metadata.backend == backend
+    _, centers = load_centers(tmp_path / "c")
+    unit = l2_normalize(vectors)[has_image]
+    nearest = np.square(unit[:, None] - centers).sum(axis=2)
+    np.testing.assert_array_equal(ids[has_image], nearest.argmin(axis=1))
+    np.testing.assert_allclose(metadata.mean_squared_distance, nearest.min(axis=1).mean(), rtol=1e-5)
+    assert not list(tmp_path.glob("*checkpoints*"))
+
+
+def test_progress_is_a_line_per_pass(embeddings, tmp_path, capsys):
+    run(embeddings, tmp_path / "c", "--num-clusters", "6")
+    printed = capsys.readouterr().out
+    assert "108 pictures into 6 clusters (scann)" in printed
+    assert "pass 1: " in printed
+    assert "moved" in printed
+    assert "imbalance" in printed
+
+
+def test_embeddings_as_they_are_keep_their_lengths(tmp_path):
+    vectors = np.repeat(np.array([[1.0, 0.0], [5.0, 0.0]], np.float32), 10, axis=0)
+    source = write_embeddings(tmp_path / "embeddings", vectors, np.ones(20, bool))
+    run(source, tmp_path / "c", "--num-clusters", "2", "--no-normalize", "--seed", "1")
+    metadata, ids = load_cluster_ids(tmp_path / "c")
+    assert not metadata.normalize
+    assert len({*ids[:10]}) == len({*ids[10:]}) == 1
+    assert ids[0] != ids[-1]
+
+
+def test_new_items_get_the_ids_of_existing_centers(tmp_path):
+    vectors, has_image = planted(200, 6, 8), np.arange(200) % 9 != 0
+    old = write_embeddings(tmp_path / "old", vectors[:120], has_image[:120])
+    new = write_embeddings(tmp_path / "new", vectors, has_image)
+    run(old, tmp_path / "c", "--num-clusters", "6")
+    line = run(new, tmp_path / "d", "--like", str(tmp_path / "c"))
+    assert "178 pictures" in line if has_image.sum() == 178 else f"{has_image.sum()} pictures" in line
+    before, old_ids = load_cluster_ids(tmp_path / "c")
+    after, ids = load_cluster_ids(tmp_path / "d")
+    np.testing.assert_array_equal(ids[:120], old_ids)
+    assert (ids[has_image] >= 0).all()
+    assert (ids[~has_image] == -1).all()
+    assert after.centers_sha256 == before.centers_sha256
+    assert after.embeddings.items == 200
+    np.testing.assert_array_equal(load_centers(tmp_path / "c")[1], load_centers(tmp_path / "d")[1])
+
+
+def test_versions_are_not_mixed(embeddings, tmp_path):
+    other = write_embeddings(tmp_path / "other", planted(120, 6, 8), np.ones(120, bool), encoder="another")
+    run(embeddings, tmp_path / "c", "--num-clusters", "6")
+    with pytest.raises(CommandError, match=r"--like: .* must not be mixed; their encoders differ"):
+        run(other, tmp_path / "d", "--like", str(tmp_path / "c"))
+    centers = tmp_path / "c" / "centers.npy"
+    np.save(centers, np.load(centers) + 1)
+    with pytest.raises(CommandError, match=r"centers\.npy is missing or is not the file"):
+        run(embeddings, tmp_path / "d", "--like", str(tmp_path / "c"))
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(
@@ -170,15 +129,75 @@ def test_command_writes_ids_centers_and_their_origin(embeddings, tmp_path):
         (lambda d: (d / "metadata.json").write_text("{}"), "does not describe"),
     ],
 )
-def test_command_refuses_damaged_embeddings(embeddings, tmp_path, change, message):
+def test_damaged_embeddings_are_refused(embeddings, tmp_path, change, message):
     change(embeddings)
     with pytest.raises(CommandError, match=message):
-        cluster.main(["--embeddings", str(embeddings), "--output", str(tmp_path / "c")])
+        run(embeddings, tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.parametrize("number", ["109", "-1"])
-def test_command_refuses_an_impossible_number_of_clusters(embeddings, tmp_path, number):
-    with pytest.raises(CommandError, match="--num-clusters"):
-        cluster.main(["--embeddings", str(embeddings), "--output", str(tmp_path / "c"), "--num-clusters", number])
+def test_a_vector_that_is_not_finite_is_named_and_leaves_nothing(tmp_path):
+    vectors = planted(120, 6, 8)
+    vectors[17, 3] = np.inf
+    source = write_embeddings(tmp_path / "embeddings", vectors, np.ones(120, bool))
+    with pytest.raises(CommandError, match="Row 17 is not"):
+        run(source, tmp_path / "c", "--num-clusters", "6", "--no-normalize")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-clusters", "109"], "--num-clusters must be between 1 and the 108"),
+        (["--num-clusters", "-1"], "--num-clusters"),
+        (["--max-passes", "0"], "--max-passes must be at least 1"),
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--tolerance", "-1"], "--tolerance must be at least 0"),
+        (["--threshold", "0.1"], "--threshold is for --backend single_pass"),
+        (["--spherical", "--no-normalize"], "--spherical is for embeddings of unit length"),
+        (["--like", "nowhere"], "--like: nowhere has no metadata.json; models.cluster makes it"),
+        (["--like", "nowhere", "--num-clusters", "3"], "--num-clusters is of new centers"),
+    ],
+)
+def test_impossible_options_are_refused(embeddings, tmp_path, options, message):
+    with pytest.raises(CommandError, match=message):
+        run(embeddings, tmp_path / "c", *options)
     assert list(tmp_path.iterdir()) == [embeddings]
+
+
+def test_a_killed_run_goes_on_and_ends_alike(tmp_path):
+    source = write_embeddings(tmp_path / "embeddings", planted(40_000, 30, 16, spread=0.7), np.arange(40_000) % 10 != 0)
+    # More passes than could ever be needed: there is always one left to be killed in.
+    options = ["--num-clusters", "600", "--backend", "exact", "--tolerance", "0", "--max-passes", "14"]
+    run(source, tmp_path / "whole", *options)
+    command = [sys.executable, "-m", "models.cluster", "--embeddings", str(source), "--output", str(tmp_path / "c")]
+    process = subprocess.Popen(
+        [*command, *options],
+        cwd=Path(__file__).parents[2],
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("pass 4:"):
+            break
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "c.checkpoints").glob("step-*4.npz")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(CommandError, match=r"seed 0 there, 1 here.*--restart"):
+        run(source, tmp_path / "c", *options, "--seed", "1")
+    finished = subprocess.run(
+        [*command, *options], cwd=Path(__file__).parents[2], env=dict(os.environ), capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "goes on after pass" in finished.stdout
+    assert "pass 1:" not in finished.stdout
+    for name in ("cluster_ids.npy", "centers.npy"):
+        assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    metadata = [json.loads((tmp_path / name / "metadata.json").read_text()) for name in ("c", "whole")]
+    assert metadata[0] == metadata[1]
+    assert not (tmp_path / "c.checkpoints").exists()

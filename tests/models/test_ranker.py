@@ -173,6 +173,17 @@ def test_label_columns_never_reach_a_table(dataset, counts):
         np.testing.assert_array_equal(rows, tables[1].items[name])
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, dataset, counts, scale):
+    _, vectors, _ = load_embeddings(tiny.embeddings)
+    tables = [
+        make_feature_tables(CONFIG, dataset.items(), dataset.users(), counts, image_embeddings=images).items["image"]
+        for images in (vectors, (vectors * scale).astype(np.float16))
+    ]
+    assert tables[1].dtype == np.float32
+    np.testing.assert_allclose(tables[1], tables[0], atol=2e-3)
+
+
 def test_histories_and_images_move_the_scores(make, page):
     for image_feature, table in (("vector", "image"), ("simscore", "image"), ("cluster_id", "cluster")):
         ranker = make(image_feature)

@@ -183,8 +183,11 @@ def write_tiny_dataset(
     ClustersMetadata(
         num_clusters=styles,
         backend="exact",
+        normalize=True,
+        spherical=False,
         mean_squared_distance=0.1,
         seed=0,
+        centers_sha256="",
         cluster_ids_sha256=file_sha256(clusters / "cluster_ids.npy"),
         embeddings=embeddings_metadata,
     ).write(clusters)

@@ -1,0 +1,133 @@
+"""Embeddings as clustering reads them: in blocks, unit length if wanted, and in samples that need no list of rows."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+BLOCK_ROWS = 1 << 16
+"""Rows of the file that are in memory at once, for each worker."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+class Share(NamedTuple):
+    """Which rows take part: those whose hash, drawn by `seed`, lies in `[low, high)` of the unit interval."""
+
+    low: float = 0.0
+    high: float = 1.0
+    seed: int = 0
+
+
+EVERYTHING = Share()
+
+
+class Points:
+    """Vectors in a file, or in memory, that are read block by block.
+
+    A row belongs to a sample or does not by a hash of its number. So a larger sample contains a smaller one, disjoint
+    shares are disjoint samples, and neither depends on how the rows are divided into blocks.
+
+    Args:
+        vectors: float16 or float32 `(rows, dim)`; may be a memory map.
+        present: bool `(rows,)`, rows that take part; `None` for all.
+        normalize: whether vectors are scaled to unit length when they are read, so that Euclidean order is cosine
+            order (equation 10). Zero vectors stay zero.
+        block_rows: rows of the file that are read at once.
+
+    Attributes:
+        rows: of the file.
+        dim: length of the vectors.
+        count: number of rows that take part.
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        present: np.ndarray | None = None,
+        *,
+        normalize: bool = False,
+        block_rows: int = BLOCK_ROWS,
+    ) -> None:
+        if vectors.ndim != 2:
+            raise ValueError(f"`vectors` must have two axes, rows and dimensions. Received: shape {vectors.shape}")
+        if present is not None and present.shape != vectors.shape[:1]:
+            raise ValueError(f"`present` must have a flag per row, {vectors.shape[:1]}. Received: {present.shape}")
+        if block_rows < 1:
+            raise ValueError(f"`block_rows` must be at least 1. Received: {block_rows}")
+        self._vectors = vectors
+        self._present = present
+        self._normalize = normalize
+        self.block_rows = block_rows
+        self.rows, self.dim = vectors.shape
+        self.count = self.rows if present is None else int(np.count_nonzero(present))
+
+    def blocks(self) -> Sequence[int]:
+        """The first row of each block."""
+        return range(0, self.rows, self.block_rows)
+
+    def rows_of(self, block: int, share: Share = EVERYTHING) -> np.ndarray:
+        """The rows of a block that take part and belong to a share: int64 `(n,)`, rising."""
+        rows = np.arange(block, min(block + self.block_rows, self.rows))
+        keep = np.ones(len(rows), bool) if self._present is None else self._present[block : block + self.block_rows]
+        if share != EVERYTHING:
+            place = _places(rows, share.seed)
+            keep = keep & (place >= share.low) & (place < share.high)
+        return rows[keep]
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of rising rows: float32 `(n, dim)`, a copy."""
+        if not len(rows):
+            return np.zeros((0, self.dim), np.float32)
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        whole = self._mapped(first, last)
+        vectors = (whole if last - first == len(rows) else whole[rows - first]).astype(np.float32)
+        if self._normalize:
+            lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+            vectors /= np.maximum(lengths, 1e-12)[:, None]
+        return vectors
+
+    def sample(self, count: int, seed: int = 0) -> np.ndarray:
+        """A uniform sample without repetition: rows int64 `(count,)`, rising."""
+        rows = np.zeros(0, np.int64)
+        places = np.zeros(0)
+        for block in self.blocks():
+            new = self.rows_of(block)
+            rows, places = np.concatenate([rows, new]), np.concatenate([places, _places(new, seed)])
+            if len(rows) > count:
+                first = np.argpartition(places, count - 1)[:count]
+                rows, places = rows[first], places[first]
+        return np.sort(rows)
+
+    def largest(self) -> float:
+        """The largest absolute value of all vectors.
+
+        Raises:
+            ValueError: a vector is not finite; its row is named.
+        """
+        largest = 0.0
+        for block in self.blocks():
+            rows = self.rows_of(block)
+            vectors = self.read(rows)
+            finite = np.isfinite(vectors).all(axis=1)
+            if not finite.all():
+                raise ValueError(f"vectors must be finite. Row {rows[int(np.argmin(finite))]} is not")
+            largest = max(largest, float(np.abs(vectors).max(initial=0.0)))
+        return largest
+
+    def _mapped(self, first: int, last: int) -> np.ndarray:
+        """A range of rows. Of a file, a map of its own: what a map has touched is memory until the map is gone."""
+        vectors = self._vectors
+        if not isinstance(vectors, np.memmap):
+            return vectors[first:last]
+        offset = vectors.offset + first * self.dim * vectors.itemsize
+        return np.memmap(vectors.filename, vectors.dtype, "r", offset, (last - first, self.dim))
+
+
+def _places(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Where in `[0, 1)` rows lie: splitmix64 of their numbers."""
+    x = (rows.astype(np.uint64) + np.uint64(seed) * np.uint64(1 << 40) + np.uint64(1)) * _GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * _MIX[0]
+    x = (x ^ (x >> np.uint64(27))) * _MIX[1]
+    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
