@@ -1,16 +1,11 @@
 """A figure of what clicked candidates are reconstructed from: the attention weights over users' latest clicks."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
-from PIL import Image
 
 from models.data.pages import PADDING
-
-_JPEG_QUALITY = 85
+from models.pretraining.shown_pictures import inline_picture
 
 
 def attention_figure(
@@ -40,7 +35,7 @@ def attention_figure(
         raise ValueError(
             f"`weights` must have shape {shape} and `cosines` {shape[:2]}. Received: {weights.shape}, {cosines.shape}"
         )
-    images = [_image(picture, caption) for picture, caption in zip(pictures, captions, strict=True)]
+    images = [inline_picture(picture, caption) for picture, caption in zip(pictures, captions, strict=True)]
     shown = "".join(
         _page(number, pages["candidate_picture"][i], pages["clicked"][i], pages["click_picture"][i], w, c, images)
         for number, (i, w, c) in enumerate(zip(range(shape[0]), weights, cosines, strict=True), start=1)
@@ -103,13 +98,6 @@ def _candidate(image: str, clicked: bool, cosine: float, weights: np.ndarray, cl
         f'<div class="arrow">←</div><div class="closest">{clicks[most]}</div></div>{mark} <small>fit {cosine:.2f}'
         f"</small></th>{cells}</tr>"
     )
-
-
-def _image(picture: np.ndarray, caption: str) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=_JPEG_QUALITY)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img src="data:image/jpeg;base64,{data}" alt="{escape(caption)}" title="{escape(caption)}">'
 
 
 _STYLE = """

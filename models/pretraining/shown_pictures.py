@@ -1,7 +1,9 @@
 """Pictures and their items for people to look at, beside what the encoder sees."""
 
+import base64
 import io
 from collections.abc import Iterable, Sequence
+from html import escape
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -10,6 +12,15 @@ from PIL import Image
 from models.data.dataset import Dataset
 
 LABEL_PREFIX = "label_"
+_JPEG_QUALITY = 85
+
+
+def inline_picture(picture: np.ndarray, caption: str) -> str:
+    """A picture, uint8 `(height, width, 3)`, as an HTML element that holds it whole."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=_JPEG_QUALITY)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{escape(caption)}" title="{escape(caption)}">'
 
 
 class ShownPictures:
