@@ -6,7 +6,8 @@ Trains with `models.pretrain` and embeds with `models.embed`, both as a user wou
 strictly after the pre-training window by SimScore: the mean of a candidate's 5 largest cosines to the user's last 50
 clicks. All rows order the same pages:
 
-- `raw pixels`: cosines of the pictures themselves; of several definitions the best on the validation split;
+- `raw pixels`: cosines of the pictures themselves, at the encoder's input size;
+- `centred pixels`: the same less means; of six definitions the best on the validation split;
 - `colour histogram`: 64 colours, less their mean;
 - `attribute share`: share of the clicks with the candidate's catalogue value, averaged over the attributes;
 - `attributes`: gradient boosting on these shares, trained on the pages of the pre-training window;
@@ -36,12 +37,18 @@ from threadpoolctl import threadpool_limits
 from models.config import load_config
 from models.data.images import PictureStore
 from models.data.pages import PADDING
+from models.embeddings.store import l2_normalize
 from models.pretraining.config import PretrainConfig
 from models.vision.config import build_encoder
 from models.vision.encode import encode_function, encode_pictures
 
-COMPARED = {"random": "random init", "pixels": "raw pixels", "attributes": "attributes"}  # by name in the result
-SHRINK = (1, 2, 4)  # raw pixels are compared at the encoder's input size divided by these
+COMPARED = {  # by name in the result
+    "random": "random init",
+    "pixels": "raw pixels",
+    "centred_pixels": "centred pixels",
+    "attributes": "attributes",
+}
+SHRINK = (1, 2, 4)  # centred pixels are compared at the encoder's input size divided by these
 COLOURS = 4  # per channel
 COMPONENTS = 256  # of whitened embeddings, at most
 BATCH = 256
@@ -50,16 +57,20 @@ Aucs = dict[str, np.ndarray]
 """By split: the AUC of each page."""
 
 
-def pixel_embeddings(pictures: np.ndarray, shrink: int) -> np.ndarray:
-    """Pictures uint8 `(n, height, width, 3)`, shrunk, as vectors less their own mean and of unit length."""
+def pixel_vectors(pictures: np.ndarray, shrink: int) -> np.ndarray:
+    """Pictures uint8 `(n, height, width, 3)`, shrunk, as vectors."""
     size = [max(1, side // shrink) for side in pictures.shape[1:3]]
     vectors = np.empty((len(pictures), size[0] * size[1] * 3), np.float32)
     for first in range(0, len(pictures), BATCH):
         resized = tf.image.resize(pictures[first : first + BATCH], size, antialias=True)
         vectors[first : first + BATCH] = resized.numpy().reshape(len(resized), -1)
-    vectors -= vectors.mean(axis=1, keepdims=True)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors
+
+
+def pixel_embeddings(pictures: np.ndarray, shrink: int) -> np.ndarray:
+    """`pixel_vectors` less their own mean and of unit length."""
+    vectors = pixel_vectors(pictures, shrink)
+    return l2_normalize(vectors - vectors.mean(axis=1, keepdims=True))
 
 
 def colour_histograms(pictures: np.ndarray) -> np.ndarray:
@@ -149,6 +160,7 @@ def study(args: argparse.Namespace) -> dict:
 
     pictures = store.read_all()
     best = -np.inf
+    add_embeddings("raw pixels", pixel_vectors(pictures, 1)[store.picture_of_item])
     for shrink in SHRINK:
         vectors = pixel_embeddings(pictures, shrink)[store.picture_of_item]
         mean_picture = vectors[window_items].mean(axis=0)
@@ -158,8 +170,8 @@ def study(args: argparse.Namespace) -> dict:
             gauc = similarity_aucs(vectors, splits["validation"]).mean()
             print(f"pixels, size / {shrink}, {removed} removed: validation {gauc:.4f}", flush=True)
             if gauc > best:
-                best, definition, raw_pixels = gauc, f"size / {shrink}, {removed} removed", vectors
-    add_embeddings("raw pixels", raw_pixels)
+                best, definition, centred = gauc, f"size / {shrink}, {removed} removed", vectors
+    add_embeddings("centred pixels", centred)
     histograms = colour_histograms(pictures)[store.picture_of_item]
     add_embeddings("colour histogram", histograms - histograms[window_items].mean(axis=0))
     codes = attribute_codes(dataset.items())
@@ -175,7 +187,8 @@ def study(args: argparse.Namespace) -> dict:
 
     figures = {split: _figures(split, pages, rows) for split, pages in splits.items()}
     print(
-        f"raw pixels: {definition}\ntrained in {seconds} s per seed, {args.jobs} at a time; {dataset.manifest.notice}"
+        f"centred pixels: {definition}\n"
+        f"trained in {seconds} s per seed, {args.jobs} at a time; {dataset.manifest.notice}"
     )
     return {
         "notice": dataset.manifest.notice,
