@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     )
     parser.add_argument("--max-passes", type=int, default=25, help="largest number of passes over all embeddings")
     parser.add_argument(
-        "--tolerance", type=float, default=3e-4, help="stop when a pass lowers the mean squared distance by less of it"
+        "--tolerance", type=float, default=1e-4, help="stop when a pass lowers the mean squared distance by less of it"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the start, samples and splits")
     parser.add_argument("--workers", type=int, help="threads (unset: one for each core)")

@@ -25,7 +25,7 @@ class ClusterSums:
     Attributes:
         sums: float64 `(clusters, dim)`, in units of `step`.
         counts: int64 `(clusters,)`.
-        squares: sum of the squared lengths of all points.
+        squares: sum of the squared lengths of all points, of parts rounded likewise.
         step: the unit of `sums`.
     """
 
@@ -33,8 +33,8 @@ class ClusterSums:
         self.sums = np.zeros((clusters, dim), np.float64)
         self.counts = np.zeros(clusters, np.int64)
         self.squares = 0.0
-        bound = max(points, 1) * (largest or 1.0)
-        self.step = 2.0 ** (math.ceil(math.log2(bound)) + 1 - _EXACT_BITS)
+        self.step = _step(max(points, 1) * (largest or 1.0))
+        self._squares_step = _step(max(points, 1) * dim * (largest or 1.0) ** 2)
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """Adds points.
@@ -49,7 +49,7 @@ class ClusterSums:
         for first in range(0, len(order), _ROWS):
             some = order[first : first + _ROWS]
             exact = vectors[some].astype(np.float64)
-            self.squares += float(np.vdot(exact, exact))
+            self.squares += round(float(np.vdot(exact, exact)) / self._squares_step) * self._squares_step
             exact *= 1 / self.step
             np.rint(exact, out=exact)
             clusters = ids[some]
@@ -82,3 +82,8 @@ class ClusterSums:
         """How unequal the clusters are: their number times the sum of squared shares, 1 if all are of one size."""
         shares = self.counts / max(1, int(self.counts.sum()))
         return float(len(self.counts) * np.square(shares).sum())
+
+
+def _step(bound: float) -> float:
+    """A power of two of which sums up to a bound are exact multiples."""
+    return 2.0 ** (math.ceil(math.log2(bound)) + 1 - _EXACT_BITS)

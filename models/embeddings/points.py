@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLOCK_ROWS = 1 << 16
-"""Rows of the file that are in memory at once, for each worker."""
+LARGEST_BLOCK, SMALLEST_BLOCK = 1 << 16, 1 << 12
+"""Bounds of the rows in memory at once, for each worker: the blocks of small files are small, so that all get some."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -34,7 +34,7 @@ class Points:
         present: bool `(rows,)`, rows that take part; `None` for all.
         normalize: whether vectors are scaled to unit length when they are read, so that Euclidean order is cosine
             order (equation 10). Zero vectors stay zero.
-        block_rows: rows of the file that are read at once.
+        block_rows: rows of the file that are read at once; unset, a 16th of them within bounds.
 
     Attributes:
         rows: of the file.
@@ -48,12 +48,14 @@ class Points:
         present: np.ndarray | None = None,
         *,
         normalize: bool = False,
-        block_rows: int = BLOCK_ROWS,
+        block_rows: int | None = None,
     ) -> None:
         if vectors.ndim != 2:
             raise ValueError(f"`vectors` must have two axes, rows and dimensions. Received: shape {vectors.shape}")
         if present is not None and present.shape != vectors.shape[:1]:
             raise ValueError(f"`present` must have a flag per row, {vectors.shape[:1]}. Received: {present.shape}")
+        if block_rows is None:
+            block_rows = min(max(len(vectors) // 16, SMALLEST_BLOCK), LARGEST_BLOCK)
         if block_rows < 1:
             raise ValueError(f"`block_rows` must be at least 1. Received: {block_rows}")
         self._vectors = vectors
@@ -78,11 +80,16 @@ class Points:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of rising rows: float32 `(n, dim)`, a copy."""
-        if not len(rows):
-            return np.zeros((0, self.dim), np.float32)
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        whole = self._mapped(first, last)
-        vectors = (whole if last - first == len(rows) else whole[rows - first]).astype(np.float32)
+        vectors = np.empty((len(rows), self.dim), np.float32)
+        start = 0
+        while start < len(rows):
+            # No more than a block is mapped at once: what a map of a file has touched, and the pages around that,
+            # count as memory until the map is gone.
+            first = int(rows[start])
+            stop = int(np.searchsorted(rows, first + self.block_rows))
+            whole = self._mapped(first, int(rows[stop - 1]) + 1)
+            vectors[start:stop] = whole if len(whole) == stop - start else whole[rows[start:stop] - first]
+            start = stop
         if self._normalize:
             lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
             vectors /= np.maximum(lengths, 1e-12)[:, None]
@@ -117,7 +124,7 @@ class Points:
         return largest
 
     def _mapped(self, first: int, last: int) -> np.ndarray:
-        """A range of rows. Of a file, a map of its own: what a map has touched is memory until the map is gone."""
+        """A range of rows; of a file, a map of its own."""
         vectors = self._vectors
         if not isinstance(vectors, np.memmap):
             return vectors[first:last]

@@ -133,19 +133,19 @@ def test_no_cluster_is_left_empty(schedule):
 
 
 def test_growing_samples_start_small_double_and_leave_the_passes_most_of_the_work():
-    shares = growing_samples(1000, 5, 0, disjoint=False)
-    assert [share.high * 1000 for share in shares] == pytest.approx([40, 80, 160, 320])
-    assert growing_samples(30, 5, 0, disjoint=False) == []
+    shares = growing_samples(4000, 5, 0, disjoint=False)
+    assert [share.high * 4000 for share in shares] == pytest.approx([160, 320, 640, 1280])
+    assert growing_samples(300, 5, 0, disjoint=False) == []
 
 
 def test_single_pass_samples_hold_every_point_once():
-    shares = growing_samples(1000, 5, 0, disjoint=True)
+    shares = growing_samples(4000, 5, 0, disjoint=True)
     assert shares[0].low == 0
     assert shares[-1].high == 1
     assert all(a.high == b.low for a, b in itertools.pairwise(shares))
     sizes = [share.high - share.low for share in shares]
     assert [b / a for a, b in itertools.pairwise(sizes)] == pytest.approx([2] * (len(sizes) - 1))
-    assert sizes[0] * 1000 >= 8 * 5
+    assert 8 * 5 <= sizes[0] * 4000 < 2 * 8 * 5 + 5
     assert growing_samples(6, 5, 9, disjoint=True) == [(0.0, 1.0, 9)]
 
 
