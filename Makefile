@@ -30,6 +30,7 @@ bench: .venv/.installed bench-env $(A)/dataset/manifest.json $(A)/embeddings/met
 	$(PY) benchmarks/beam_build.py --quick
 	$(PY) benchmarks/image_features.py --quick
 	$(PY) benchmarks/encoder.py --quick
+	$(PY) benchmarks/clustering.py --quick
 
 bench-env: .venv-bench/.installed ## install what benchmarks compare with
 

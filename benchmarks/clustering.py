@@ -26,7 +26,7 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -196,7 +196,10 @@ def _cluster_file(path: Path, clusters: int, answers: Any) -> None:
     points = Points(np.load(path, mmap_mode="r"))
     start = time.monotonic()
     KMeans(clusters, search="cells", max_passes=1).fit(points)
-    answers.put((time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+    seconds = time.monotonic() - start
+    # Not of getrusage, which begins with what the process was forked from.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    answers.put((seconds, int(peak[1]) / 1e6))
 
 
 def measure_memory(path: Path, clusters: int) -> dict[str, float]:
@@ -205,8 +208,10 @@ def measure_memory(path: Path, clusters: int) -> dict[str, float]:
     answers = context.Queue()
     process = context.Process(target=_cluster_file, args=(path, clusters, answers))
     process.start()
-    seconds, gigabytes = answers.get()
     process.join()
+    if process.exitcode:
+        sys.exit("error: clustering the file failed; the message is above")
+    seconds, gigabytes = answers.get()
     return {"memory_gb": gigabytes, "memory_file_gb": path.stat().st_size / 1e9, "memory_seconds": seconds}
 
 

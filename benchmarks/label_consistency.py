@@ -5,7 +5,7 @@
 The share of an item's 10 nearest neighbours that carry its label, averaged over all items, for the product type
 (`category`), the colour and the pattern (`label_graphical_appearance`). No label takes part in the training. Rows:
 
-- `raw pixels`: the pictures themselves at a quarter of the encoder's input size, less their own mean;
+- `raw pixels`: the pictures themselves at a quarter of the encoder's input size;
 - `random init`: the encoder before training;
 - `courier`: trained by `models.pretrain` on the pre-training window, embedded by `models.embed`.
 
@@ -19,7 +19,7 @@ import argparse
 import statistics
 
 import numpy as np
-from courier_quality import pixel_embeddings, untrained_embeddings, whiten
+from courier_quality import pixel_vectors, untrained_embeddings, whiten
 from courier_runs import open_dataset, run_study, train_runs
 from similarity_pages import read_pages
 from tqdm import tqdm
@@ -85,7 +85,7 @@ def study(args: argparse.Namespace) -> dict:
                 print(f"{row}, {metric}: {found}", flush=True)
 
     pictures = store.read_all()
-    add("raw pixels", pixel_embeddings(pictures, SHRINK)[store.picture_of_item])
+    add("raw pixels", pixel_vectors(pictures, SHRINK)[store.picture_of_item])
     for seed in range(args.seeds):
         add("random init", untrained_embeddings(config, seed, pictures)[store.picture_of_item])
     del pictures

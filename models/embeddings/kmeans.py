@@ -112,9 +112,9 @@ class KMeans:
         seed: of the start, the samples and the splits.
         workers: threads, each with a block of points and the sums of all clusters in memory; as many as cores if unset.
 
-    Reference: COURIER, appendix B, clusters by Euclidean distance (equations 9 and 10), "in a single pass" after Yi,
-    Zhang, Wang, Jin and Jain, "A single-pass algorithm for efficiently recovering sparse cluster centers of
-    high-dimensional data", ICML 2014. Nested samples: Newling and Fleuret, "Nested mini-batch k-means", NIPS 2016.
+    Reference: COURIER, appendix B, clusters by Euclidean distance (equations 9 and 10) with the algorithm of Yi, Zhang,
+    Wang, Jin and Jain, "A single-pass algorithm for efficiently recovering sparse cluster centers of high-dimensional
+    data", ICML 2014. Nested samples: Newling and Fleuret, "Nested mini-batch k-means", NIPS 2016.
     """
 
     def __init__(
