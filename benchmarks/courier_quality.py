@@ -131,7 +131,7 @@ def untrained_embeddings(config: PretrainConfig, seed: int, pictures: np.ndarray
     keras.utils.set_random_seed(seed)
     encode = encode_function(build_encoder(config.encoder), config.image_size)
     batches = (tf.constant(pictures[first : first + BATCH]) for first in range(0, len(pictures), BATCH))
-    return encode_pictures(encode, batches, len(pictures), progress=False)
+    return encode_pictures(encode, batches)
 
 
 def study(args: argparse.Namespace) -> dict:

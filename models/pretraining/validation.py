@@ -60,7 +60,7 @@ class SimilarityValidation(keras.callbacks.Callback):
 
     def embed(self) -> np.ndarray:
         """The embeddings of `pictures` now: float32 `(n, dim)`."""
-        return encode_pictures(self._encode, self._batches, len(self.pictures), progress=False)
+        return encode_pictures(self._encode, self._batches)
 
     def measure(self) -> PageAUC:
         """The similarity GAUC now."""
