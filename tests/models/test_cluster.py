@@ -98,7 +98,7 @@ def test_new_items_get_the_ids_of_existing_centers(tmp_path):
     new = write_embeddings(tmp_path / "new", vectors, has_image)
     run(old, tmp_path / "c", "--num-clusters", "6")
     line = run(new, tmp_path / "d", "--like", str(tmp_path / "c"))
-    assert "178 pictures" in line if has_image.sum() == 178 else f"{has_image.sum()} pictures" in line
+    assert f"{has_image.sum()} pictures" in line
     before, old_ids = load_cluster_ids(tmp_path / "c")
     after, ids = load_cluster_ids(tmp_path / "d")
     np.testing.assert_array_equal(ids[:120], old_ids)
