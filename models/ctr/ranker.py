@@ -115,9 +115,9 @@ class Ranker(DistributedFit, tfrs.Model):
         return {"ctr": tf.where(present, tf.sigmoid(self.logits(page, training) + self._correction), 0.0)}
 
     @tf.function(reduce_retracing=True)
-    def score(self, page: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The click probabilities of `call`, compiled."""
-        return self(page)["ctr"]
+    def score(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """`call`, compiled."""
+        return self(page)
 
     def logits(self, page: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Log-odds of a click on pages like those it trains on, not corrected for their `negative_rate`.

@@ -44,7 +44,7 @@ def score_pages(ranker: Ranker, pages: Iterable[dict[str, tf.Tensor]]) -> Scores
     parts: list[tuple[np.ndarray, ...]] = []
     count = 0
     for page in pages:
-        ctr = ranker.score({name: values for name, values in page.items() if name != "clicked"}).numpy()
+        ctr = ranker.score({name: values for name, values in page.items() if name != "clicked"})["ctr"].numpy()
         row, column = np.nonzero(page["item"].numpy() != PADDING)
         candidates = (page[name].numpy()[row, column] for name in ("item", "clicked"))
         item, clicked = candidates

@@ -97,7 +97,7 @@ def test_scores_are_probabilities_and_padding_is_exactly_zero(ranker, page):
 
 
 def test_score_is_the_compiled_call(ranker, page):
-    np.testing.assert_allclose(ranker.score(inputs_of(page)), ctr(ranker, page), rtol=1e-4)
+    np.testing.assert_allclose(ranker.score(inputs_of(page))["ctr"], ctr(ranker, page), rtol=1e-4)
 
 
 def test_a_candidate_is_scored_without_regard_to_the_others(ranker, page):
@@ -211,7 +211,7 @@ def test_predictions_are_those_for_pages_with_all_negatives(make, page, rate):
     # Of 1 clicked and n unclicked candidates, sampling leaves 1 and n * rate.
     np.testing.assert_allclose(corrected, rate * p / (rate * p + 1 - p), rtol=1e-4)
     np.testing.assert_array_equal(corrected[~present], 0)
-    np.testing.assert_allclose(sampled.score(inputs_of(page)), corrected, rtol=1e-4)
+    np.testing.assert_allclose(sampled.score(inputs_of(page))["ctr"], corrected, rtol=1e-4)
     for before, after, kept in zip(p, corrected, present, strict=True):
         np.testing.assert_array_equal(np.argsort(before[kept]), np.argsort(after[kept]))
     np.testing.assert_array_equal(sampled.compute_loss(page), whole.compute_loss(page))
