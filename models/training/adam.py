@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from models.training.table_rows import add_up_rows
+
 
 @keras.saving.register_keras_serializable(package="courier")
 class Adam(keras.optimizers.Adam):
@@ -46,18 +48,14 @@ class Adam(keras.optimizers.Adam):
         self.weight_decay_kind = weight_decay_kind
         self.coupled_weight_decay = weight_decay if weight_decay_kind == "coupled" else 0.0
 
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
         """Keras' method; clips what the replicas' gradients add up to."""
-        context = tf.distribute.get_replica_context()
-        if self.global_clipnorm and context is not None and context.num_replicas_in_sync > 1:
-            present = [grad for grad in grads if grad is not None]
-            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, present)
-            norm = ops.sqrt(sum(ops.sum(ops.square(grad)) for grad in summed))
-            # Each replica hands on an equal share of the clipped sum, which Keras adds up again.
-            share = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm) / context.num_replicas_in_sync
-            summed = iter(summed)
-            grads = [None if grad is None else next(summed) * share for grad in grads]
-        super().apply(grads, trainable_variables)
+        if not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        summed = [add_up_rows(grad).values if isinstance(grad, tf.IndexedSlices) else grad for grad in summed]
+        norm = tf.sqrt(sum(tf.reduce_sum(tf.square(grad)) for grad in summed))
+        return tf.clip_by_global_norm(grads, self.global_clipnorm, use_norm=norm)[0]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Keras' method; adds the coupled decay."""
