@@ -1,11 +1,16 @@
 """DIN's target attention: each candidate looks at a history that all candidates of the page share."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
+from models.ctr.dice import Dice
+
 Normalization = Literal["softmax", "none"]
+Activation = Literal["relu", "dice"]
+
 _MASKED = -1e9
 
 
@@ -13,25 +18,31 @@ _MASKED = -1e9
 class TargetAttention(keras.layers.Layer):
     """Weighs the steps of a history by their relevance to a candidate: `output = sum_t w(q, k_t) k_t`.
 
-    The activation unit `w` is an MLP with one hidden layer on `[q, k, q - k, q * k]`. That concatenation is never made:
-    with the layer's kernel split into `W1..W4` along its input, the layer is exactly
-    `k @ (W2 - W3) + ((q * k) @ W4) + q @ (W1 + W3) + b`, whose first term is computed once per step, the third once per
-    candidate, and whose second is one matrix product with `q * W4`. The activation is ReLU: it has no statistics that
-    padding could change, unlike DIN's Dice.
+    The activation unit `w` is an MLP with one hidden layer on `[q, k, q - k, q * k]` and the pairs. That concatenation
+    is never made: with the layer's kernel split into `W1..W4` along its input, the layer is exactly
+    `k @ (W2 - W3 + diag(q) W4) + q @ (W1 + W3) + b`, a matrix product of the keys with a kernel of the candidate's own.
 
-    Padded steps contribute exactly nothing, to values and to gradients. An empty history gives zeros.
+    Nor do the moments that Dice needs take a pass over the hidden units, which dwarf all else: `x = W k + c` has the
+    mean `W mean(k) + c` and the variance `W cov(k) W^T`.
+
+    Padding contributes exactly nothing, to values, gradients and moving averages. An empty history gives zeros.
 
     Args:
         units: int. Hidden units of the activation unit.
         normalization: `"softmax"` or `"none"`. Whether the weights of a history sum to one. DIN leaves them as they
             are, so that the output's length tells how strong an interest is.
+        activation: `"relu"` or `"dice"`. Of the hidden units; DIN's is Dice.
+        pair_features: int. Number of tensors in `pairs`.
 
     Call arguments:
         query: candidates, shape `(batch, candidates, dim)`.
         keys: history steps, shape `(batch, steps, dim)`; also the values that are summed.
-        mask: bool, shape `(batch, steps)`, false at padding.
-        pairs: optional inputs of the activation unit that belong to a candidate and a step, such as the similarity of
-            their pictures: shape `(batch, candidates, steps, features)`.
+        mask: bool, shape `(batch, steps)`, false at padding, where `keys` and `pairs` may hold anything.
+        pairs: `pair_features` further inputs of the activation unit that belong to a candidate and a step, such as the
+            similarity of their pictures: each of shape `(batch, candidates, steps)`.
+        query_mask: optional bool, shape `(batch, candidates)`, false at padding, which then is left out of Dice's
+            moments.
+        training: whether Dice uses the batch's moments and updates their moving averages.
 
     Output shape: `(batch, candidates, dim)`.
 
@@ -41,62 +52,196 @@ class TargetAttention(keras.layers.Layer):
     >>> attention(tf.ones((2, 3, 4)), tf.ones((2, 5, 4)), tf.ones((2, 5), tf.bool)).shape
     TensorShape([2, 3, 4])
 
-    Reference: Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KDD 2018), equation 3.
+    Reference: Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KDD 2018), equations 3 and 9.
     """
 
-    def __init__(self, units: int, normalization: Normalization = "softmax", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        units: int,
+        normalization: Normalization = "softmax",
+        activation: Activation = "relu",
+        pair_features: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if units < 1:
             raise ValueError(f"`units` must be at least 1. Received: units={units}")
         if normalization not in ("softmax", "none"):
             raise ValueError(f'`normalization` must be "softmax" or "none". Received: normalization={normalization}')
+        if activation not in ("relu", "dice"):
+            raise ValueError(f'`activation` must be "relu" or "dice". Received: activation={activation}')
+        if pair_features < 0:
+            raise ValueError(f"`pair_features` must be at least 0. Received: pair_features={pair_features}")
         self.units = units
         self.normalization = normalization
+        self.activation = activation
+        self.pair_features = pair_features
+        self.dice = Dice(dtype=self.dtype_policy, name="dice") if activation == "dice" else None
 
-    def build(self, query_shape: Any, keys_shape: Any, mask_shape: Any = None, pairs_shape: Any = None) -> None:
+    def build(self, query_shape: Any, keys_shape: Any) -> None:
         """Makes the weights; `kernel` is the kernel on `[q, k, q - k, q * k]`."""
-        dim, pair_features = query_shape[-1], 0 if pairs_shape is None else pairs_shape[-1]
+        dim = query_shape[-1]
         if keys_shape[-1] != dim:
             raise ValueError(f"`query` and `keys` must have the same last size. Received: {dim} and {keys_shape[-1]}")
-        self.kernel = self.add_weight(name="kernel", shape=(4 * dim, self.units), initializer="glorot_uniform")
+        # `autocast`: half precision would round the scores.
+        self.kernel = self.add_weight(name="kernel", shape=(4 * dim, self.units), autocast=False)
         self.pair_kernel = self.add_weight(
-            name="pair_kernel", shape=(pair_features, self.units), initializer="glorot_uniform"
+            name="pair_kernel", shape=(self.pair_features, self.units), initializer="glorot_uniform", autocast=False
         )
-        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
-        self.score_kernel = self.add_weight(name="score_kernel", shape=(self.units,), initializer="random_normal")
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False)
+        self.score_kernel = self.add_weight(
+            name="score_kernel", shape=(self.units,), initializer="random_normal", autocast=False
+        )
         # Softmax does not see a constant.
         self.score_bias = (
-            self.add_weight(name="score_bias", shape=(), initializer="zeros") if self.normalization == "none" else 0.0
+            self.add_weight(name="score_bias", shape=(), initializer="zeros", autocast=False)
+            if self.normalization == "none"
+            else None
         )
+        if self.dice is not None:
+            self.dice.build((self.units,))
         self.built = True
 
-    def call(self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, pairs: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self,
+        query: tf.Tensor,
+        keys: tf.Tensor,
+        mask: tf.Tensor,
+        pairs: Sequence[tf.Tensor] | None = None,
+        query_mask: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
         """Attends; see the class."""
-        # `where`, not a product: padding may hold anything, NaN included.
-        keys = tf.where(mask[..., None], keys, 0.0)
-        weights = self._weights(query, keys, mask[:, None, :], pairs)
-        return tf.matmul(weights, keys)
-
-    def _weights(self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, pairs: tf.Tensor | None) -> tf.Tensor:
-        batch, candidates, steps = tf.shape(query)[0], tf.shape(query)[1], tf.shape(keys)[1]
-        dim = query.shape[-1]
-        on_query, on_key, on_difference, on_product = tf.split(self.kernel.value, 4)
-        # (batch, candidates * units, dim) @ (batch, dim, steps): the units stay outside of the steps until the ReLU.
-        scaled = tf.reshape(query[:, :, None, :] * tf.transpose(on_product), (batch, candidates * self.units, dim))
-        hidden = tf.reshape(tf.matmul(scaled, keys, transpose_b=True), (batch, candidates, self.units, steps))
-        hidden += tf.transpose(tf.matmul(keys, on_key - on_difference), (0, 2, 1))[:, None]
-        hidden += (tf.matmul(query, on_query + on_difference) + self.bias)[..., None]
-        if pairs is not None:
-            pairs = tf.where(mask[..., None], pairs, 0.0)
-            hidden += tf.einsum("bcte,eu->bcut", pairs, self.pair_kernel.value)
-        scores = tf.einsum("bcut,u->bct", tf.nn.relu(hidden), self.score_kernel.value) + self.score_bias
+        pairs = pairs or ()
+        if len(pairs) != self.pair_features:
+            raise ValueError(f"`pairs` must hold pair_features={self.pair_features} tensors. Received: {len(pairs)}")
+        query, keys, pairs = tf.nest.map_structure(lambda x: tf.cast(x, self.variable_dtype), (query, keys, [*pairs]))
+        # `where`, not a product: padding may hold anything, NaN included. The sum below adds zeros there.
+        keys = tf.where(mask[..., None], keys, 0)
+        if query_mask is not None:
+            query = tf.where(query_mask[..., None], query, 0)
+        kernels, inputs = self._kernels(query), self._inputs(keys, mask, pairs, tf.shape(query)[1])
+        if self.dice is None:
+            hidden = tf.nn.relu(_products(kernels, inputs))
+            scores = tf.matmul(self.score_kernel.value[None], hidden)[:, :, 0]
+        else:
+            scores = self._dice_scores(kernels, inputs, mask, query_mask, training)
         if self.normalization == "none":
-            return tf.where(mask, scores, 0.0)
-        scores = tf.where(mask, scores, _MASKED)
-        largest = tf.maximum(tf.reduce_max(scores, axis=-1, keepdims=True), _MASKED)  # -inf when there are no steps
-        exponentials = tf.where(mask, tf.exp(scores - tf.stop_gradient(largest)), 0.0)
-        return tf.math.divide_no_nan(exponentials, tf.reduce_sum(exponentials, axis=-1, keepdims=True))
+            weights = scores + self.score_bias.value
+        else:
+            weights = tf.nn.softmax(scores + tf.cast(tf.where(mask, 0.0, _MASKED), scores.dtype)[:, None, :])
+        return tf.cast(tf.matmul(weights, keys), self.compute_dtype)
+
+    def _kernels(self, query: tf.Tensor) -> tf.Tensor:
+        """What each candidate multiplies `_inputs` with, `(batch, candidates, units, inputs)`."""
+        on_query, on_key, on_difference, on_product = tf.split(self.kernel.value, 4)
+        on_keys = query[:, :, None, :] * tf.transpose(on_product) + tf.transpose(on_key - on_difference)
+        shape = tf.concat([tf.shape(on_keys)[:3], [self.pair_features]], axis=0)
+        on_pairs = tf.broadcast_to(tf.transpose(self.pair_kernel.value), shape)
+        biases = tf.matmul(query, on_query + on_difference) + self.bias.value
+        return tf.concat([on_keys, on_pairs, biases[..., None]], axis=-1)
+
+    def _inputs(self, keys: tf.Tensor, mask: tf.Tensor, pairs: list[tf.Tensor], candidates: tf.Tensor) -> tf.Tensor:
+        """`[k, pairs, 1]`, `(batch, groups, steps, inputs)`: a group per candidate, or one for all without pairs.
+
+        Zeros at padding.
+        """
+        keys = tf.concat([keys, tf.cast(mask, keys.dtype)[..., None]], axis=-1)[:, None]
+        if not pairs:
+            return keys
+        keys = tf.repeat(keys, candidates, axis=1)
+        pairs = tf.where(mask[:, None, :, None], tf.stack(pairs, axis=-1), 0)
+        return tf.concat([keys[..., :-1], pairs, keys[..., -1:]], axis=-1)
+
+    def _dice_scores(
+        self,
+        kernels: tf.Tensor,
+        inputs: tf.Tensor,
+        mask: tf.Tensor,
+        query_mask: tf.Tensor | None,
+        training: bool,
+    ) -> tf.Tensor:
+        """`score_kernel . dice(kernels @ inputs)` for the hidden units standardised by their kernels."""
+        mean, variance = self.dice.moving_mean.value, self.dice.moving_variance.value
+        if training:
+            mean, variance = self.dice.pool_moments(*_moments(kernels, inputs, mask, query_mask))
+        deviation = tf.sqrt(variance + self.dice.epsilon)
+        kernels = tf.concat([kernels[..., :-1], kernels[..., -1:] - mean[:, None]], axis=-1) / deviation[:, None]
+        # With z = (x - mean) / deviation and shift = mean / deviation, dice(x) = (1 - alpha) deviation (z + shift)
+        # sigmoid(z) + alpha x, and the sum over units of the latter is one more product with the inputs.
+        alpha, score_kernel = self.dice.alpha.value, self.score_kernel.value
+        gated, linear = (1 - alpha) * score_kernel * deviation, alpha * score_kernel
+        scores = _sum_gated(_products(kernels, inputs), mean / deviation, gated)
+        linear_kernel = tf.einsum("bcui,u->bci", kernels, linear * deviation)[:, :, None]
+        return scores + _products(linear_kernel, inputs)[:, :, 0] + tf.reduce_sum(linear * mean)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "units": self.units, "normalization": self.normalization}
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "normalization": self.normalization,
+            "activation": self.activation,
+            "pair_features": self.pair_features,
+        }
+
+
+def _products(kernels: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+    """Hidden units `(batch, candidates, units, steps)`."""
+    batch, candidates, units, _ = tf.unstack(tf.shape(kernels))
+    groups, steps = tf.shape(inputs)[1], tf.shape(inputs)[2]
+    # Units stay outside of the steps: no transposition of the largest tensor.
+    rows = tf.reshape(kernels, (batch, groups, (candidates // tf.maximum(groups, 1)) * units, kernels.shape[-1]))
+    return tf.reshape(tf.matmul(rows, inputs, transpose_b=True), (batch, candidates, units, steps))
+
+
+@tf.custom_gradient
+def _sum_gated(z: tf.Tensor, shift: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """`sum_u weights[u] (z + shift[u]) sigmoid(z)`, in as few passes over `z` as its gradient allows.
+
+    Args:
+        z: shape `(batch, candidates, units, steps)`.
+        shift, weights: shape `(units,)`.
+
+    Output shape: `(batch, candidates, steps)`.
+    """
+    share = tf.sigmoid(z)
+    gated = (z + shift[:, None]) * share
+
+    def gradient(on_sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        on_units = on_sums[..., None]
+        on_weights = tf.reduce_sum(tf.matmul(gated, on_units), axis=(0, 1, 3))
+        on_shift = weights * tf.reduce_sum(tf.matmul(share, on_units), axis=(0, 1, 3))
+        slope = share + gated * (1 - share)
+        return slope * (weights[:, None] * on_sums[:, :, None, :]), on_shift, on_weights
+
+    return tf.matmul(weights[None], gated)[:, :, 0], gradient
+
+
+def _moments(
+    kernels: tf.Tensor, inputs: tf.Tensor, mask: tf.Tensor, query_mask: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Number, mean and variance of the present hidden units `kernels @ inputs`, none of which is made.
+
+    Page by page, by the law of total variance: all terms are squares, so that rounding cannot make them negative.
+    """
+    batch, candidates, units, size = tf.unstack(tf.shape(kernels))
+    groups = tf.shape(inputs)[1]
+    steps = tf.reduce_sum(tf.cast(mask, inputs.dtype), axis=1)
+    centre = tf.math.divide_no_nan(tf.reduce_sum(inputs, axis=2, keepdims=True), steps[:, None, None, None])
+    # The sum of squared distances does not change when the mean that they are taken from does.
+    centred = tf.where(mask[:, None, :, None], inputs - tf.stop_gradient(centre), 0)
+    products = tf.matmul(centred, centred, transpose_a=True)
+    rows = tf.reshape(kernels, (batch, groups, (candidates // tf.maximum(groups, 1)) * units, size))
+    means = tf.reshape(tf.matmul(rows, centre, transpose_b=True), (batch, candidates, units))
+    squares = tf.reshape(tf.reduce_sum(tf.matmul(rows, products) * rows, axis=-1), (batch, candidates, units))
+    present = (
+        tf.ones((batch, candidates, 1), steps.dtype)
+        if query_mask is None
+        else tf.cast(query_mask, steps.dtype)[..., None]
+    )
+    counts = present * steps[:, None, None]
+    count = tf.reduce_sum(counts)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(counts * means, axis=(0, 1)), count)
+    distances = present * squares + counts * tf.square(means - mean)
+    return count, mean, tf.math.divide_no_nan(tf.reduce_sum(distances, axis=(0, 1)), count)
