@@ -61,21 +61,21 @@ def main(argv: Sequence[str] | None = None) -> str:
     if not exported.is_file() or exported.read_text() != (args.model / METADATA_NAME).read_text():
         raise CommandError(f"--model: version {max(versions)} in {args.base_path} was made from another ranker")
     record = max(read_page_records(args.model), key=len)  # the page with the longest histories
-    row = request_row(record, read_row_ids(args.model))
+    with tf.device("CPU:0"):  # like the server
+        ranker = load_ranker(args.model)
+        expected = scores_in_process(ranker, [record])[0]
+    row = request_row(record, read_row_ids(args.model), ranker.config.features.candidate)
 
-    with _server(args.base_path) as listening:
-        with tf.device("CPU:0"):  # like the server
-            expected = scores_in_process(load_ranker(args.model), [record])[0]
-        with grpc.insecure_channel(listening.grpc) as channel:
-            _wait_until_available(channel)
-            stub = PredictionServiceStub(channel)
-            clients: dict[str, _Ask] = {
-                "gRPC": _grpc_client(stub, "serving_default", pad_rows([row])),
-                "REST": _rest_client(listening, row),
-                "gRPC tf_example": _grpc_client(stub, "tf_example", {"examples": np.array([record], object)}),
-            }
-            answers = {name: ask()[: len(expected)] for name, ask in clients.items()}
-            latencies = {name: _median_milliseconds(ask) for name, ask in clients.items()}
+    with _server(args.base_path) as listening, grpc.insecure_channel(listening.grpc) as channel:
+        _wait_until_available(channel)
+        stub = PredictionServiceStub(channel)
+        clients: dict[str, _Ask] = {
+            "gRPC": _grpc_client(stub, "serving_default", pad_rows([row])),
+            "REST": _rest_client(listening, row),
+            "gRPC tf_example": _grpc_client(stub, "tf_example", {"examples": np.array([record], object)}),
+        }
+        answers = {name: ask()[: len(expected)] for name, ask in clients.items()}
+        latencies = {name: _median_milliseconds(ask) for name, ask in clients.items()}
 
     difference = float(np.max([np.abs(scores - expected).max(initial=0.0) for scores in answers.values()]))
     result = {
@@ -149,7 +149,9 @@ def _rest_client(listening: Listening, row: dict[str, Any]) -> _Ask:
 
     def ask() -> np.ndarray:
         with urllib.request.urlopen(request, timeout=_START_SECONDS) as response:
-            return np.array(json.load(response)["predictions"][0], np.float32)
+            prediction = json.load(response)["predictions"][0]
+        # TensorFlow Serving names outputs where there are several.
+        return np.array(prediction["ctr"] if isinstance(prediction, dict) else prediction, np.float32)
 
     return ask
 

@@ -1,6 +1,6 @@
 """The example pages of a ranker's run: as Beam wrote them, as requests, and as the ranker itself scores them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import ids_sha256
 from beam_pipelines.records import FEATURES, HISTORIES
 from models.artifacts import RankerMetadata, read_metadata
+from models.ctr.feature_config import STATISTICS
 from models.ctr.ranker import Ranker
 from models.data.pages import PADDING, parse_pages
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
@@ -61,8 +62,20 @@ def read_page_records(run: Path) -> list[bytes]:
     return records
 
 
-def request_row(record: bytes, ids: RowIds) -> dict[str, Any]:
-    """A page record as a request: one element of `instances` in TensorFlow Serving's row format."""
+NUMBER_TYPES: dict[str, tf.DType] = {
+    f.name: tf.float32 if f.kind == "float" else tf.int64 for f in FEATURES if f.name in STATISTICS
+}
+"""Type of each number that a request may carry per candidate."""
+
+
+def request_row(record: bytes, ids: RowIds, numbers: Iterable[str]) -> dict[str, Any]:
+    """A page record as a request: one element of `instances` in TensorFlow Serving's row format.
+
+    Args:
+        record: the serialized page.
+        ids: the string IDs by row.
+        numbers: what the ranker reads of each candidate, of `NUMBER_TYPES`.
+    """
     features = tf.train.Example.FromString(record).features.feature
 
     def rows(name: str) -> list[int]:
@@ -74,6 +87,9 @@ def request_row(record: bytes, ids: RowIds) -> dict[str, Any]:
         "timestamp": rows("timestamp")[0],
         "item_id": [ids.items[item] for item in rows("item")],
     }
+    for name in numbers:
+        is_float = NUMBER_TYPES[name] == tf.float32
+        row[name] = list(features[name].float_list.value) if is_float else rows(name)
     for name in HISTORIES:
         row[f"{name}_item_id"] = [ids.items[item] for item in rows(f"{name}_item")]
         row[f"{name}_time"] = rows(f"{name}_time")
@@ -86,10 +102,12 @@ def pad_rows(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     for name, first in rows[0].items():
         values = [row[name] for row in rows]
         if isinstance(first, list):
-            padding = PADDING if name.endswith("_time") else ""
+            padding = PADDING if name.endswith("_time") or name in NUMBER_TYPES else ""
             longest = max(len(value) for value in values)
             values = [value + [padding] * (longest - len(value)) for value in values]
-        if name == "timestamp" or name.endswith("_time"):
+        if name in NUMBER_TYPES:
+            inputs[name] = np.array(values, NUMBER_TYPES[name].as_numpy_dtype)
+        elif name == "timestamp" or name.endswith("_time"):
             inputs[name] = np.array(values, np.int64)
         else:
             texts = np.array(values, object)

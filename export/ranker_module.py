@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from beam_pipelines.command import CommandError
 from beam_pipelines.records import FEATURES, HISTORIES
-from export.example_pages import RowIds
+from export.example_pages import NUMBER_TYPES, RowIds
 from models.ctr.ranker import Ranker
 from models.data.pages import PADDING, parse_pages
 
@@ -20,13 +20,15 @@ class RankerModule(tf.Module):
 
     Signatures, one row per page:
 
-    - `serving_default`: `user_id (batch,)`, `query (batch,)`, `timestamp (batch,)`, `item_id (batch, candidates)` and
-      for each history, newest first, `*_item_id` and `*_time` `(batch, steps)`. Times are epoch milliseconds. Shorter
-      rows are padded with "". Unknown items and users are scored as such. Histories longer than those that the ranker
-      was trained with are cut to the newest steps.
+    - `serving_default`: `user_id (batch,)`, `query (batch,)`, `timestamp (batch,)`, `item_id (batch, candidates)`, each
+      number that the ranker reads of candidates (`impressions_7d`, for example, -1 where it is not known) `(batch,
+      candidates)`, and for each history, newest first, `*_item_id` and `*_time` `(batch, steps)`. Times are epoch
+      milliseconds. Shorter rows are padded with "". Unknown items and users are scored as such. Histories longer than
+      those that the ranker was trained with are cut to the newest steps.
     - `tf_example`: `examples (batch,)`, serialized page records; their labels are ignored and need not be there.
 
-    Both give `ctr`, float32 `(batch, candidates)`, 0 at padded candidates.
+    Both give `ctr`, and `ctcvr` and `dwell` if the ranker has learned them: float32 `(batch, candidates)`, 0 at padded
+    candidates.
 
     Args:
         ranker: the trained ranker.
@@ -38,7 +40,8 @@ class RankerModule(tf.Module):
         super().__init__()
         # Held as a plain callable, and its variables on their own: saving a Keras model as such would drag along what
         # belongs to training.
-        self._score = lambda page: ranker(page)["ctr"]
+        self._score = lambda page: ranker(page)
+        self._numbers = list(ranker.config.features.candidate)
         self._lengths = ranker.config.lengths
         self._variables = [variable.value for variable in ranker.variables]
         self._items = _table(ids.items, scratch / "item_ids.txt", unknown=len(ids.items))
@@ -55,6 +58,7 @@ class RankerModule(tf.Module):
             query=tf.TensorSpec([None], tf.string),
             timestamp=tf.TensorSpec([None], tf.int64),
             item_id=tf.TensorSpec([None, None], tf.string),
+            **{name: tf.TensorSpec([None, None], NUMBER_TYPES[name]) for name in self._numbers},
             **histories,
         )
         tf_example = tf.function(self._score_records).get_concrete_function(
@@ -76,23 +80,30 @@ class RankerModule(tf.Module):
             )
             for name in HISTORIES
         ]
+        checks += [
+            tf.debugging.assert_equal(
+                tf.shape(inputs[name]), tf.shape(inputs["item_id"]), f"{name} must have one value per item_id"
+            )
+            for name in self._numbers
+        ]
         with tf.control_dependencies(checks):  # before an operation complains less clearly
             page = {
                 "user": self._users.lookup(inputs["user_id"]),
                 "query": tf.identity(inputs["query"]),
                 "timestamp": tf.identity(inputs["timestamp"]),
                 "item": self._rows(inputs["item_id"]),
+                **{name: tf.identity(inputs[name]) for name in self._numbers},
             }
             for name in HISTORIES:
                 length = getattr(self._lengths, name)
                 rows = self._rows(inputs[f"{name}_item_id"][:, :length])
                 page[f"{name}_item"] = rows
                 page[f"{name}_time"] = tf.where(rows == PADDING, rows, inputs[f"{name}_time"][:, :length])
-            return {"ctr": self._score(page)}
+            return self._score(page)
 
     def _score_records(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        parsed = parse_pages(examples, self._lengths)
-        return {"ctr": self._score({f.name: parsed[f.name] for f in FEATURES if not f.is_label})}
+        parsed = parse_pages(examples, self._lengths, histories_to_longest=True)
+        return self._score({f.name: parsed[f.name] for f in FEATURES if not f.is_label})
 
     def _rows(self, item_ids: tf.Tensor) -> tf.Tensor:
         return tf.where(item_ids == "", tf.constant(PADDING, tf.int64), self._items.lookup(item_ids))

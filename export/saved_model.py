@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     with tf.device("CPU:0"):  # to the last digit like the process that checks the version, wherever this one runs
         ranker = load_ranker(args.model)
         expected = scores_in_process(ranker, records)
-    rows = [request_row(record, ids) for record in records]
+    rows = [request_row(record, ids, ranker.config.features.candidate) for record in records]
     with whole_directory(args.base_path / str(version)) as output:
         print(f"exporting version {version}: {len(ids.items)} items, {len(ids.users)} users", flush=True)
         with tempfile.TemporaryDirectory() as scratch:

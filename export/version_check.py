@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from export import session_replay
-from export.example_pages import MAX_DIFFERENCE, pad_rows
+from export.example_pages import MAX_DIFFERENCE, NUMBER_TYPES, pad_rows
 from export.warmup import read_warmup
 
 _ALONE = 8
@@ -51,14 +51,18 @@ def check_version(
 
 def check_requests(rows: Sequence[dict[str, Any]], records: Sequence[bytes]) -> dict[str, Request]:
     """What a version is asked: name to request. Arguments as in `check_version`."""
-    empty = {name: [] if isinstance(value, list) and name != "item_id" else value for name, value in rows[0].items()}
-    strange = {**rows[0], "user_id": "\x00no such user", "item_id": ["\x00no such item"]}
+    per_candidate = [name for name in rows[0] if name == "item_id" or name in NUMBER_TYPES]
+    empty = {
+        name: [] if isinstance(value, list) and name not in per_candidate else value for name, value in rows[0].items()
+    }
+    strange = {**rows[0], "user_id": "\x00no such user", **{name: rows[0][name][:1] for name in per_candidate}}
+    strange["item_id"] = ["\x00no such item"]
     return {
         "all pages": ("serving_default", pad_rows(rows)),
         "all page records": ("tf_example", {"examples": np.array(records, object)}),
         **{f"page {n} alone": ("serving_default", pad_rows([row])) for n, row in enumerate(rows[:_ALONE])},
         "a page without histories": ("serving_default", pad_rows([empty])),
-        "a page without candidates": ("serving_default", pad_rows([{**empty, "item_id": []}])),
+        "a page without candidates": ("serving_default", pad_rows([{**empty, **{name: [] for name in per_candidate}}])),
         "a page of unknown IDs": ("serving_default", pad_rows([strange])),
     }
 

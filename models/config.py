@@ -3,11 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
-from pydantic.fields import FieldInfo
 
 from beam_pipelines.command import CommandError
 
@@ -22,6 +21,10 @@ class Config(pydantic.BaseModel):
     def to_yaml(self) -> str:
         """The configuration as a YAML document that `load_config` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def flat(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        """The values by key as `--set` takes them, the keys of sections joined by dots."""
+        return _flat(self.model_dump(mode="json", exclude=exclude))
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -71,6 +74,13 @@ def load_config(kind: type[ConfigT], file: str | None, overrides: Sequence[str] 
         raise CommandError("configuration: " + "; ".join(_explain(kind, e) for e in error.errors())) from error
 
 
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _json(values: dict) -> str:
     try:
         return json.dumps(values)
@@ -87,7 +97,9 @@ def _explain(kind: type[Config], error: dict) -> str:
         keys.append(str(part))
         field = getattr(section, "model_fields", {}).get(part)
         if field is not None:
-            section, choices = field.annotation, _choices(field)
+            section, choices = field.annotation, _choices(field.annotation, field.discriminator)
+        elif values := _values_of_mapping(section):  # the part is a key of it
+            section, choices = values, _choices(values, None)
     key = ".".join(keys)
     if error["type"] == "extra_forbidden":
         return f"unknown key {key} (known: {', '.join(getattr(section, 'model_fields', {}))})"
@@ -101,8 +113,19 @@ def _explain(kind: type[Config], error: dict) -> str:
     return f"{key}: {error['msg']}{received}"
 
 
-def _choices(field: FieldInfo) -> dict[str, type[Config]]:
-    """The sections that may stand at a field whose discriminator says which one does."""
-    if not field.discriminator:
+def _choices(annotation: Any, discriminator: str | None) -> dict[str, type[Config]]:
+    """The sections that may stand at a place whose discriminator says which one does."""
+    if get_origin(annotation) is Annotated:
+        annotation, field = get_args(annotation)
+        discriminator = field.discriminator
+    if not discriminator:
         return {}
-    return {member.model_fields[field.discriminator].default: member for member in get_args(field.annotation)}
+    return {member.model_fields[discriminator].default: member for member in get_args(annotation)}
+
+
+def _values_of_mapping(annotation: Any) -> Any:
+    """What the values of `dict[str, ...]`, or of that or `None`, are; `None` if it is no mapping."""
+    for member in (annotation, *get_args(annotation)):
+        if get_origin(member) is dict:
+            return get_args(member)[1]
+    return None

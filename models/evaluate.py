@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,21 @@ from tqdm import tqdm
 from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
 from beam_pipelines.manifest import SPLITS
 from models.artifacts import RankerMetadata, read_metadata
-from models.ctr.ranker import load_ranker
-from models.ctr.scoring import Scores, measure, score_pages
+from models.ctr.evaluation_html import render
+from models.ctr.evaluation_report import PARTS, evaluation_report
+from models.ctr.ranker import CONFIG_FILE, load_ranker
+from models.ctr.scores import Scores
+from models.ctr.scoring import click_history_lengths, score_pages
+from models.ctr.slices import Slices, by_category, by_count, by_flag, by_item_age
 from models.data.dataset import Dataset
 from models.data.pages import page_batches
 from models.train_ctr import TRAINING_COUNTS_FILE
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "table.txt"
+PAGE_FILE = "report.html"
 PREDICTIONS = "predictions"
-_BATCH_SIZE = 256
+_BATCH_SIZE = 128
 
 
 def main(argv: Sequence[str] | None = None) -> str:
@@ -32,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser = ArgumentParser("Measures rankers on the pages of a split.")
     parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
     parser.add_argument(
-        "--model", type=Path, nargs="+", default=[Path("artifacts/ranker")], help="run directories of models.train_ctr"
+        "--model",
+        type=Path,
+        nargs="+",
+        default=[Path("artifacts/ranker")],
+        help="run directories of models.train_ctr; the others are compared with the first",
     )
     parser.add_argument("--output", type=Path, default=Path("artifacts/report"), help="directory to write")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which pages")
@@ -53,39 +62,46 @@ def main(argv: Sequence[str] | None = None) -> str:
                     f"--model: {names[name]} was trained on another dataset than {dataset.path} (its {table} table "
                     "differs); train it on this one"
                 )
+    seen_by = [np.load(run / TRAINING_COUNTS_FILE) > 0 for run in names.values()]
+    unseen_item = ~np.logical_or.reduce(seen_by)
 
     tf.get_logger().setLevel("ERROR")  # each model traces its own graph, which TensorFlow takes for a mistake
     with whole_directory(args.output, overwrite=args.overwrite, inputs=[args.data, *args.model]) as output:
         (output / PREDICTIONS).mkdir()
-        models = {}
+        scores = {}
         for name, run in names.items():
             ranker = load_ranker(run)
             lengths = ranker.config.lengths.model_copy(update={"candidates": manifest.max_candidates})
-            pages = page_batches(dataset, args.split, lengths, batch_size=_BATCH_SIZE)
+            pages = page_batches(dataset, args.split, lengths, batch_size=_BATCH_SIZE, histories_to_longest=True)
             steps = math.ceil(split.pages / _BATCH_SIZE)
-            scores = score_pages(ranker, tqdm(pages, total=steps, desc=name, unit="batch"))
-            unseen = np.load(run / TRAINING_COUNTS_FILE)[scores.item] == 0
-            models[name] = {
-                "run": str(run),
-                "image_feature": runs[name].image_feature,
-                "seed": runs[name].seed,
-                "all": measure(scores, split.negative_rate),
-                "unseen_items": measure(scores.of_candidates(unseen), split.negative_rate),
+            scores[name] = score_pages(ranker, tqdm(pages, total=steps, desc=name, unit="batch"))
+            _refuse_nan(scores[name], run)
+        first = next(iter(scores.values()))
+        unseen = unseen_item[first.item]
+        for name in names:
+            _write_predictions(scores[name], unseen, dataset, output / PREDICTIONS / f"{name}.parquet")
+        configs = {name: (run / CONFIG_FILE).read_text() for name, run in names.items()}
+        slices = _slices(dataset, args.split, first, unseen)
+        measured = evaluation_report(scores, unseen, slices, _systems(runs, configs), split.negative_rate)
+        for name, model in measured["models"].items():
+            run = {"run": str(names[name]), "image_feature": runs[name].image_feature, "seed": runs[name].seed}
+            measured["models"][name] = run | model
+        report = _without_nan(
+            {
+                "notice": manifest.notice,
+                "data": str(args.data),
+                "dataset_digest": manifest.digest(),
+                "split": args.split,
+                "pages": split.pages,
+                **measured,
             }
-            _write_predictions(scores, unseen, dataset, output / PREDICTIONS / f"{name}.parquet")
-        report = {
-            "notice": manifest.notice,
-            "data": str(args.data),
-            "dataset_digest": manifest.digest(),
-            "split": args.split,
-            "pages": split.pages,
-            "models": models,
-        }
-        (output / METRICS_FILE).write_text(json.dumps(_without_nan(report), indent=2) + "\n")
+        )
+        (output / METRICS_FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         text = _table(report)
         (output / TABLE_FILE).write_text(text + "\n")
+        (output / PAGE_FILE).write_text(render(report))
         print(text)
-    return f"wrote the report on {len(models)} models and {split.pages} {args.split} pages to {args.output}"
+    return f"wrote the report on {len(names)} models and {split.pages} {args.split} pages to {args.output}"
 
 
 def _names(runs: Sequence[Path]) -> dict[str, Path]:
@@ -98,50 +114,120 @@ def _names(runs: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
+def _systems(runs: Mapping[str, RankerMetadata], configs: Mapping[str, str]) -> dict[str, list[int]]:
+    """What is compared: the runs that differ in nothing but the seed are one system, others are one each.
+
+    A system of several runs is named after its image feature, and after its first run, too, where several systems have
+    the same one. A system of one run has the run's name.
+    """
+    groups: dict[str, list[int]] = {}
+    for number, (name, run) in enumerate(runs.items()):
+        alike = run.model_dump_json(include={"image_feature", "dataset_digest", "embeddings", "clusters"})
+        groups.setdefault(alike + configs[name], []).append(number)
+    names = list(runs)
+    features = [runs[names[members[0]]].image_feature for members in groups.values()]
+    systems: dict[str, list[int]] = {}
+    for feature, members in zip(features, groups.values(), strict=True):
+        first = names[members[0]]
+        if len(members) == 1:
+            systems[first] = members
+        else:
+            name = feature if features.count(feature) == 1 and feature not in names else f"{feature} as {first}"
+            systems[name] = members
+    return systems
+
+
+def _slices(dataset: Dataset, split: str, scores: Scores, unseen: np.ndarray) -> list[Slices]:
+    items = dataset.items()
+    slices = [
+        by_flag("training", ("seen in training", "unseen in training"), unseen),
+        by_category(items, scores.item),
+    ]
+    if "published_at" in items.column_names:
+        slices.append(by_item_age(items, scores.item, scores.timestamp))
+    steps = click_history_lengths(dataset, split)[scores.page]
+    return [*slices, by_count("click history", steps), by_count("position", scores.position)]
+
+
+def _refuse_nan(scores: Scores, run: Path) -> None:
+    for name in ("ctr", "ctcvr", "dwell"):
+        values = getattr(scores, name)
+        if values is not None and np.isnan(values).any():
+            page = scores.page_ids[scores.page[np.isnan(values).argmax()]].decode()
+            raise CommandError(f"--model: {run} gives NaN for {name} (the first on page {page}); train it again")
+
+
 def _write_predictions(scores: Scores, unseen: np.ndarray, dataset: Dataset, path: Path) -> None:
-    item_ids = dataset.items()["item_id"].combine_chunks()
+    item_ids, user_ids = dataset.items()["item_id"].combine_chunks(), dataset.users()["user_id"].combine_chunks()
     table = {
         "page_id": pa.array(scores.page_ids[scores.page].astype(str)),
+        "user_id": user_ids.take(pa.array(scores.user)),
         "item_id": item_ids.take(pa.array(scores.item)),
+        "position": scores.position,
         "clicked": scores.clicked,
         "ctr": scores.ctr,
         "unseen_item": unseen,
     }
+    table |= {name: getattr(scores, name) for name in ("ctcvr", "dwell") if getattr(scores, name) is not None}
     pq.write_table(pa.table(table), path)
 
 
 def _table(report: dict[str, Any]) -> str:
     """The report as aligned text."""
-    header = ("model", "image feature", "AUC", "GAUC", "GAUC unseen", "log loss")
-    rows = [header]
-    for name, model in report["models"].items():
-        every, unseen = model["all"], model["unseen_items"]
-        figures = (every["auc"], every["gauc_page_mean"], unseen["gauc_page_mean"], every["log_loss"])
-        rows.append((name, model["image_feature"], *(f"{figure:.4f}" for figure in figures)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
+    models, systems = report["models"], report["systems"]
+    metrics = ("AUC", "GAUC", "GAUC unseen", "log loss", "COPC", "GAUC difference")
+    rows = [(name, model["image_feature"], *_cells(model)) for name, model in models.items()]
+    lines = _aligned([("model", "image feature", *metrics), *rows])
+    if len(systems) < len(models):
+        rows = [(name, str(len(system["models"])), *_cells(system)) for name, system in systems.items()]
+        lines += ["", *_aligned([("mean over seeds", "runs", *metrics), *rows])]
+    every, unseen = (next(iter(models.values()))[part] for part in PARTS)
+    lines += [
+        "",
+        f"{report['split']} pages: {report['pages']}, {every['candidates']} candidates, {every['clicks']} clicks, "
+        f"{report['users']} users.",
+        f"GAUC: mean AUC of the {every['pages']} pages with clicked and unclicked candidates.",
+        f"GAUC unseen: the same over items on no training page, {unseen['candidates']} candidates on "
+        f"{unseen['pages']} pages.",
+        "COPC: clicks over predicted clicks.",
+    ]
+    if len(models) > 1:
+        lines.append(
+            f"GAUC difference: from the first row, with a paired {report['level']:.0%} interval ({report['samples']} "
+            "bootstrap samples of users)."
+        )
+    if report["notice"]:
+        lines.append(f"notice: {report['notice']}")
+    return "\n".join(lines)
+
+
+def _cells(ranker: dict[str, Any]) -> tuple[str, ...]:
+    every, unseen = (ranker[part] for part in PARTS)
+    figures = (every["auc"], every["gauc_page_mean"], unseen["gauc_page_mean"], every["log_loss"])
+    cells = ["nan" if figure is None else f"{figure:.4f}" for figure in figures]
+    cells.append("nan" if every["copc"] is None else f"{every['copc']:.3f}")
+    difference = every.get("differences", {}).get("gauc_page_mean")
+    if difference is None or difference["low"] is None:
+        return *cells, ""
+    return *cells, "{difference:+.4f} [{low:+.4f}, {high:+.4f}]".format(**difference)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
         "  ".join(
             text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
-    every, unseen = (model[part] for part in ("all", "unseen_items"))
-    lines += [
-        "",
-        f"{report['split']} pages: {report['pages']}, {every['candidates']} candidates, {every['clicks']} clicks.",
-        f"GAUC: mean AUC of the {every['pages']} pages with clicked and unclicked candidates.",
-        f"GAUC unseen: the same over items on no training page, {unseen['candidates']} candidates on "
-        f"{unseen['pages']} pages.",
-    ]
-    if report["notice"]:
-        lines.append(f"notice: {report['notice']}")
-    return "\n".join(lines)
 
 
 def _without_nan(value: Any) -> Any:
     """JSON has no NaN: `None` where a metric is undefined."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         checkpoints = Checkpoints(
             args.output.with_name(f"{args.output.name}.checkpoints"),
             {
-                **_flat(config.model_dump(mode="json", exclude=_MAY_CHANGE)),
+                **config.flat(exclude=_MAY_CHANGE),
                 "method": args.method,
                 "dataset": dataset.manifest.digest(),
                 "damaged shards": dataset.bad_shards,
@@ -137,14 +136,6 @@ def main(argv: Sequence[str] | None = None) -> str:
         best = f", epoch {epoch + 1} with similarity GAUC {history['val_similarity_gauc'][epoch]:.4f} on later pages"
     left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
     return f"wrote a {args.method} encoder to {args.output} ({pages.training} pages{left_out}{best})"
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration with keys as `--set` takes them."""
-    flat = {}
-    for key, value in section.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _left_out(dataset: Dataset) -> str:

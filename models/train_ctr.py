@@ -1,11 +1,11 @@
 """Trains the CTR ranker: `python -m models.train_ctr`."""
 
-import math
+import contextlib
+import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,23 +13,36 @@ import tensorflow as tf
 
 from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
 from beam_pipelines.manifest import Window
-from beam_pipelines.records import HISTORIES
 from models.artifacts import EmbeddingsMetadata, RankerMetadata
 from models.config import load_config
+from models.ctr.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
 from models.ctr.config import IMAGE_FEATURES, TrainingConfig
-from models.ctr.features import count_occurrences, make_feature_tables
-from models.ctr.ranker import CONFIG_FILE, SIZES_FILE, WEIGHTS_FILE, Ranker
+from models.ctr.feature_config import resolve_features
+from models.ctr.features import make_feature_tables
+from models.ctr.ranker import LOSS_WEIGHT, Ranker, save_ranker
+from models.ctr.scores import Scores
 from models.ctr.scoring import measure, score_pages
+from models.ctr.training_counts import count_training, split_by_share
+from models.ctr.warm_start import WarmStart
 from models.data.dataset import Dataset
-from models.data.pages import PageLengths, page_batches, page_records, page_timestamps
+from models.data.pages import page_batches, page_records, page_timestamps
+from models.data.training_batches import TrainingBatches
 from models.embeddings.store import load_cluster_ids, load_embeddings
-from models.training.replicas import mirrored_strategy
+from models.metrics.log_loss import candidate_weights
+from models.training.checkpoints import Checkpoints
+from models.training.lazy_adam import LazyAdam
+from models.training.replicas import ends_with_other_workers, is_chief, training_strategy, workers
+from models.training.resumable_fit import resumable_fit
 
 ITEMS_FILE = "items.parquet"
 USERS_FILE = "users.parquet"
 EXAMPLE_PAGES_FILE = "example_pages.tfrecord"
 TRAINING_COUNTS_FILE = "training_counts.npy"
+HISTORY_FILE = "history.json"
 _EXAMPLE_PAGES = 64
+_VALIDATION_BATCH = 128
+_DAY_MS = 86_400_000
+_MAY_CHANGE = {"checkpoint_minutes"}  # keys that make no difference to what is learnt
 
 
 class ValidationMetrics(keras.callbacks.Callback):
@@ -44,12 +57,10 @@ class ValidationMetrics(keras.callbacks.Callback):
         super().__init__()
         self.pages = pages
         self.negative_rate = negative_rate
-        self.history: list[dict[str, Any]] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Scores and measures."""
         metrics = measure(score_pages(self.model, self.pages), self.negative_rate)
-        self.history.append({"epoch": epoch + 1, **metrics})
         logs.update(val_gauc=metrics["gauc_page_mean"], val_auc=metrics["auc"], val_log_loss=metrics["log_loss"])
 
 
@@ -73,11 +84,17 @@ def main(argv: Sequence[str] | None = None) -> str:
         action="store_true",
         help="accept pictures encoded by an encoder that has seen the training pages",
     )
+    parser.add_argument(
+        "--warm-start", type=Path, metavar="RUN", help="an earlier ranker whose weights this one begins with"
+    )
     parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: the defaults)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and shuffling")
     parser.add_argument(
         "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="throw away the checkpoints of an interrupted run instead of going on"
     )
     parser.add_overwrite()
     args = parser.parse_args(argv)
@@ -85,9 +102,11 @@ def main(argv: Sequence[str] | None = None) -> str:
     config = load_config(TrainingConfig, args.config, args.set)
     dataset = Dataset(require_directory(args.data, "--data", "beam_pipelines.build"), args.max_bad_shards)
     manifest = dataset.manifest
+    items, users = dataset.items(), dataset.users()
+    resolved = {"features": resolve_features(config.ranker.features, items.schema, users.schema)}
     if config.ranker.lengths.candidates == 0:
-        lengths = config.ranker.lengths.model_copy(update={"candidates": manifest.max_candidates})
-        config = config.model_copy(update={"ranker": config.ranker.model_copy(update={"lengths": lengths})})
+        resolved["lengths"] = config.ranker.lengths.model_copy(update={"candidates": manifest.max_candidates})
+    config = config.model_copy(update={"ranker": config.ranker.model_copy(update=resolved)})
     train = dataset.split("train")
     if train.negative_rate == 0:
         raise CommandError(
@@ -103,64 +122,75 @@ def main(argv: Sequence[str] | None = None) -> str:
         clusters, cluster_ids = load_cluster_ids(args.clusters)
         _check_artifact(clusters.embeddings, "--clusters", dataset, args.allow_window_overlap)
         image_tables = {"cluster_ids": cluster_ids, "num_clusters": clusters.num_clusters}
+    warm_start = None if args.warm_start is None else WarmStart(args.warm_start)
+    strategy = training_strategy()
+    chief = is_chief(strategy)
 
-    with whole_directory(
-        args.output, overwrite=args.overwrite, inputs=[args.data, args.embeddings, args.clusters]
-    ) as output:
+    inputs = [args.data, args.embeddings, args.clusters, *([args.warm_start] if args.warm_start else [])]
+    whole = whole_directory(args.output, overwrite=args.overwrite, inputs=inputs)
+    # Of several workers, one writes.
+    with ends_with_other_workers(strategy), whole if chief else contextlib.nullcontext() as output:
         if manifest.notice:
             print(f"notice: {manifest.notice}")
-        timestamps = np.sort(page_timestamps(dataset, "train"))
-        fit_pages = len(timestamps) - round(len(timestamps) * config.validation_share)
-        cut = int(timestamps[max(fit_pages, 1) - 1])
-        fit_window = Window(first=train.window.first, last=cut)
-        validation_window = Window(first=cut + 1, last=train.window.last)
-        fit_pages = int((timestamps <= cut).sum())
+        timestamps = page_timestamps(dataset, "train")
+        fit_window, validation_window, fit_pages = split_by_share(timestamps, train.window, config.validation_share)
         if fit_pages == len(timestamps):
             raise CommandError(
                 f"--data: the {len(timestamps)} train pages leave none for validation "
                 f"(validation_share={config.validation_share})"
             )
         print(f"{fit_pages} pages to learn on, {len(timestamps) - fit_pages} later ones to validate", flush=True)
-
-        whole = PageLengths(candidates=manifest.max_candidates, **HISTORIES)
-        items, users = dataset.items(), dataset.users()
-        counts, later = (
-            count_occurrences(
-                page_batches(dataset, "train", whole, batch_size=config.batch_size, window=window),
-                items=len(items),
-                users=len(users),
-            )
-            for window in (fit_window, validation_window)
-        )
+        counts, occurrences = count_training(dataset, fit_window.last)
         tables = make_feature_tables(config.ranker, items, users, counts, **image_tables)
 
+        checkpoints = Checkpoints(
+            args.output.with_name(f"{args.output.name}.checkpoints"),
+            {
+                **config.flat(exclude=_MAY_CHANGE),
+                "image feature": args.image_feature,
+                "seed": args.seed,
+                "dataset": manifest.digest(),
+                "damaged shards": dataset.bad_shards,
+                "embeddings": embeddings.digest() if embeddings else None,
+                "clusters": clusters.digest() if clusters else None,
+                "warm start": warm_start.metadata.digest() if warm_start else None,
+            },
+            writes=chief,
+            restart=args.restart,
+        )
         keras.utils.set_random_seed(args.seed)
-        with mirrored_strategy().scope():
+        with strategy.scope():
             ranker = Ranker(config.ranker, tables.sizes, args.image_feature, train.negative_rate)
-            ranker.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
-        tables.fill(ranker)
-        batches = {"lengths": config.ranker.lengths, "batch_size": config.batch_size}
-        fit = page_batches(dataset, "train", window=fit_window, shuffle_seed=args.seed, **batches)
-        later_pages = page_batches(dataset, "train", window=validation_window, **batches)
-        validation = ValidationMetrics(later_pages, train.negative_rate)
-        stop = keras.callbacks.EarlyStopping(
-            monitor="val_gauc", mode="max", patience=config.patience, restore_best_weights=True
+            optimizer = LazyAdam(
+                config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm
+            )
+            ranker.compile(optimizer=optimizer, jit_compile=False)
+            tables.fill(ranker)
+            if warm_start is not None:
+                print(warm_start.fill(ranker, tables, items, users, embeddings, clusters), flush=True)
+        later_pages = page_batches(
+            dataset,
+            "train",
+            config.ranker.lengths,
+            batch_size=_VALIDATION_BATCH,
+            window=validation_window,
+            histories_to_longest=True,
         )
-        ranker.fit(
-            fit.apply(tf.data.experimental.assert_cardinality(math.ceil(fit_pages / config.batch_size))),
-            epochs=config.epochs,
-            shuffle=False,  # the pages are
-            verbose=1 if sys.stdout.isatty() else 2,
-            callbacks=[validation, stop],
-        )
-        best = max(validation.history, key=lambda metrics: metrics["gauc_page_mean"])
+        with checkpoints:
+            history = _fit(ranker, config, dataset, fit_window, fit_pages, later_pages, checkpoints, args.seed)
+        if not chief:
+            return f"did its part of the training; the chief of the {workers(strategy)} workers writes {args.output}"
+        ranker.calibrator = _calibrator(config.calibration, score_pages(ranker, later_pages), train.negative_rate)
+        best = {
+            "epoch": int(np.argmax(history["val_gauc"])) + 1,
+            **measure(score_pages(ranker, later_pages), train.negative_rate),
+        }
 
-        ranker.save_weights(output / WEIGHTS_FILE)
-        (output / CONFIG_FILE).write_text(config.to_yaml())
-        (output / SIZES_FILE).write_text(tables.sizes.to_yaml())
+        save_ranker(output, ranker, config, tables.values)
+        (output / HISTORY_FILE).write_text(json.dumps(history, indent=2) + "\n")
         shutil.copyfile(dataset.path / manifest.items.file.path, output / ITEMS_FILE)
         shutil.copyfile(dataset.path / manifest.users.file.path, output / USERS_FILE)
-        np.save(output / TRAINING_COUNTS_FILE, counts.items + later.items)
+        np.save(output / TRAINING_COUNTS_FILE, occurrences)
         with tf.io.TFRecordWriter(str(output / EXAMPLE_PAGES_FILE)) as writer:
             records = page_records(dataset, "train", window=validation_window)
             for record in records.take(_EXAMPLE_PAGES).as_numpy_iterator():
@@ -178,11 +208,75 @@ def main(argv: Sequence[str] | None = None) -> str:
             clusters=clusters,
             notice=manifest.notice,
         ).write(output)
+    checkpoints.remove()
     left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
     return (
         f"wrote the ranker ({args.image_feature}) of epoch {best['epoch']} to {args.output}: "
         f"validation GAUC {best['gauc_page_mean']:.4f}, AUC {best['auc']:.4f}{left_out}"
     )
+
+
+def _fit(
+    ranker: Ranker,
+    config: TrainingConfig,
+    dataset: Dataset,
+    window: Window,
+    pages: int,
+    later_pages: tf.data.Dataset,
+    checkpoints: Checkpoints,
+    seed: int,
+) -> dict[str, list[float]]:
+    """Trains, and leaves the ranker with the weights of its best epoch; returns the logs of the epochs."""
+    strategy = ranker.distribute_strategy
+    batches = TrainingBatches(
+        dataset,
+        "train",
+        window=window,
+        pages=pages,
+        lengths=config.ranker.lengths,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=seed,
+    )
+    weigh = _loss_weights(config.loss_half_life_days, window.last)
+    return resumable_fit(
+        ranker,
+        lambda step: strategy.distribute_datasets_from_function(
+            lambda context: batches.from_step(step, context).map(weigh)
+        ),
+        checkpoints,
+        steps_per_epoch=batches.steps_per_epoch,
+        epochs=config.epochs,
+        checkpoint_minutes=config.checkpoint_minutes,
+        monitor="val_gauc",
+        patience=config.patience,
+        verbose=1 if sys.stdout.isatty() else 2,
+        callbacks=[ValidationMetrics(later_pages, ranker.negative_rate)],
+        shuffle=False,  # the batches are shuffled already
+    )
+
+
+def _loss_weights(half_life_days: float | None, last: int) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Adds `LOSS_WEIGHT` to pages: a half for every half-life that they are older than the moment `last`."""
+    if half_life_days is None:
+        return lambda page: page
+
+    def weigh(page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        half_lives = tf.cast(last - page["timestamp"], tf.float32) / (half_life_days * _DAY_MS)
+        return {**page, LOSS_WEIGHT: 2.0**-half_lives}
+
+    return weigh
+
+
+def _calibrator(kind: str, scores: Scores, negative_rate: float) -> Calibrator:
+    """Fits a calibrator on what the validation pages say."""
+    if kind == "none":
+        return Calibrator()
+    if scores.clicked.all() or not scores.clicked.any():
+        print("warning: not calibrated: the validation candidates are all clicked or all not", file=sys.stderr)
+        return Calibrator()
+    fit = {"platt": fit_platt, "isotonic": fit_isotonic}[kind]
+    return fit(to_logits(scores.ctr), scores.clicked, candidate_weights(scores.clicked, negative_rate))
 
 
 def _check_artifact(metadata: EmbeddingsMetadata, option: str, dataset: Dataset, allow_window_overlap: bool) -> None:

@@ -1,10 +1,12 @@
-"""What a ranker is made of."""
+"""What a ranker is made of, and how it is trained."""
 
 from typing import Literal, get_args
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from beam_pipelines.records import HISTORIES
 from models.config import Config
+from models.ctr.feature_config import FeaturesConfig, TasksConfig
 from models.data.pages import PageLengths
 
 ImageFeature = Literal["none", "vector", "simscore", "cluster_id"]
@@ -12,12 +14,39 @@ IMAGE_FEATURES: tuple[ImageFeature, ...] = get_args(ImageFeature)
 
 
 class RankerLengths(PageLengths):
-    """`PageLengths` with the defaults of a ranker; 0 candidates: as many as the longest page of the dataset has."""
+    """`PageLengths` with the defaults of a ranker; 0 candidates: as many as the longest page of the dataset has.
+
+    Batches are as long as their longest page, so that generous lengths cost nothing where histories are short.
+    """
 
     candidates: NonNegativeInt = 0
-    click: NonNegativeInt = 50
-    pay: NonNegativeInt = 50
-    cart: NonNegativeInt = 20
+    click: NonNegativeInt = HISTORIES["click"]
+    pay: NonNegativeInt = HISTORIES["pay"]
+    cart: NonNegativeInt = HISTORIES["cart"]
+
+
+class AttentionConfig(Config):
+    """How candidates look at histories.
+
+    Attributes:
+        recent_clicks: newest clicks that DIN's activation unit weighs; 0 for none.
+        units: hidden units of the activation unit.
+        activation: of these, `relu` or DIN's `dice`, whose moments leave padding out.
+        normalization: of its weights, `softmax`, or `none` for DIN's plain sum. On the sample's validation pages the
+            sum is better with every image feature: GAUC 0.671 and 0.603 with cluster_id after 3 epochs, 0.690 and 0.684
+            with simscore, 0.689 and 0.673 with vector.
+        histories: what sees the whole histories: `target_attention` of each candidate; `self_attention`, the paper's
+            user encoder, one vector per page, whose cost grows with the square of the length; or `none`.
+        heads, head_dim: of the attention over whole histories.
+    """
+
+    recent_clicks: NonNegativeInt = 50
+    units: PositiveInt = 32
+    activation: Literal["relu", "dice"] = "relu"
+    normalization: Literal["softmax", "none"] = "none"
+    histories: Literal["target_attention", "self_attention", "none"] = "target_attention"
+    heads: PositiveInt = 2
+    head_dim: PositiveInt = 16
 
 
 class RankerConfig(Config):
@@ -25,54 +54,27 @@ class RankerConfig(Config):
 
     Attributes:
         lengths: candidates and newest history steps of a page that training reads.
+        features: what is known of items, users and candidates.
+        tasks: what is predicted.
         embedding_dim: length of each ID, category and token embedding.
         item_dim: length of item vectors: what the item tower makes and attention compares.
-        attention_units: hidden units of the activation unit.
-        attention_normalization: `softmax`, or `none` for DIN's plain sum. On the sample's validation pages the sum is
-            better with every image feature: GAUC 0.671 and 0.603 with cluster_id after 3 epochs, 0.690 and 0.684 with
-            simscore, 0.689 and 0.673 with vector.
+        attention: how candidates look at histories.
+        cross_layers: DCN-v2 cross layers between the towers and the MLP; 0 for none.
         mlp_units: hidden layers of the MLP; the layer of the logit follows as the fifth.
-        id_dropout: share of item and user IDs that training takes for unknown, so that what an unknown ID means is
-            learned. On the sample it adds 0.01 to 0.02 to the GAUC over items whose ID is unknown.
-        min_count: IDs with fewer occurrences in the training pages share the unknown ID.
         token_buckets: rows of the token embedding of titles and queries.
-        title_tokens: tokens kept of a title or query.
+        query_tokens: tokens kept of a query.
     """
 
     lengths: RankerLengths = RankerLengths()
+    features: FeaturesConfig = FeaturesConfig()
+    tasks: TasksConfig = TasksConfig()
     embedding_dim: PositiveInt = 16
     item_dim: PositiveInt = 32
-    attention_units: PositiveInt = 32
-    attention_normalization: Literal["softmax", "none"] = "none"
+    attention: AttentionConfig = AttentionConfig()
+    cross_layers: NonNegativeInt = 0
     mlp_units: tuple[PositiveInt, ...] = Field((128, 64, 32, 16), min_length=1)
-    id_dropout: float = Field(0.1, ge=0, lt=1)
-    min_count: PositiveInt = 5
     token_buckets: PositiveInt = 10_000
-    title_tokens: PositiveInt = 16
-
-
-class FeatureSizes(Config):
-    """Sizes of the feature tables that a `Ranker` holds, found in its training data.
-
-    Attributes:
-        items, users: rows of the dataset's tables. Each feature table has one more row, for what is unknown.
-        item_ids, user_ids, categories: known IDs and categories; embeddings have one more row, 0, for all others.
-        item_stats, user_stats: `stat_*` columns.
-        user_cats: known values of each `cat_*` column.
-        image_dim: length of image embeddings, 0 when they are not used.
-        clusters: number of cluster IDs, 0 when they are not used.
-    """
-
-    items: NonNegativeInt
-    users: NonNegativeInt
-    item_ids: NonNegativeInt
-    user_ids: NonNegativeInt
-    categories: NonNegativeInt
-    item_stats: NonNegativeInt
-    user_stats: NonNegativeInt
-    user_cats: tuple[NonNegativeInt, ...]
-    image_dim: NonNegativeInt = 0
-    clusters: NonNegativeInt = 0
+    query_tokens: PositiveInt = 16
 
 
 class TrainingConfig(Config):
@@ -84,7 +86,14 @@ class TrainingConfig(Config):
         epochs: largest number of passes over the training pages.
         patience: epochs without a better validation GAUC after which training stops.
         learning_rate: of Adam.
+        weight_decay: of Adam, coupled; of embeddings, only rows that a step has read decay.
+        clip_norm: gradients of the whole batch are scaled down to this length; null for none.
+        loss_half_life_days: age at which a page counts half as much in the loss as the newest one; null for all alike.
+            Metrics count every page once.
         validation_share: share of the training pages, the latest ones, that validate instead.
+        calibration: how probabilities are mapped onto the click rates of the validation pages: `platt`, `isotonic` or
+            `none`. The order of candidates stays.
+        checkpoint_minutes: time between checkpoints; 0 writes one after every step.
     """
 
     ranker: RankerConfig = RankerConfig()
@@ -92,4 +101,9 @@ class TrainingConfig(Config):
     epochs: PositiveInt = 7
     patience: PositiveInt = 2
     learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: NonNegativeFloat = 0.0
+    clip_norm: float | None = Field(None, gt=0)
+    loss_half_life_days: float | None = Field(None, gt=0)
     validation_share: float = Field(0.1, gt=0, lt=1)
+    calibration: Literal["none", "platt", "isotonic"] = "platt"
+    checkpoint_minutes: NonNegativeFloat = 5.0

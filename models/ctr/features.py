@@ -1,61 +1,60 @@
-"""Fills a ranker's feature tables from a dataset: vocabularies and statistics come from the training pages alone."""
+"""Fills a ranker's feature tables from a dataset: vocabularies and scales come from the training pages alone."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import tensorflow as tf
 
-from beam_pipelines.records import HISTORIES
-from models.ctr.config import FeatureSizes, RankerConfig
+from models.ctr.config import RankerConfig
+from models.ctr.feature_config import FeatureSizes, TableFeature
+from models.ctr.feature_values import (
+    FeatureValues,
+    NumberValues,
+    hash_ids,
+    number_rows,
+    scale_of,
+    vocabulary_ids,
+    vocabulary_of,
+)
 from models.ctr.ranker import Ranker
+from models.ctr.table_features import TableFeatures
 from models.ctr.text_embedding import hash_tokens
+from models.ctr.training_counts import TrainingCounts
 from models.embeddings.store import l2_normalize
 
 
-class Counts(NamedTuple):
-    """Occurrences on some pages: int64 by item row (candidates and history steps), int64 by user row (pages)."""
-
-    items: np.ndarray
-    users: np.ndarray
-
-
 class FeatureTables(NamedTuple):
-    """The content of a ranker's tables: attribute name of a tower's table to its rows, and their sizes."""
+    """The content of a ranker's tables, and what it was made with.
+
+    Attributes:
+        sizes: of the embeddings.
+        values: vocabularies and scales.
+        items, users: column to its values by row, see `TableFeatures.tables`.
+        images: `image` or `cluster`, see `ItemTower`; or nothing.
+    """
 
     sizes: FeatureSizes
+    values: FeatureValues
     items: dict[str, np.ndarray]
     users: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
 
     def fill(self, ranker: Ranker) -> None:
         """Writes the tables into a ranker of these sizes."""
-        for tower, tables in ((ranker.items, self.items), (ranker.users, self.users)):
-            for name, rows in tables.items():
-                getattr(tower, name).assign(rows)
-
-
-def count_occurrences(pages: tf.data.Dataset, items: int, users: int) -> Counts:
-    """Counts items and users on pages.
-
-    Args:
-        pages: batches of parsed pages with whole histories.
-        items: number of item rows.
-        users: number of user rows.
-    """
-    counts = Counts(np.zeros(items, np.int64), np.zeros(users, np.int64))
-    for page in pages.as_numpy_iterator():
-        counts.users[:] += np.bincount(page["user"], minlength=users)
-        for name in ("item", *(f"{history}_item" for history in HISTORIES)):
-            counts.items[:] += np.bincount(page[name].ravel() + 1, minlength=items + 1)[1:]  # padding is -1
-    return counts
+        for features, tables in ((ranker.items.features, self.items), (ranker.users, self.users)):
+            _fill(features, tables)
+        for name, rows in self.images.items():
+            getattr(ranker.items, name).assign(rows)
+        ranker.numbers.fill(self.values.candidate)
 
 
 def make_feature_tables(
     config: RankerConfig,
     items: pa.Table,
     users: pa.Table,
-    counts: Counts,
+    counts: TrainingCounts,
     *,
     image_embeddings: np.ndarray | None = None,
     cluster_ids: np.ndarray | None = None,
@@ -63,52 +62,60 @@ def make_feature_tables(
 ) -> FeatureTables:
     """Turns the dataset's tables into feature tables with one more row, for what is unknown.
 
-    `label_*` columns are for evaluation and never read.
-
     Args:
-        config: the architecture.
+        config: the architecture, its features resolved.
         items, users: the dataset's tables.
-        counts: occurrences on the training pages.
+        counts: what occurs on the training pages.
         image_embeddings: float32 or float16 `(items, dim)`, zeros without picture, for `vector` and `simscore`.
         cluster_ids: int32 `(items,)`, -1 without picture, for `cluster_id`.
         num_clusters: number of cluster IDs.
     """
-    titles = tf.constant([*items["title"].to_pylist(), ""])
-    item_ids = _frequent(counts.items, config.min_count)
-    categories = _vocabulary(items["category"], counts.items)
-    item_tables = {
-        "item_id": _append(item_ids, 0),
-        "category": _append(categories, 0),
-        "title": hash_tokens(titles, config.token_buckets, config.title_tokens).numpy().astype(np.int32),
-        "stats": _append(_statistics(items, counts.items), 0),
-    }
-    image_dim = 0
+    features = config.features
+    item_tables, item_sizes, item_values = _tables(features.item, items, counts.items, config.token_buckets)
+    user_tables, user_sizes, user_values = _tables(features.user, users, counts.users, config.token_buckets)
+    candidate = {name: scale_of(counts.numbers[name], feature) for name, feature in features.candidate.items()}
+    images, image_dim = {}, 0
     if image_embeddings is not None:
         image_dim = image_embeddings.shape[1]
-        item_tables["image"] = _append(l2_normalize(image_embeddings), 0)
+        images["image"] = _append(l2_normalize(image_embeddings))
     if cluster_ids is not None:
-        item_tables["cluster"] = _append(cluster_ids.astype(np.int32) + 1, 0)
-
-    user_ids = _frequent(counts.users, config.min_count)
-    cats = [_vocabulary(users[name], counts.users) for name in users.column_names if name.startswith("cat_")]
-    user_tables = {
-        "user_id": _append(user_ids, 0),
-        "stats": _append(_statistics(users, counts.users), 0),
-        "cats": _append(np.stack(cats, axis=1) if cats else np.zeros((len(users), 0), np.int32), 0),
-    }
+        images["cluster"] = _append(cluster_ids.astype(np.int32) + 1)
     sizes = FeatureSizes(
         items=len(items),
         users=len(users),
-        item_ids=int(item_ids.max(initial=0)),
-        user_ids=int(user_ids.max(initial=0)),
-        categories=int(categories.max(initial=0)),
-        item_stats=item_tables["stats"].shape[1],
-        user_stats=user_tables["stats"].shape[1],
-        user_cats=tuple(int(cat.max(initial=0)) for cat in cats),
+        item=item_sizes,
+        user=user_sizes,
         image_dim=image_dim,
         clusters=num_clusters,
     )
-    return FeatureTables(sizes, item_tables, user_tables)
+    values = FeatureValues(item=item_values, user=user_values, candidate=candidate)
+    return FeatureTables(sizes, values, item_tables, user_tables, images)
+
+
+def _tables(
+    features: Mapping[str, TableFeature], table: pa.Table, counts: np.ndarray, token_buckets: int
+) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, tuple[str, ...] | NumberValues]]:
+    """Values by row, sizes of embeddings, and vocabularies and scales, by column."""
+    tables, sizes, values = {}, {}, {}
+    for name, feature in features.items():
+        column, size = table[name], 0
+        if feature.type == "id":
+            rows = _frequent(counts, feature.min_count)
+            size = int(rows.max(initial=0))
+        elif feature.type == "category":
+            values[name] = vocabulary_of(column, counts, feature)
+            rows, size = vocabulary_ids(column, values[name]), len(values[name])
+        elif feature.type == "hash":
+            rows, size = hash_ids(column, feature), feature.buckets
+        elif feature.type == "text":
+            texts = tf.constant([text or "" for text in column.to_pylist()] + [""])
+            rows = hash_tokens(texts, token_buckets, feature.tokens).numpy()[:-1].astype(np.int32)
+        else:
+            values[name] = scale_of(column.to_numpy().astype(np.float64)[counts > 0], feature)
+            rows = number_rows(column, values[name], feature)
+            size = feature.buckets if feature.transform == "buckets" else 0
+        tables[name], sizes[name] = _append(rows, -1 if feature.type == "text" else 0), size
+    return tables, sizes, values
 
 
 def _frequent(counts: np.ndarray, min_count: int) -> np.ndarray:
@@ -117,27 +124,11 @@ def _frequent(counts: np.ndarray, min_count: int) -> np.ndarray:
     return np.where(known, np.cumsum(known), 0).astype(np.int32)
 
 
-def _vocabulary(column: pa.ChunkedArray, counts: np.ndarray) -> np.ndarray:
-    """Numbers values seen in training from 1, in sorted order; 0 for empty and unseen ones."""
-    values = np.asarray(pc.fill_null(column, "").to_pylist(), dtype=object)
-    vocabulary = sorted(set(values[counts > 0]) - {""})
-    number = {value: i for i, value in enumerate(vocabulary, start=1)}
-    return np.array([number.get(value, 0) for value in values], np.int32)
-
-
-def _statistics(table: pa.Table, counts: np.ndarray) -> np.ndarray:
-    """`stat_*` columns with mean 0 and deviation 1 over the rows seen in training; 0 where missing."""
-    names = [name for name in table.column_names if name.startswith("stat_")]
-    values = np.stack([table[name].to_numpy().astype(np.float64) for name in names], axis=1) if names else None
-    if values is None:
-        return np.zeros((len(table), 0), np.float32)
-    values[~np.isfinite(values)] = np.nan
-    seen = np.ma.masked_invalid(values[counts > 0])
-    mean, deviation = seen.mean(axis=0).filled(0.0), seen.std(axis=0).filled(0.0)
-    normalised = (values - mean) / np.where(deviation > 0, deviation, 1.0)
-    return np.nan_to_num(normalised, nan=0.0).astype(np.float32)
-
-
-def _append(rows: np.ndarray, value: float) -> np.ndarray:
+def _append(rows: np.ndarray, value: float = 0) -> np.ndarray:
     """One more row of `value`."""
     return np.concatenate([rows, np.full((1, *rows.shape[1:]), value, rows.dtype)])
+
+
+def _fill(features: TableFeatures, tables: Mapping[str, np.ndarray]) -> None:
+    for name, rows in tables.items():
+        features.tables[name].assign(rows)

@@ -1,4 +1,4 @@
-"""The CTR ranker: a page in, a click probability per candidate out."""
+"""The ranker: a page in, a click probability per candidate out."""
 
 import math
 from pathlib import Path
@@ -8,21 +8,33 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from beam_pipelines.command import CommandError
 from beam_pipelines.records import HISTORIES
 from models.artifacts import RankerMetadata, read_metadata
 from models.config import load_config
 from models.ctr import matches
-from models.ctr.config import FeatureSizes, ImageFeature, RankerConfig, TrainingConfig
+from models.ctr.calibrator import Calibrator
+from models.ctr.candidate_numbers import CandidateNumbers
+from models.ctr.config import ImageFeature, RankerConfig, TrainingConfig
+from models.ctr.feature_config import FeatureSizes
+from models.ctr.feature_values import FeatureValues
+from models.ctr.history_encoder import HistoryEncoder
+from models.ctr.id_embedding import IdEmbedding
 from models.ctr.item_tower import ItemTower
+from models.ctr.multi_head_target_attention import MultiHeadTargetAttention
+from models.ctr.table_features import TableFeatures
 from models.ctr.target_attention import TargetAttention
 from models.ctr.text_embedding import TextEmbedding, hash_tokens
-from models.ctr.user_tower import UserTower
 from models.data.pages import PADDING
 from models.training.distributed_fit import DistributedFit
 
 CONFIG_FILE = "config.yaml"
 SIZES_FILE = "feature_sizes.yaml"
+VALUES_FILE = "feature_values.json"
+CALIBRATOR_FILE = "calibrator.yaml"
 WEIGHTS_FILE = "ranker.weights.h5"
+LOSS_WEIGHT = "loss_weight"
+"""Optional feature of a training page, float32 `(batch,)`: what its candidates count in the loss, not in metrics."""
 
 _MINUTE = 60_000
 _AGE_BUCKETS = 24  # powers of two of minutes: the last one begins at 16 years
@@ -30,26 +42,31 @@ _LARGEST = 5
 
 
 class Ranker(DistributedFit, tfrs.Model):
-    """Predicts the click probability of each candidate of a page.
+    """Predicts the click probability of each candidate of a page, and what follows a click if it is asked to.
 
     The page is the unit: user, query and histories are embedded once per page and shared by its candidates, and each
     distinct item of a batch once. A candidate's score does not depend on the other candidates.
 
-    What a candidate brings to the 5-layer MLP: its item vector, each history as DIN target attention sees it from
-    there, the product of its title with the query, and for each history the share of steps with the same item and the
-    same category. `image_feature` adds the pictures:
+    What a candidate brings to the 5-layer MLP: its item vector; the newest clicks as DIN's activation unit weighs them;
+    each whole history as multi-head target attention sees it from there; the numbers that the page carries for it; the
+    product of its title with the query; and for each history the share of steps with the same item, category and so
+    on. The page brings user, query and the lengths of the histories. A step's key is its item vector plus an embedding
+    of its action and age. `image_feature` adds the pictures:
 
     - `none`: nothing.
     - `vector`: the embedding, projected, in the item tower.
-    - `simscore`: the cosine with the picture of every history step (equation 8): in the activation unit of the
-      attention, and per history the largest, the mean of the 5 largest and the mean.
+    - `simscore`: the cosine with the picture of every history step (equation 8): in the attention, and per history the
+      largest, the mean of the 5 largest and the mean.
     - `cluster_id`: an ID like the category: embedded in the item tower, compared with every history step in the
-      activation unit, and the share of steps with the same one.
+      attention, and the share of steps with the same one.
+
+    Tasks share everything but the layer of their logit. The probability of a conversion is learned over all candidates,
+    as a factor of that of click and conversion (ESMM), so that it is not biased towards what is clicked.
 
     Labels and positions are never inputs.
 
     Args:
-        config: the architecture.
+        config: the architecture, its features resolved.
         sizes: sizes of the feature tables; `models.ctr.features` finds them and fills the tables.
         image_feature: how pictures enter.
         negative_rate: share of the unclicked candidates that is left on the pages it trains on. Predictions are
@@ -59,9 +76,11 @@ class Ranker(DistributedFit, tfrs.Model):
         page: the features of `parse_pages` that are known before the page is shown; any numbers of pages, candidates
             and steps, 0 included. Item row `items` stands for an unknown item, user -1 for an unknown user.
 
-    Output: `{"ctr": float32 (batch, candidates)}`, 0 at padded candidates.
+    Output: float32 `(batch, candidates)` each, 0 at padded candidates: `ctr`; `ctcvr`, the probability of click and
+    conversion; `dwell`, the seconds expected after a click (of their logarithm the mean, so rather the median).
 
-    Reference: the paper's appendices A and B.
+    Reference: the paper's appendices A and B; Zhou et al., Deep Interest Network (KDD 2018); Ma et al., Entire Space
+    Multi-Task Model (SIGIR 2018); Wang et al., DCN V2 (WWW 2021).
     """
 
     def __init__(
@@ -73,95 +92,193 @@ class Ranker(DistributedFit, tfrs.Model):
         self.config = config
         self.sizes = sizes
         self.image_feature = image_feature
+        self.negative_rate = negative_rate
+        self.calibrator = Calibrator()
         # Leaving out unclicked candidates divides the odds of a click by the share that is kept.
         self._correction = math.log(negative_rate)
-        self.text = TextEmbedding(config.token_buckets, config.embedding_dim)
-        self.items = ItemTower(config, sizes, self.text, use_vector=image_feature == "vector")
-        self.users = UserTower(config, sizes)
-        self.age = {name: keras.layers.Embedding(_AGE_BUCKETS, config.item_dim) for name in HISTORIES}
-        self.attention = {
-            name: TargetAttention(config.attention_units, config.attention_normalization) for name in HISTORIES
-        }
-        # The first layer of the MLP on [candidate, page], with the part of the page computed once per page.
-        self.mlp_candidate = keras.layers.Dense(config.mlp_units[0])
-        self.mlp_page = keras.layers.Dense(config.mlp_units[0], use_bias=False)
-        self.mlp_rest = [keras.layers.Dense(units, activation="relu") for units in config.mlp_units[1:]]
-        self.mlp_logit = keras.layers.Dense(1)
-        self.task = tfrs.tasks.Ranking(loss=keras.losses.BinaryCrossentropy(from_logits=True, reduction="sum"))
-        self.mean_loss = keras.metrics.Mean(name="loss")
-        self._build_layers()
+        features, attention = config.features, config.attention
+        self.histories = [name for name in HISTORIES if getattr(config.lengths, name)]
+        tables = [*features.item.values(), *features.user.values()]
+        self.text = None
+        if features.query or any(feature.type == "text" for feature in tables):
+            self.text = TextEmbedding(config.token_buckets, config.embedding_dim, name="text")
+            self.text.build(None)
+        self.items = ItemTower(config, sizes, image_feature, self.text, name="items")
+        self.users = TableFeatures(
+            features.user, sizes.user, sizes.users + 1, config.embedding_dim, self.text, name="users"
+        )
+        self.numbers = CandidateNumbers(features.candidate, config.embedding_dim, name="numbers")
+        self.title = next((name for name, feature in features.item.items() if feature.type == "text"), None)
 
-    def _build_layers(self) -> None:
-        """Makes all variables, as `DistributedFit` asks."""
-        dim, token_dim = self.config.item_dim, self.config.embedding_dim
-        matched = 2 + (self.image_feature in ("simscore", "cluster_id"))
-        pooled = matched + 2 * (self.image_feature == "simscore")
-        self.text.build(None)
-        for name in HISTORIES:
-            self.age[name].build(None)
-            shapes = [(None, None, dim), (None, None, dim), (None, None), (None, None, None, matched)]
-            self.attention[name].build(*shapes)
-        self.mlp_candidate.build((None, None, dim + token_dim + len(HISTORIES) * (dim + pooled)))
-        self.mlp_page.build((None, self.users.output_dim + token_dim + len(HISTORIES)))
-        units = self.config.mlp_units
-        for layer, width in zip([*self.mlp_rest, self.mlp_logit], units, strict=True):
+        dim = config.item_dim
+        query_dim = config.embedding_dim if features.query else 0
+        candidate_dim = dim + self.numbers.output_dim + (query_dim if self.title else 0)
+        page_dim = self.users.output_dim + query_dim + len(self.histories)
+        candidate_dim += len(self.histories) * self._pooled_count()
+        # How old a step is and, each history having its own, what the user did.
+        attended = self.histories
+        if attention.histories == "none":
+            attended = ["click"] if attention.recent_clicks and "click" in self.histories else []
+        self.age = {name: IdEmbedding(_AGE_BUCKETS - 1, dim, name=f"{name}_age") for name in attended}
+        for embedding in self.age.values():
+            embedding.build()
+        self.recent_attention = self.attention = None
+        self.encoders: dict[str, HistoryEncoder] = {}
+        keys, pairs = (None, None, dim), self._pair_count()
+        if attention.recent_clicks and "click" in self.histories:
+            self.recent_attention = TargetAttention(
+                attention.units, attention.normalization, attention.activation, pair_features=pairs, name="recent"
+            )
+            self.recent_attention.build(keys, keys)
+            candidate_dim += dim
+        if attention.histories == "target_attention" and self.histories:
+            # One for all histories: the age embeddings tell it which history a step is of.
+            self.attention = MultiHeadTargetAttention(
+                attention.heads, attention.head_dim, pair_features=pairs, name="attention"
+            )
+            self.attention.build(keys, keys)
+            candidate_dim += len(self.histories) * attention.heads * attention.head_dim
+        elif attention.histories == "self_attention":
+            for name in self.histories:
+                self.encoders[name] = HistoryEncoder(dim, attention.heads, attention.head_dim, name=f"{name}_encoder")
+                self.encoders[name].build(keys)
+                page_dim += dim
+
+        self.cross = [tfrs.layers.dcn.Cross(name=f"cross_{n}") for n in range(config.cross_layers)]
+        for layer in self.cross:
+            layer.build((None, None, candidate_dim + page_dim))
+        # The first layer of the MLP on [candidate, page], with the part of the page computed once per page, unless
+        # cross layers have mixed the two.
+        units = config.mlp_units
+        self.mlp_candidate = keras.layers.Dense(units[0], name="mlp_candidate")
+        self.mlp_candidate.build((None, None, candidate_dim + (page_dim if self.cross else 0)))
+        self.mlp_page = None
+        if not self.cross:
+            self.mlp_page = keras.layers.Dense(units[0], use_bias=False, name="mlp_page")
+            self.mlp_page.build((None, page_dim))
+        self.mlp_rest = [
+            keras.layers.Dense(width, activation="relu", name=f"mlp_{n}") for n, width in enumerate(units[1:], 1)
+        ]
+        for layer, width in zip(self.mlp_rest, units, strict=False):
             layer.build((None, None, width))
-        self.task.build(None)
+        weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
+        self.tasks = {name: _task(name, weight) for name, weight in weights.items()}
+        heads = {"ctr": "ctr", "ctcvr": "cvr", "dwell": "dwell"}
+        self.heads = {heads[name]: keras.layers.Dense(1, name=f"{heads[name]}_logit") for name in self.tasks}
+        for layer in self.heads.values():
+            layer.build((None, None, units[-1]))
+        self.task_weights = weights
+        self.losses_of_tasks = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.tasks}
         self.built = True
 
     def call(self, page: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Scores pages; see the class."""
         present = page["item"] != PADDING
-        return {"ctr": tf.where(present, tf.sigmoid(self.logits(page, training) + self._correction), 0.0)}
+        logits = self.logits(page, training)
+        scores = {"ctr": tf.sigmoid(self.calibrator.apply(logits["ctr"] + self._correction))}
+        if "cvr" in logits:
+            scores["ctcvr"] = scores["ctr"] * tf.sigmoid(logits["cvr"])
+        if "dwell" in logits:
+            scores["dwell"] = tf.maximum(tf.math.expm1(logits["dwell"]), 0.0)
+        return {name: tf.where(present, score, 0.0) for name, score in scores.items()}
 
-    @tf.function(reduce_retracing=True)
     def score(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """`call`, compiled."""
-        return self(page)
+        return self._compiled_call(page)
 
-    def logits(self, page: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """Log-odds of a click on pages like those it trains on, not corrected for their `negative_rate`.
+    @property
+    def calibrator(self) -> Calibrator:
+        """Maps the log-odds of a click, corrected for `negative_rate`, onto calibrated ones; set after training."""
+        return self._calibrator
 
-        Shape `(batch, candidates)`; meaningless at padded candidates.
+    @calibrator.setter
+    def calibrator(self, calibrator: Calibrator) -> None:
+        self._calibrator = calibrator
+        # A compiled graph holds the calibrator that was there when it was traced.
+        self._compiled_call = tf.function(lambda page: self(page), reduce_retracing=True)
+
+    def logits(self, page: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
+        """What the last layer says of pages like those it trains on; meaningless at padded candidates.
+
+        Returns:
+            Shape `(batch, candidates)` each: `ctr`, log-odds of a click, not corrected for `negative_rate` nor
+            calibrated; `cvr`, log-odds of a conversion after a click; `dwell`, log(1 + seconds) after a click.
         """
         unknown_item, unknown_user = (tf.constant(n, tf.int64) for n in (self.sizes.items, self.sizes.users))
-        rows = {name: page[name] for name in ("item", *(f"{name}_item" for name in HISTORIES))}
+        rows = {name: page[name] for name in ("item", *(f"{name}_item" for name in self.histories))}
         present = {name: row != PADDING for name, row in rows.items()}
         rows = {name: tf.where(present[name], row, unknown_item) for name, row in rows.items()}
 
         titles, vectors = self._embed_items(rows, training)
-        query = self.text(hash_tokens(page["query"], self.config.token_buckets, self.config.title_tokens))
-        candidate = [vectors["item"], titles * query[:, None, :]]
-        about_page = [self.users(tf.where(page["user"] < 0, unknown_user, page["user"]), training=training), query]
-        for name in HISTORIES:
+        users = self.users(tf.where(page["user"] < 0, unknown_user, page["user"]), training=training)
+        candidate, about_page = [vectors["item"]], [*users.values()]
+        if self.numbers.features:
+            candidate.append(self.numbers(page))
+        if self.config.features.query:
+            query = self.text(hash_tokens(page["query"], self.config.token_buckets, self.config.query_tokens))
+            about_page.append(query)
+            if titles is not None:
+                candidate.append(titles * query[:, None, :])
+        for name in self.histories:
             steps, mask = f"{name}_item", present[f"{name}_item"]
-            minutes = tf.maximum(page["timestamp"][:, None] - page[f"{name}_time"], 0) // _MINUTE
-            age = tf.cast(tf.math.log(tf.cast(minutes + 1, tf.float32)) / np.log(2.0), tf.int32)
-            keys = vectors[steps] + self.age[name](tf.minimum(age, _AGE_BUCKETS - 1))
             pairs, pooled = self._match(rows["item"], rows[steps], mask)
-            candidate += [self.attention[name](vectors["item"], keys, mask, pairs), pooled]
+            candidate += pooled
             about_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True)))
+            if name not in self.age:
+                continue
+            keys = vectors[steps] + self.age[name](_age_bucket(page["timestamp"][:, None] - page[f"{name}_time"]))
+            if name == "click" and self.recent_attention is not None:
+                newest = self.config.attention.recent_clicks
+                recent = [pair[:, :, :newest] for pair in pairs]
+                candidate.append(
+                    self.recent_attention(
+                        vectors["item"],
+                        keys[:, :newest],
+                        mask[:, :newest],
+                        recent,
+                        query_mask=present["item"],
+                        training=training,
+                    )
+                )
+            if self.attention is not None:
+                candidate.append(self.attention(vectors["item"], keys, mask, pairs))
+            if name in self.encoders:
+                about_page.append(self.encoders[name](keys, mask))
+        return self._mlp(tf.concat(candidate, axis=-1), tf.concat(about_page, axis=-1)[:, None, :])
 
-        hidden = self.mlp_candidate(tf.concat(candidate, axis=-1))
-        hidden = tf.nn.relu(hidden + self.mlp_page(tf.concat(about_page, axis=-1))[:, None, :])
-        for layer in self.mlp_rest:
-            hidden = layer(hidden)
-        return self.mlp_logit(hidden)[..., 0]
-
-    def _embed_items(self, rows: dict[str, tf.Tensor], training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def _embed_items(self, rows: dict[str, tf.Tensor], training: bool) -> tuple[tf.Tensor | None, dict[str, tf.Tensor]]:
         """Title embeddings of the candidates, and the item vectors of every group of rows."""
         distinct, position = tf.unique(tf.concat([tf.reshape(row, (-1,)) for row in rows.values()], axis=0))
-        titles, vectors = self.items(distinct, training=training)
+        features, vectors = self.items(distinct, training=training)
         positions = tf.split(position, [tf.size(row) for row in rows.values()])
         positions = {name: tf.reshape(p, tf.shape(rows[name])) for name, p in zip(rows, positions, strict=True)}
         vectors = {name: tf.gather(vectors, p) for name, p in positions.items()}
-        return tf.gather(titles, positions["item"]), vectors
+        titles = None if self.title is None else tf.gather(features[self.title], positions["item"])
+        return titles, vectors
 
-    def _match(self, items: tf.Tensor, steps: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Compares candidates with steps: `(batch, candidates, steps, n)`, pooled `(batch, candidates, m)`."""
-        pairs = [matches.same_id(items, steps, mask & (steps != self.sizes.items))]
-        id_tables = [self.items.category] + ([self.items.cluster] if self.image_feature == "cluster_id" else [])
-        for table in id_tables:
+    def _matched_tables(self) -> list[keras.Variable]:
+        """Tables by item row of what is compared with history steps, 0 = unknown."""
+        features = self.config.features.item
+        matched = [name for name, f in features.items() if f.type in ("category", "hash") and f.match]
+        tables = [self.items.features.tables[name] for name in matched]
+        return tables + ([self.items.cluster] if self.image_feature == "cluster_id" else [])
+
+    def _matches_ids(self) -> bool:
+        feature = self.config.features.item.get("item_id")
+        return feature is not None and feature.match
+
+    def _pair_count(self) -> int:
+        return self._matches_ids() + len(self._matched_tables()) + (self.image_feature == "simscore")
+
+    def _pooled_count(self) -> int:
+        return self._pair_count() + 2 * (self.image_feature == "simscore")
+
+    def _match(self, items: tf.Tensor, steps: tf.Tensor, mask: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Compares candidates with steps: `(batch, candidates, steps)` each, and pooled `(batch, candidates, 1)`."""
+        pairs = []
+        if self._matches_ids():
+            pairs.append(matches.same_id(items, steps, mask & (steps != self.sizes.items)))
+        for table in self._matched_tables():
             step_ids = tf.gather(table.value, steps)
             pairs.append(matches.same_id(tf.gather(table.value, items), step_ids, mask & (step_ids != 0)))
         mask = mask[:, None, :]
@@ -174,30 +291,108 @@ class Ranker(DistributedFit, tfrs.Model):
             pairs.append(similarity)
             pooled += [matches.mean_of_largest(similarity, mask, count) for count in (1, _LARGEST)]
             pooled.append(matches.mean_match(similarity, mask))
-        return tf.stack(pairs, axis=-1), tf.stack(pooled, axis=-1)
+        return pairs, [match[..., None] for match in pooled]
+
+    def _mlp(self, candidate: tf.Tensor, page: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The logits of `(batch, candidates, dim)` and `(batch, 1, dim)`."""
+        if self.cross:
+            shape = tf.shape(candidate)
+            page = tf.broadcast_to(page, (shape[0], shape[1], page.shape[-1]))
+            together = crossed = tf.concat([candidate, page], axis=-1)
+            for layer in self.cross:
+                crossed = layer(together, crossed)
+            hidden = self.mlp_candidate(crossed)
+        else:
+            hidden = self.mlp_candidate(candidate) + self.mlp_page(page)
+        hidden = tf.nn.relu(hidden)
+        for layer in self.mlp_rest:
+            hidden = layer(hidden)
+        return {name: layer(hidden)[..., 0] for name, layer in self.heads.items()}
 
     def compute_loss(self, page: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """This replica's part of the mean log loss over all candidates of the global batch."""
-        present = tf.cast(page["item"] != PADDING, tf.float32)
-        clicked = tf.cast(page["clicked"] == 1, tf.float32)
+        """This replica's part of the weighted mean losses over all candidates of the global batch."""
         logits = self.logits(page, training)
-        loss = self.task(clicked[..., None], logits[..., None], sample_weight=present, training=training)
-        count = tf.reduce_sum(present)
-        self.mean_loss.update_state(tf.math.divide_no_nan(loss, count), sample_weight=count)
-        # Keras' optimizers sum gradients over replicas, which may hold different numbers of candidates.
-        context = tf.distribute.get_replica_context()
-        total = context.all_reduce(tf.distribute.ReduceOp.SUM, count) if context is not None else count
-        return tf.math.divide_no_nan(loss, total)
+        clicked = page["clicked"] == 1
+        present = tf.cast(page["item"] != PADDING, tf.float32)
+        # Label, prediction, and which candidates count.
+        targets = {"ctr": (tf.cast(clicked, tf.float32), logits["ctr"], present)}
+        if "ctcvr" in self.tasks:
+            both = clicked & (page["converted"] == 1)
+            targets["ctcvr"] = tf.cast(both, tf.float32), _and_logit(logits["ctr"], logits["cvr"]), present
+        if "dwell" in self.tasks:
+            targets["dwell"] = tf.math.log1p(page["dwell"]), logits["dwell"], tf.cast(clicked, tf.float32)
+        page_weight = page[LOSS_WEIGHT][:, None] if LOSS_WEIGHT in page else 1.0
+        total = 0.0
+        for name, (label, prediction, counts) in targets.items():
+            losses = self.tasks[name](label[..., None], prediction[..., None], training=training)
+            self.losses_of_tasks[name].update_state(losses, sample_weight=counts)
+            weights = counts * page_weight
+            total += self.task_weights[name] * _share(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
+        return total
 
     @property
     def metrics(self) -> list[keras.Metric]:
-        """What `fit` shows and resets: the mean log loss over all replicas."""
-        return [self.mean_loss]
+        """What `fit` shows and resets: the mean loss of each task over all replicas."""
+        return [*self.losses_of_tasks.values()]
+
+    def get_metrics_result(self) -> dict[str, tf.Tensor]:
+        """Keras' method: the loss, and its parts if there are several tasks."""
+        means = super().get_metrics_result()
+        loss = sum(weight * means[f"{name}_loss"] for name, weight in self.task_weights.items())
+        return {"loss": loss, **(means if len(means) > 1 else {})}
 
     def train_step(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimizer step; returns the means so far in the epoch, over all replicas."""
         super().train_step(page)
         return self.get_metrics_result()
+
+
+def _task(name: str, weight: float) -> tfrs.tasks.Ranking:
+    """A task whose loss is per candidate, `(batch, candidates)`: what counts how much is known to the ranker alone."""
+    if name == "dwell":
+        loss = keras.losses.Huber(delta=1.0, reduction=None)
+    else:
+        loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction=None)
+    task = tfrs.tasks.Ranking(loss=loss, name=f"{name}_task")
+    task.build(None)
+    return task
+
+
+def _and_logit(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Log-odds of two events together, from those of the first and of the second given the first."""
+    both = tf.math.log_sigmoid(first) + tf.math.log_sigmoid(second)
+    # Not both: not the first, or the first and not the second.
+    not_first, first_only = tf.math.log_sigmoid(-first), tf.math.log_sigmoid(first) + tf.math.log_sigmoid(-second)
+    return both - tf.reduce_logsumexp(tf.stack([not_first, first_only]), axis=0)
+
+
+def _share(loss: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """This replica's part of the mean of a loss; optimizers add replicas up, whose weights may differ."""
+    context = tf.distribute.get_replica_context()
+    if context is not None:
+        weight = context.all_reduce(tf.distribute.ReduceOp.SUM, weight)
+    return tf.math.divide_no_nan(loss, weight)
+
+
+def _age_bucket(milliseconds: tf.Tensor) -> tf.Tensor:
+    minutes = tf.cast(tf.maximum(milliseconds, 0) // _MINUTE + 1, tf.float32)
+    return tf.minimum(tf.cast(tf.math.log(minutes) / np.log(2.0), tf.int32), _AGE_BUCKETS - 1)
+
+
+def save_ranker(run: Path, ranker: Ranker, config: TrainingConfig, values: FeatureValues) -> None:
+    """Writes what `load_ranker` reads.
+
+    Args:
+        run: the run directory.
+        ranker: a trained one.
+        config: how it was made; `config.ranker` is the ranker's own.
+        values: what its features were made with.
+    """
+    ranker.save_weights(run / WEIGHTS_FILE)
+    (run / CONFIG_FILE).write_text(config.to_yaml())
+    (run / SIZES_FILE).write_text(ranker.sizes.to_yaml())
+    (run / VALUES_FILE).write_text(values.model_dump_json() + "\n")
+    (run / CALIBRATOR_FILE).write_text(ranker.calibrator.to_yaml())
 
 
 def load_ranker(run: Path, option: str = "--model") -> Ranker:
@@ -208,11 +403,17 @@ def load_ranker(run: Path, option: str = "--model") -> Ranker:
         option: the command-line option that named it, for errors.
 
     Raises:
-        CommandError: the directory holds no ranker.
+        CommandError: the directory holds no ranker, or lacks the vocabulary of a feature.
     """
+    run = Path(run)
     metadata = read_metadata(RankerMetadata, run, option, "models.train_ctr")
-    config = load_config(TrainingConfig, str(Path(run) / CONFIG_FILE)).ranker
-    sizes = load_config(FeatureSizes, str(Path(run) / SIZES_FILE))
+    for file in (CONFIG_FILE, SIZES_FILE, VALUES_FILE, CALIBRATOR_FILE, WEIGHTS_FILE):
+        if not (run / file).is_file():
+            raise CommandError(f"{option}: {run} has no {file}; train the ranker again")
+    config = load_config(TrainingConfig, str(run / CONFIG_FILE)).ranker
+    sizes = load_config(FeatureSizes, str(run / SIZES_FILE))
+    load_config(FeatureValues, str(run / VALUES_FILE)).check(config.features, str(run / VALUES_FILE))
     ranker = Ranker(config, sizes, metadata.image_feature, metadata.negative_rate)
-    ranker.load_weights(Path(run) / WEIGHTS_FILE)
+    ranker.load_weights(run / WEIGHTS_FILE)
+    ranker.calibrator = load_config(Calibrator, str(run / CALIBRATOR_FILE))
     return ranker

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from models.data.pages import PADDING
+from models.training.table_rows import gather_rows
 
 
 def hash_tokens(texts: tf.Tensor, buckets: int, length: int) -> tf.Tensor:
@@ -55,7 +56,7 @@ class TextEmbedding(keras.layers.Layer):
     def call(self, tokens: tf.Tensor) -> tf.Tensor:
         """Embeds; see the class."""
         present = tf.cast(tokens != PADDING, self.compute_dtype)
-        vectors = tf.gather(self.embeddings.value, tf.maximum(tokens, 0)) * present[..., None]
+        vectors = gather_rows(self.embeddings, tf.maximum(tokens, 0)) * present[..., None]
         return tf.math.divide_no_nan(tf.reduce_sum(vectors, axis=1), tf.reduce_sum(present, axis=1, keepdims=True))
 
     def get_config(self) -> dict[str, Any]:

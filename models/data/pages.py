@@ -12,7 +12,6 @@ from models.data.dataset import Dataset
 PADDING = -1
 """Fills item rows (and every other int64 feature) beyond a page's candidates or a history's steps."""
 
-_SHUFFLE_BUFFER = 20_000
 _PARSE_TOGETHER = 1024
 _TYPES = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
 
@@ -26,12 +25,15 @@ class PageLengths(Config):
     cart: int
 
 
-def parse_pages(serialized: tf.Tensor, lengths: PageLengths) -> dict[str, tf.Tensor]:
+def parse_pages(
+    serialized: tf.Tensor, lengths: PageLengths, *, histories_to_longest: bool = False
+) -> dict[str, tf.Tensor]:
     """Parses serialized page records.
 
     Args:
         serialized: string, shape `(batch,)`.
-        lengths: static sizes of the result.
+        lengths: sizes of the result.
+        histories_to_longest: whether histories are only as long as the longest one of the batch.
 
     Returns:
         Feature name to tensor: context features `(batch,)`, the others `(batch, length)` with `length` taken from
@@ -51,39 +53,33 @@ def parse_pages(serialized: tf.Tensor, lengths: PageLengths) -> dict[str, tf.Ten
             continue
         padding = 0.0 if parsed[name].dtype == tf.float32 else PADDING
         length = getattr(lengths, group)
-        batch[name] = parsed[name].to_tensor(padding, shape=(None, length))
+        if histories_to_longest and group != "candidates":
+            batch[name] = parsed[name][:, :length].to_tensor(padding)
+        else:
+            batch[name] = parsed[name].to_tensor(padding, shape=(None, length))
     return batch
 
 
-def page_records(
-    dataset: Dataset, split: str, *, window: Window | None = None, shuffle_seed: int | None = None
-) -> tf.data.Dataset:
-    """Serialized pages, one pass over a split.
+def page_records(dataset: Dataset, split: str, *, window: Window | None = None) -> tf.data.Dataset:
+    """Serialized pages, one pass over a split in the order of its files.
 
     Args:
         dataset: the page dataset.
         split: `pretrain`, `train` or `test`, or `dataset.PRETRAINING`.
         window: keeps the pages whose timestamp lies in it; `None` keeps all.
-        shuffle_seed: shuffles shards and pages, differently in each pass, the same for equal seeds; `None` keeps the
-            order of the files. Pages lie in the shards in an order that already mixes users and times, so the shuffle
-            buffer only has to vary the batches.
     """
-    paths = dataset.shard_paths(split)
-    if shuffle_seed is None:
-        records = tf.data.TFRecordDataset(paths)
-    else:
-        files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths), seed=shuffle_seed)
-        records = files.interleave(tf.data.TFRecordDataset, cycle_length=4)
-    if window is not None:
+    records = tf.data.TFRecordDataset(dataset.shard_paths(split))
+    return records if window is None else pages_inside(records, window)
 
-        def inside(serialized: tf.Tensor) -> tf.Tensor:
-            timestamps = _timestamps(serialized)
-            return tf.boolean_mask(serialized, (timestamps >= window.first) & (timestamps <= window.last))
 
-        records = records.batch(_PARSE_TOGETHER).map(inside, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-    if shuffle_seed is not None:
-        records = records.shuffle(min(dataset.split(split).pages, _SHUFFLE_BUFFER), seed=shuffle_seed)
-    return records
+def pages_inside(records: tf.data.Dataset, window: Window) -> tf.data.Dataset:
+    """The serialized pages whose timestamp lies in a window."""
+
+    def inside(serialized: tf.Tensor) -> tf.Tensor:
+        timestamps = _timestamps(serialized)
+        return tf.boolean_mask(serialized, (timestamps >= window.first) & (timestamps <= window.last))
+
+    return records.batch(_PARSE_TOGETHER).map(inside, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
 
 
 def page_batches(
@@ -93,20 +89,22 @@ def page_batches(
     *,
     batch_size: int,
     window: Window | None = None,
-    shuffle_seed: int | None = None,
     drop_remainder: bool = False,
+    histories_to_longest: bool = False,
 ) -> tf.data.Dataset:
     """Batches of parsed pages (see `parse_pages`), one pass over a split.
 
     Args:
-        dataset, split, window, shuffle_seed: which pages in which order, see `page_records`.
-        lengths: static sizes of the batches.
+        dataset, split, window: which pages, see `page_records`.
+        lengths, histories_to_longest: sizes of the batches, see `parse_pages`.
         batch_size: pages per batch.
         drop_remainder: whether a last, smaller batch is left out.
     """
-    records = page_records(dataset, split, window=window, shuffle_seed=shuffle_seed)
-    records = records.batch(batch_size, drop_remainder=drop_remainder)
-    batches = records.map(lambda serialized: parse_pages(serialized, lengths), num_parallel_calls=tf.data.AUTOTUNE)
+    records = page_records(dataset, split, window=window).batch(batch_size, drop_remainder=drop_remainder)
+    batches = records.map(
+        lambda serialized: parse_pages(serialized, lengths, histories_to_longest=histories_to_longest),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

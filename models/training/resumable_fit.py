@@ -22,6 +22,8 @@ def resumable_fit(
     epochs: int,
     checkpoint_minutes: float,
     monitor: str | None = None,
+    patience: int | None = None,
+    verbose: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **options: Any,
 ) -> dict[str, list[float]]:
@@ -42,8 +44,10 @@ def resumable_fit(
         checkpoint_minutes: time between checkpoints; 0 writes one after every step. Another is written when the steps
             of an epoch are done.
         monitor: a log of the epochs; the weights of the epoch with the highest one are given back at the end.
+        patience: epochs without a higher one after which training ends; `None` for all epochs.
+        verbose: what `fit` prints.
         callbacks: called before this function's own. In an epoch that goes on they see the steps that are left.
-        options: other arguments of `fit`. It prints nothing itself.
+        options: other arguments of `fit`.
 
     Returns:
         What `fit` calls history: the logs of all epochs, those before an interruption included.
@@ -51,7 +55,9 @@ def resumable_fit(
     Raises:
         CommandError: the loss or a weight is not finite any more, or the checkpoint is of another run or model.
     """
-    best = BestWeights(monitor) if monitor else None
+    if patience is not None and monitor is None:
+        raise ValueError("`patience` needs a `monitor`. Received: monitor=None")
+    best = BestWeights(monitor, patience) if monitor else None
     progress = StepCheckpoints(checkpoints, steps_per_epoch, epochs, checkpoint_minutes, best)
     with _on_sigterm(progress.ask_to_stop):
         model.prepare_fit()
@@ -59,13 +65,16 @@ def resumable_fit(
         everything = _Callbacks(
             [*callbacks, *([best] if best else []), progress],
             add_history=True,
+            add_progbar=verbose != 0,
             model=model,
+            verbose=verbose,
             epochs=epochs,
             steps=steps_per_epoch,
         )
+        ended = best is not None and best.is_patience_over(progress.history)
         model.fit(
             batches(progress.step),
-            epochs=epochs,
+            epochs=progress.epoch if ended else epochs,
             initial_epoch=progress.epoch,
             steps_per_epoch=steps_per_epoch,
             callbacks=everything,

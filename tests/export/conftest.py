@@ -13,10 +13,11 @@ from beam_pipelines.records import HISTORIES, encode_page
 from export import saved_model
 from models.artifacts import RankerMetadata
 from models.ctr.config import RankerConfig, RankerLengths, TrainingConfig
-from models.ctr.features import Counts, make_feature_tables
-from models.ctr.ranker import CONFIG_FILE, SIZES_FILE, WEIGHTS_FILE, Ranker
+from models.ctr.feature_config import STATISTICS, FeaturesConfig, resolve_features
+from models.ctr.features import make_feature_tables
+from models.ctr.ranker import Ranker, save_ranker
+from models.ctr.training_counts import TrainingCounts
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
-from tests.page_features import no_statistics
 
 ITEM_IDS = ["007", "7", *(f"ring-{n}" for n in range(26)), "кольцо", "指輪 2"]
 USER_IDS = ["anna", "bo", "Zoë"]
@@ -43,7 +44,7 @@ def toy_page(random, number):
         "clicked": random.integers(0, 2, candidates),
         "converted": np.zeros(candidates, np.int64),
         "dwell": random.random(candidates, np.float32),
-        **no_statistics(candidates),
+        **{name: random.integers(0, 40, candidates) for name in STATISTICS},
     }
     for history, length in zip(HISTORIES, ([0, 0, 0], [12, 7, 4], [3, 0, 1], [0, 2, 0])[number % 4], strict=True):
         page[f"{history}_item"] = random.integers(0, len(ITEM_IDS), length)
@@ -63,23 +64,25 @@ def make_toy_ranker(run: Path, image_feature: str) -> ToyRanker:
         }
     )
     users = pa.table({"user_id": USER_IDS, "cat_country": ["NO", "", "NO"]})
-    counts = Counts(np.full(len(ITEM_IDS), 9), np.full(len(USER_IDS), 9))
+    numbers = {name: random.random(50) * 30 for name in STATISTICS}
+    counts = TrainingCounts(np.full(len(ITEM_IDS), 9), np.full(len(USER_IDS), 9), numbers)
     pictures = {}
     if image_feature == "cluster_id":
         pictures = {"cluster_ids": random.integers(-1, 4, len(ITEM_IDS)).astype(np.int32), "num_clusters": 4}
     elif image_feature != "none":
         pictures = {"image_embeddings": random.standard_normal((len(ITEM_IDS), 6), np.float32)}
-    config = TrainingConfig(ranker=RankerConfig(lengths=LENGTHS, token_buckets=50, mlp_units=(16, 8)))
+    features = resolve_features(FeaturesConfig(), items.schema, users.schema)
+    config = TrainingConfig(
+        ranker=RankerConfig(lengths=LENGTHS, features=features, token_buckets=50, mlp_units=(16, 8))
+    )
     keras.utils.set_random_seed(0)
     tables = make_feature_tables(config.ranker, items, users, counts, **pictures)
     ranker = Ranker(config.ranker, tables.sizes, image_feature)
     for variable in ranker.trainable_variables:  # zero biases would hide that they are not exported
-        variable.assign(variable + 0.3 * random.standard_normal(variable.shape))
+        variable.assign(variable + 0.1 * random.standard_normal(variable.shape))
     tables.fill(ranker)
 
-    ranker.save_weights(run / WEIGHTS_FILE)
-    (run / CONFIG_FILE).write_text(config.to_yaml())
-    (run / SIZES_FILE).write_text(tables.sizes.to_yaml())
+    save_ranker(run, ranker, config, tables.values)
     pq.write_table(items, run / ITEMS_FILE)
     pq.write_table(users, run / USERS_FILE)
     pages = [toy_page(random, number) for number in range(PAGES)]

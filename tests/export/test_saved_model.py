@@ -22,6 +22,7 @@ from export.ranker_module import RankerModule
 from export.servable import Servable, type_name
 from export.serving_error import ServingError
 from export.version_check import VersionError, check_answers, check_requests, check_version
+from models.ctr.feature_config import STATISTICS
 from models.ctr.ranker import WEIGHTS_FILE, load_ranker
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE
 from tests.export.conftest import ITEM_IDS, LENGTHS, PAGES, USER_IDS, make_toy_ranker
@@ -51,12 +52,18 @@ def rows(toy_ranker):
             "query": page["query"][0].decode(),
             "timestamp": int(page["timestamp"][0]),
             "item_id": [ITEM_IDS[item] for item in page["item"]],
+            **{name: page[name].tolist() for name in STATISTICS},
         }
         for name in HISTORIES:
             row[f"{name}_item_id"] = [ITEM_IDS[item] for item in page[f"{name}_item"]]
             row[f"{name}_time"] = page[f"{name}_time"].tolist()
         rows.append(row)
     return rows
+
+
+def with_items(row, *item_ids):
+    """The request with other candidates; the numbers of the first one stand for all."""
+    return {**row, "item_id": list(item_ids), **{name: row[name][:1] * len(item_ids) for name in STATISTICS}}
 
 
 def ask(servable, *rows):
@@ -70,6 +77,7 @@ def ask_in_process(ranker, row, **changes):
         "query": row["query"],
         "timestamp": row["timestamp"],
         "item": row_numbers(row["item_id"]),
+        **{name: np.array(row[name], np.float32) for name in STATISTICS},
     }
     for name in HISTORIES:
         length = getattr(LENGTHS, name)
@@ -89,6 +97,7 @@ def test_the_signatures_are_the_contract(servable):
     per_page = {"user_id": "string", "query": "string", "timestamp": "int64"}
     expected = {name: (dtype, [None]) for name, dtype in per_page.items()}
     expected["item_id"] = ("string", [None, None])
+    expected |= {name: ("float" if name.startswith("ctr_") else "int64", [None, None]) for name in STATISTICS}
     for name in ("click", "pay", "cart"):
         expected[f"{name}_item_id"] = ("string", [None, None])
         expected[f"{name}_time"] = ("int64", [None, None])
@@ -121,7 +130,7 @@ def test_every_image_feature_is_exported(tmp_path, image_feature):
     ranker, ids, records = load_ranker(run), read_row_ids(run), read_page_records(run)
     RankerModule(ranker, ids, tmp_path).save(tmp_path / "1")
     servable = Servable(tmp_path / "1", 1)
-    rows = [request_row(record, ids) for record in records]
+    rows = [request_row(record, ids, STATISTICS) for record in records]
     answers = ask(servable, *rows)
     for answer, scores in zip(answers, scores_in_process(ranker, records), strict=True):
         np.testing.assert_allclose(answer[: len(scores)], scores, **CLOSE)
@@ -130,7 +139,7 @@ def test_every_image_feature_is_exported(tmp_path, image_feature):
 
 def test_requests_made_from_records_are_the_pages(rows, toy_ranker):
     ids = read_row_ids(toy_ranker.run)
-    assert [request_row(record, ids) for record in read_page_records(toy_ranker.run)] == rows
+    assert [request_row(record, ids, STATISTICS) for record in read_page_records(toy_ranker.run)] == rows
 
 
 def test_page_records_need_no_labels_and_ignore_them(servable, toy_ranker):
@@ -153,14 +162,14 @@ def test_page_records_need_no_labels_and_ignore_them(servable, toy_ranker):
 
 def test_every_id_finds_its_row(servable, ranker, rows):
     for user in USER_IDS:
-        row = {**rows[1], "user_id": user, "item_id": ITEM_IDS}  # more candidates than the training ever saw
+        row = {**with_items(rows[1], *ITEM_IDS), "user_id": user}  # more candidates than the training ever saw
         scores = ask(servable, row)[0]
         np.testing.assert_allclose(scores, ask_in_process(ranker, row), **CLOSE)
     assert len(np.unique(scores)) == len(ITEM_IDS)
 
 
 def test_unknown_ids_are_scored_as_unknown(servable, ranker, rows):
-    row = {**rows[1], "user_id": "nobody", "item_id": ["nothing", "ring-1 ", "7"], "click_item_id": ["x"] * 12}
+    row = with_items({**rows[1], "user_id": "nobody", "click_item_id": ["x"] * 12}, "nothing", "ring-1 ", "7")
     scores = ask(servable, row)[0]
     np.testing.assert_allclose(scores, ask_in_process(ranker, row), **CLOSE)
     assert scores[0] == scores[1] != scores[2]
@@ -171,8 +180,8 @@ def test_unknown_ids_are_scored_as_unknown(servable, ranker, rows):
 def test_empty_histories_pages_and_batches(servable, ranker, rows):
     empty = {**rows[1], **{f"{name}_{part}": [] for name in HISTORIES for part in ("item_id", "time")}}
     np.testing.assert_allclose(ask(servable, empty)[0], ask_in_process(ranker, empty), **CLOSE)
-    assert ask(servable, {**empty, "item_id": []}).shape == (1, 0)
-    assert ask(servable, {**rows[1], "item_id": []}).shape == (1, 0)
+    assert ask(servable, with_items(empty)).shape == (1, 0)
+    assert ask(servable, with_items(rows[1])).shape == (1, 0)
     no_pages = {name: value[:0] for name, value in pad_rows(rows).items()}
     assert servable.predict("", no_pages)["ctr"].shape == (0, 9)
     assert servable.predict("tf_example", {"examples": np.zeros(0, object)})["ctr"].shape == (0, LENGTHS.candidates)
@@ -201,7 +210,10 @@ def test_a_page_does_not_depend_on_its_batch_mates_or_padding(servable, rows, da
     for name in ("item", *(f"{history}_item" for history in HISTORIES)):
         more = data.draw(st.integers(0, 4))
         inputs[f"{name}_id"] = np.pad(inputs[f"{name}_id"], ((0, 0), (0, more)), constant_values=b"")
-        if name != "item":  # the time of a padded step means nothing
+        if name == "item":
+            for number in STATISTICS:
+                inputs[number] = np.pad(inputs[number], ((0, 0), (0, more)), constant_values=7)
+        else:  # the time of a padded step means nothing
             time = name.replace("item", "time")
             inputs[time] = np.pad(inputs[time], ((0, 0), (0, more)), constant_values=data.draw(st.integers(-1, 2**41)))
     answers = servable.predict("", inputs)["ctr"]
@@ -217,6 +229,7 @@ def test_a_page_does_not_depend_on_its_batch_mates_or_padding(servable, rows, da
         ("timestamp", np.zeros(1, np.int64), "timestamp must have one row per user_id"),
         ("item_id", np.full((1, 3), b"7", object), "item_id must have one row per user_id"),
         ("pay_time", np.zeros((2, 1), np.int64), "pay_time must have one value per pay_item_id"),
+        ("clicks_7d", np.zeros((2, 1), np.int64), "clicks_7d must have one value per item_id"),
     ],
 )
 def test_inputs_that_do_not_belong_together_are_refused(servable, rows, name, value, text):
@@ -270,7 +283,7 @@ def run_copy(toy_ranker, tmp_path):
 
 def test_a_ranker_that_gives_nan_is_not_published(run_copy, tmp_path):
     ranker = load_ranker(run_copy)
-    ranker.mlp_logit.bias.assign([np.nan])
+    ranker.heads["ctr"].bias.assign([np.nan])
     ranker.save_weights(run_copy / WEIGHTS_FILE)
     assert re.search("is not published: all pages: .* are not finite", refused(run_copy, tmp_path / "serving"))
 

@@ -14,7 +14,7 @@ def test_overrides_reach_into_sections_and_keep_the_rest():
 
 
 def test_yaml_round_trip(tmp_path):
-    config = load_config(TrainingConfig, None, ["learning_rate=1", "ranker.attention_normalization=softmax"])
+    config = load_config(TrainingConfig, None, ["learning_rate=1", "ranker.attention.normalization=softmax"])
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert load_config(TrainingConfig, str(tmp_path / "config.yaml")) == config
     assert load_config(TrainingConfig, str(tmp_path / "config.yaml"), ["epochs=1"]).epochs == 1
@@ -29,7 +29,7 @@ def test_yaml_round_trip(tmp_path):
         ("epochs=many", "epochs: .*Received: 'many'"),
         ("epochs=1.5", "epochs: "),
         ("epochs=true", "epochs: "),
-        ("ranker.attention_normalization=mean", "ranker.attention_normalization: "),
+        ("ranker.attention.normalization=mean", "ranker.attention.normalization: "),
         ("epochs", "--set: expected key=value. Received: epochs"),
         ("epochs.x=1", "configuration: epochs"),
         ("epochs=[", "not valid YAML"),

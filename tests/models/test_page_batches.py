@@ -59,16 +59,12 @@ def test_a_pass_holds_every_page_once(dataset):
     assert len(list(page_batches(dataset, "train", LENGTHS, batch_size=16, drop_remainder=True))) == 3
 
 
-def test_shuffling_is_a_permutation_fixed_by_the_seed(dataset):
-    def passes(seed):
-        pages = page_batches(dataset, "train", LENGTHS, batch_size=16, shuffle_seed=seed)
-        return ids(pages), ids(pages)
-
-    first, second = passes(3)
-    assert sorted(first) == sorted(second) == sorted(f"train-{n}" for n in range(60))
-    assert first != second
-    assert passes(3) == (first, second)
-    assert passes(4)[0] != first
+def test_histories_may_be_as_long_as_the_longest_of_the_batch():
+    pages = [encode_page(example(steps=steps)) for steps in (3, 0, 1)]
+    page = parse_pages(tf.constant(pages), LENGTHS, histories_to_longest=True)
+    np.testing.assert_array_equal(page["click_item"], [[20, 21, 22], [-1, -1, -1], [20, -1, -1]])
+    assert page["pay_item"].shape == (3, 2)  # cut
+    assert page["item"].shape == (3, 6)  # candidates are padded as ever
 
 
 def test_a_window_keeps_its_pages_bounds_included(dataset):
@@ -76,13 +72,9 @@ def test_a_window_keeps_its_pages_bounds_included(dataset):
     assert len(timestamps) == 60
     first, last = np.sort(timestamps)[[10, 29]]
     window = Window(first=int(first), last=int(last))
-    for seed in (None, 0):
-        kept = [
-            time
-            for page in page_batches(dataset, "train", LENGTHS, batch_size=7, window=window, shuffle_seed=seed)
-            for time in page["timestamp"].numpy()
-        ]
-        np.testing.assert_array_equal(np.sort(kept), np.sort(timestamps)[10:30])
+    pages = page_batches(dataset, "train", LENGTHS, batch_size=7, window=window)
+    kept = [time for page in pages for time in page["timestamp"].numpy()]
+    np.testing.assert_array_equal(np.sort(kept), np.sort(timestamps)[10:30])
 
 
 def test_records_are_what_batches_parse(dataset):

@@ -5,10 +5,13 @@ import pytest
 import tensorflow as tf
 
 from models.ctr import matches
-from models.ctr.config import IMAGE_FEATURES, RankerConfig, RankerLengths
-from models.ctr.features import Counts, count_occurrences, make_feature_tables
-from models.ctr.ranker import Ranker
+from models.ctr.calibrator import Calibrator
+from models.ctr.config import IMAGE_FEATURES, AttentionConfig, RankerConfig, RankerLengths
+from models.ctr.feature_config import STATISTICS, FeaturesConfig, IdFeature, resolve_features
+from models.ctr.features import make_feature_tables
+from models.ctr.ranker import LOSS_WEIGHT, Ranker, _and_logit
 from models.ctr.text_embedding import TextEmbedding, hash_tokens
+from models.ctr.training_counts import count_training
 from models.data.dataset import Dataset
 from models.data.pages import page_batches
 from models.embeddings.store import load_cluster_ids, load_embeddings
@@ -18,11 +21,10 @@ CONFIG = RankerConfig(
     lengths=RankerLengths(candidates=6, click=7, pay=4, cart=3),
     embedding_dim=4,
     item_dim=6,
-    attention_units=5,
+    attention=AttentionConfig(recent_clicks=4, units=5, heads=2, head_dim=3),
     mlp_units=(32, 24, 16, 12),
-    id_dropout=0.0,
     token_buckets=50,
-    title_tokens=5,
+    query_tokens=5,
 )
 
 
@@ -38,8 +40,25 @@ def dataset(tiny):
 
 @pytest.fixture(scope="module")
 def counts(dataset):
-    pages = page_batches(dataset, "train", CONFIG.lengths, batch_size=64)
-    return count_occurrences(pages, items=len(dataset.items()), users=len(dataset.users()))
+    return count_training(dataset, dataset.split("train").window.last)[0]
+
+
+@pytest.fixture(scope="module")
+def resolve(dataset):
+    """The features of the dataset, without the IDs' dropout."""
+
+    def resolve_config(config, dropout=0.0):
+        features = resolve_features(config.features, dataset.items().schema, dataset.users().schema)
+        sections = {}
+        for section in ("item", "user"):
+            declared = getattr(features, section)
+            dropped = {
+                name: f.model_copy(update={"dropout": dropout}) for name, f in declared.items() if f.type == "id"
+            }
+            sections[section] = {**declared, **dropped}
+        return config.model_copy(update={"features": features.model_copy(update=sections)})
+
+    return resolve_config
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +76,9 @@ def inputs_of(page):
 
 
 @pytest.fixture(scope="module")
-def make(tiny, dataset, counts):
-    def make_ranker(image_feature, config=CONFIG, seed=0, **options):
+def make(tiny, dataset, counts, resolve):
+    def make_ranker(image_feature, config=CONFIG, seed=0, dropout=0.0, **options):
+        config = resolve(config, dropout)
         images = {}
         if image_feature in ("vector", "simscore"):
             images = {"image_embeddings": load_embeddings(tiny.embeddings)[1]}
@@ -102,7 +122,7 @@ def test_score_is_the_compiled_call(ranker, page):
 
 def test_a_candidate_is_scored_without_regard_to_the_others(ranker, page):
     scores = ctr(ranker, page)
-    candidates = {name: values for name, values in page.items() if name in ("item", "position")}
+    candidates = {name: page[name] for name in ("item", "position", *STATISTICS)}
     for order in ([1, 0, 2, 3, 4, 5], [2], [4, 4, 0]):
         other = page | {name: tf.gather(values, order, axis=1) for name, values in candidates.items()}
         np.testing.assert_allclose(ctr(ranker, other), scores[:, order], rtol=1e-4, atol=1e-6)
@@ -117,7 +137,8 @@ def test_more_padding_changes_nothing(ranker, page):
     def pad(values):
         return tf.pad(values, ((0, 0), (0, 3)), constant_values=-1)
 
-    padded = page | {name: pad(page[name]) for name in page if name.endswith(("item", "_time", "position"))}
+    padded = page | {name: pad(page[name]) for name in (*STATISTICS, "item", "position")}
+    padded |= {name: pad(page[name]) for name in page if name.endswith(("_item", "_time"))}
     np.testing.assert_allclose(ctr(ranker, padded)[:, :6], ctr(ranker, page), rtol=1e-4, atol=1e-6)
 
 
@@ -131,7 +152,7 @@ def test_any_length_may_be_zero(ranker, page):
         if name.startswith(("click_", "pay_", "cart_"))
     }
     np.testing.assert_allclose(ctr(ranker, no_history), ctr(ranker, empty_history), rtol=1e-5)
-    assert ctr(ranker, page | {name: page[name][:, :0] for name in ("item", "position")}).shape == (24, 0)
+    assert ctr(ranker, page | {name: page[name][:, :0] for name in ("item", *STATISTICS)}).shape == (24, 0)
     assert ctr(ranker, {name: values[:0] for name, values in page.items()}).shape == (0, 6)
 
 
@@ -148,8 +169,8 @@ def test_unknown_steps_match_no_unknown_candidate(make):
     ranker = make("none")
     items = tf.constant([[ranker.sizes.items, 3]], tf.int64)
     pairs, pooled = ranker._match(items, items, tf.constant([[True, True]]))
-    np.testing.assert_array_equal(pairs[0, :, :, 0], [[0, 0], [0, 1]])
-    np.testing.assert_array_equal(pooled[0, :, 0], [0, 0.5])
+    np.testing.assert_array_equal(pairs[0][0], [[0, 0], [0, 1]])
+    np.testing.assert_array_equal(pooled[0][0, :, 0], [0, 0.5])
 
 
 def test_labels_and_positions_are_no_inputs(ranker, page):
@@ -162,22 +183,24 @@ def test_labels_and_positions_are_no_inputs(ranker, page):
     np.testing.assert_array_equal(ranker(other)["ctr"], scores)
 
 
-def test_label_columns_never_reach_a_table(dataset, counts):
+def test_label_columns_never_reach_a_table(dataset, counts, resolve):
     items = dataset.items()
     shuffled = items.set_column(
         items.column_names.index("label_style"), "label_style", pa.array(items["label_style"].to_pylist()[::-1])
     )
-    tables = [make_feature_tables(CONFIG, table, dataset.users(), counts) for table in (items, shuffled)]
+    tables = [make_feature_tables(resolve(CONFIG), table, dataset.users(), counts) for table in (items, shuffled)]
     assert tables[0].sizes == tables[1].sizes
     for name, rows in tables[0].items.items():
         np.testing.assert_array_equal(rows, tables[1].items[name])
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, dataset, counts, scale):
+def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, dataset, counts, resolve, scale):
     _, vectors, _ = load_embeddings(tiny.embeddings)
     tables = [
-        make_feature_tables(CONFIG, dataset.items(), dataset.users(), counts, image_embeddings=images).items["image"]
+        make_feature_tables(resolve(CONFIG), dataset.items(), dataset.users(), counts, image_embeddings=images).images[
+            "image"
+        ]
         for images in (vectors, (vectors * scale).astype(np.float16))
     ]
     assert tables[1].dtype == np.float32
@@ -244,12 +267,14 @@ def test_every_weight_learns_and_no_table_does(make, page, image_feature):
     _, gradients = gradients_of(ranker, carts)
     still = [v.path for v, gradient in zip(ranker.trainable_variables, gradients, strict=True) if not np.any(gradient)]
     assert still == []
-    tables = {id(getattr(ranker.items, name)) for name in ("item_id", "category", "title", "stats")}
+    tables = {id(table) for table in ranker.items.features.tables.values()}
+    assert len(tables) == 4
     assert tables <= {id(variable) for variable in ranker.non_trainable_variables}
 
 
-@pytest.mark.parametrize("image_feature", ["simscore", "cluster_id"])
-@pytest.mark.parametrize("sizes", [(4, 4), (7, 1), (5, 0)])
+@pytest.mark.parametrize(
+    ("image_feature", "sizes"), [("simscore", (4, 4)), ("cluster_id", (7, 1)), ("cluster_id", (5, 0))]
+)
 def test_two_replicas_equal_one(make, page, image_feature, sizes):
     page = last(page, sum(sizes))
     expected_loss, expected = gradients_of(make(image_feature), page)
@@ -277,6 +302,8 @@ def test_two_replicas_equal_one(make, page, image_feature, sizes):
 
 
 def test_fit_learns_the_same_on_two_replicas_with_an_uneven_last_batch(make, dataset):
+    config = CONFIG.model_copy(update={"lengths": RankerLengths(candidates=6, click=7, pay=0, cart=0)})
+
     def fit(ranker):
         with ranker.distribute_strategy.scope():
             ranker.compile(optimizer=keras.optimizers.SGD(0.2, momentum=0.9))
@@ -285,12 +312,13 @@ def test_fit_learns_the_same_on_two_replicas_with_an_uneven_last_batch(make, dat
         loss = ranker.fit(pages, verbose=0, shuffle=False).history["loss"][0]  # the last batch is one page
         return loss, ranker.get_weights()
 
-    loss, weights = fit(make("cluster_id"))
+    loss, weights = fit(make("cluster_id", config))
     with two_replicas().scope():
-        ranker = make("cluster_id")
+        ranker = make("cluster_id", config)
     sharded_loss, sharded_weights = fit(ranker)
     assert sharded_loss == pytest.approx(loss, rel=1e-4)
-    assert sum(np.abs(a - b).sum() for a, b in zip(weights, make("cluster_id").get_weights(), strict=True)) > 0.1
+    begun = make("cluster_id", config).get_weights()
+    assert sum(np.abs(a - b).sum() for a, b in zip(weights, begun, strict=True)) > 0.1
     for a, b in zip(weights, sharded_weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
@@ -326,49 +354,9 @@ def test_simscore_leaves_out_missing_pictures(make):
     items = tf.constant([[0, 1, 2]], tf.int64)
     pairs, pooled = ranker._match(items, items, tf.constant([[True, True, True]]))
     cosine = images[1] @ images[2]
-    np.testing.assert_allclose(pairs[0, :, :, 2], [[0, 0, 0], [0, 1, cosine], [0, cosine, 1]], atol=1e-6)
+    np.testing.assert_allclose(pairs[2][0], [[0, 0, 0], [0, 1, cosine], [0, cosine, 1]], atol=1e-6)
     expected = [[0, 0, 0], [1, (1 + cosine) / 2, (1 + cosine) / 2], [1, (1 + cosine) / 2, (1 + cosine) / 2]]
-    np.testing.assert_allclose(pooled[0, :, -3:], expected, atol=1e-6)
-
-
-def test_rare_ids_share_the_unknown_one():
-    items = pa.table({"item_id": ["a", "b", "c"], "category": ["x", "y", None], "title": ["t", "", "u"]})
-    users = pa.table({"user_id": ["u", "v"], "cat_city": ["p", "q"]})
-    counts = Counts(np.array([5, 4, 9]), np.array([1, 7]))
-    tables = make_feature_tables(RankerConfig(min_count=5), items, users, counts)
-    np.testing.assert_array_equal(tables.items["item_id"], [1, 0, 2, 0])
-    np.testing.assert_array_equal(tables.users["user_id"], [0, 1, 0])
-    assert (tables.sizes.item_ids, tables.sizes.user_ids, tables.sizes.categories) == (2, 1, 2)
-
-
-def test_what_training_never_saw_is_unknown_and_shapes_no_statistic():
-    items = pa.table(
-        {
-            "item_id": ["a", "b", "c", "d"],
-            "category": ["x", "y", "new", ""],
-            "title": [""] * 4,
-            "stat_price": [1.0, 3.0, 1e6, None],
-            "stat_empty": [None, None, 5.0, 6.0],
-        }
-    )
-    users = pa.table({"user_id": ["u"]})
-    tables = make_feature_tables(RankerConfig(), items, users, Counts(np.array([1, 1, 0, 1]), np.array([1])))
-    np.testing.assert_array_equal(tables.items["category"], [1, 2, 0, 0, 0])
-    np.testing.assert_allclose(tables.items["stats"][:, 0], [-1, 1, 1e6 - 2, 0, 0])
-    assert np.isfinite(tables.items["stats"]).all()
-    assert tables.users["stats"].shape == (2, 0)
-
-
-def test_occurrences_are_candidates_and_steps(dataset, counts):
-    expected = np.zeros(len(counts.items), int)
-    users = np.zeros(len(counts.users), int)
-    for page in page_batches(dataset, "train", CONFIG.lengths, batch_size=1).as_numpy_iterator():
-        users[page["user"]] += 1
-        for name in ("item", "click_item", "pay_item", "cart_item"):
-            for row in page[name][0]:
-                expected[row] += row != -1
-    np.testing.assert_array_equal(counts.items, expected)
-    np.testing.assert_array_equal(counts.users, users)
+    np.testing.assert_allclose(np.concatenate(pooled[-3:], axis=-1)[0], expected, atol=1e-6)
 
 
 def test_tokens_are_words_in_any_script():
@@ -389,3 +377,161 @@ def test_text_embedding_is_the_mean_over_tokens():
     tokens = tf.constant([[2, 5, -1], [-1, -1, -1], [4, 4, 4]])
     embedded, table = layer(tokens).numpy(), layer.get_weights()[0]
     np.testing.assert_allclose(embedded, [(table[2] + table[5]) / 2, np.zeros(3), table[4]], rtol=1e-6)
+
+
+def with_labels(page, seed=0):
+    """The page with conversions of some clicks and dwell times of all."""
+    rng = np.random.default_rng(seed)
+    clicked = page["clicked"].numpy() == 1
+    converted = clicked & (rng.random(clicked.shape) < 0.5)
+    dwell = np.where(clicked, rng.gamma(2, 20, clicked.shape), 0).astype(np.float32)
+    return page | {"converted": tf.constant(converted.astype(np.int64)), "dwell": tf.constant(dwell)}
+
+
+def three_tasks(**changes):
+    tasks = CONFIG.tasks.model_copy(update={"ctr": 1.0, "ctcvr": 0.5, "dwell": 0.25} | changes)
+    return CONFIG.model_copy(update={"tasks": tasks})
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.float64(x)))
+
+
+def test_tasks_share_a_page_and_obey_probability(make, page):
+    ranker = make("none", three_tasks(), negative_rate=0.3)
+    scores, logits = ranker(inputs_of(page)), ranker.logits(inputs_of(page))
+    present = page["item"].numpy() != -1
+    assert list(scores) == ["ctr", "ctcvr", "dwell"]
+    cvr = sigmoid(logits["cvr"])
+    expected = np.where(present, scores["ctr"].numpy() * cvr, 0)
+    np.testing.assert_allclose(scores["ctcvr"], expected, rtol=1e-5)
+    assert (scores["ctcvr"].numpy() <= scores["ctr"].numpy()).all()
+    np.testing.assert_allclose(
+        scores["dwell"], np.where(present, np.maximum(np.expm1(logits["dwell"]), 0), 0), rtol=1e-4
+    )
+
+
+def test_the_loss_is_the_weighted_sum_of_the_tasks_over_what_each_counts(make, page):
+    page = with_labels(page)
+    ranker = make("none", three_tasks())
+    logits = {name: np.float64(values) for name, values in ranker.logits(inputs_of(page)).items()}
+    present, clicked = page["item"].numpy() != -1, page["clicked"].numpy() == 1
+    click, both = sigmoid(logits["ctr"]), sigmoid(logits["ctr"]) * sigmoid(logits["cvr"])
+    log_loss = lambda p, y: -np.where(y, np.log(p), np.log1p(-p))[present].mean()  # noqa: E731
+    off = np.abs(np.log1p(page["dwell"].numpy()) - logits["dwell"])[clicked]
+    huber = np.where(off <= 1, off**2 / 2, off - 0.5).mean()
+    expected = log_loss(click, clicked) + 0.5 * log_loss(both, page["converted"].numpy() == 1) + 0.25 * huber
+    np.testing.assert_allclose(ranker.compute_loss(page), expected, rtol=1e-4)
+    alone = make("none", three_tasks(ctcvr=0.0, dwell=0.0))
+    np.testing.assert_allclose(alone.compute_loss(page), log_loss(click, clicked), rtol=1e-4)
+    assert list(alone(inputs_of(page))) == ["ctr"]
+
+
+def test_extreme_log_odds_of_two_events_keep_their_gradients(make):
+    for a, b in ((0.3, -0.7), (50.0, -3.0), (-60.0, 60.0), (90.0, 90.0)):
+        x, y = tf.Variable(a), tf.Variable(b)
+        with tf.GradientTape() as tape:
+            both = _and_logit(x, y)
+        gradients = tape.gradient(both, [x, y])
+        assert np.isfinite([both, *gradients]).all()
+        if abs(a) + abs(b) < 2:
+            p = sigmoid(a) * sigmoid(b)
+            assert float(both) == pytest.approx(np.log(p / (1 - p)), rel=1e-5)
+
+
+def test_dwell_and_conversion_of_what_was_not_clicked_teach_nothing(make, page):
+    ranker, page = make("none", three_tasks()), with_labels(page)
+    unclicked = tf.cast(page["clicked"] != 1, tf.int64)
+    other = page | {"dwell": page["dwell"] + 99.0 * tf.cast(unclicked, tf.float32)}
+    other |= {"converted": page["converted"] + unclicked}  # a purchase elsewhere
+    for ours, theirs in zip(gradients_of(ranker, page)[1], gradients_of(ranker, other)[1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_loss_weights_move_the_loss_and_not_the_metric(make, page):
+    """A weight of 2 is the same as a page that is there twice; what `fit` shows counts pages once."""
+    ranker = make("none")
+    plain = float(ranker.compute_loss(page))
+    shown = float(ranker.get_metrics_result()["loss"])
+    for metric in ranker.metrics:
+        metric.reset_state()
+    weights = tf.constant([2.0] * 3 + [1.0] * 20 + [0.0])
+    weighted = float(ranker.compute_loss(page | {LOSS_WEIGHT: weights}))
+    assert float(ranker.get_metrics_result()["loss"]) == pytest.approx(shown, rel=1e-6)
+    order = [0, 0, 1, 1, 2, 2, *range(3, 23)]
+    repeated = {name: tf.gather(values, order) for name, values in page.items()}
+    assert weighted == pytest.approx(float(ranker.compute_loss(repeated)), rel=1e-5)
+    assert abs(weighted - plain) > 1e-4
+
+
+OPTIONS = {
+    "dice": {"attention": CONFIG.attention.model_copy(update={"activation": "dice"})},
+    "self-attention": {"attention": CONFIG.attention.model_copy(update={"histories": "self_attention"})},
+    "recent clicks alone": {"attention": CONFIG.attention.model_copy(update={"histories": "none"})},
+    "no recent clicks": {"attention": CONFIG.attention.model_copy(update={"recent_clicks": 0})},
+    "no histories": {"lengths": RankerLengths(candidates=6, click=0, pay=0, cart=0)},
+    "cross": {"cross_layers": 2},
+    "no query": {"features": CONFIG.features.model_copy(update={"query": False})},
+    "bare": {"features": FeaturesConfig(item={"item_id": IdFeature(match=False)}, user={}, candidate={}, query=False)},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_scores_pages_without_regard_to_padding_or_others(make, page, option):
+    ranker = make("none", CONFIG.model_copy(update=OPTIONS[option]))
+    present = page["item"].numpy() != -1
+    scores = ctr(ranker, page)
+    assert np.isfinite(scores).all()
+    assert np.std(scores[present]) > 1e-3
+    histories = [name for name in page if name.startswith(("click_", "pay_", "cart_"))]
+    padded = page | {name: tf.pad(page[name], ((0, 0), (0, 3)), constant_values=-1) for name in histories}
+    np.testing.assert_allclose(ctr(ranker, padded), scores, rtol=1e-4, atol=1e-6)
+    alone = {name: values[3:4] for name, values in page.items()}
+    np.testing.assert_allclose(ctr(ranker, alone), scores[3:4], rtol=1e-4, atol=1e-6)
+    empty = {name: tf.fill(page[name].shape, tf.constant(-1, tf.int64)) for name in histories}
+    loss, gradients = gradients_of(ranker, page | empty)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("image_feature", ["simscore", "cluster_id"])
+def test_pages_of_one_candidate_are_scored_the_same(make, page, image_feature):
+    """Page-wise and row-wise, as others do it, are the same function."""
+    ranker = make(image_feature)
+    per_candidate = ("item", "position", "clicked", "converted", "dwell", *STATISTICS)
+    rows = {
+        name: tf.reshape(values, (-1, 1)) if name in per_candidate else tf.repeat(values, 6, axis=0)
+        for name, values in page.items()
+    }
+    scores = ctr(ranker, page)
+    np.testing.assert_allclose(ctr(ranker, rows).reshape(scores.shape), scores, rtol=1e-4, atol=1e-6)
+    assert float(ranker.compute_loss(rows)) == pytest.approx(float(ranker.compute_loss(page)), rel=1e-5)
+
+
+def test_padding_moves_no_statistics_of_dice(make, page):
+    """Trap: Dice's moments over padded steps depend on how long the longest history of a batch is."""
+    moments = []
+    for more in (0, 5):
+        ranker = make("none", CONFIG.model_copy(update=OPTIONS["dice"]))
+        padded = {
+            name: tf.pad(values, ((0, 0), (0, more)), constant_values=-1)
+            if name.startswith(("click_", "pay_", "cart_"))
+            else values
+            for name, values in page.items()
+        }
+        ranker.logits(padded, training=True)
+        moving = [v for v in ranker.non_trainable_variables if "moving" in v.path]
+        assert len(moving) == 2
+        moments.append([v.numpy() for v in moving])
+    for a, b in zip(*moments, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_calibration_changes_probabilities_and_no_order(make, page):
+    ranker, present = make("none", negative_rate=0.5), page["item"].numpy() != -1
+    before = ranker.score(inputs_of(page))["ctr"].numpy()
+    ranker.calibrator = Calibrator(kind="platt", x=(0.0,), y=(-1.0,), slope=2.0)
+    after = ranker.score(inputs_of(page))["ctr"].numpy()
+    logit = np.log(before[present]) - np.log1p(-before[present])
+    np.testing.assert_allclose(after[present], sigmoid(2 * logit - 1), rtol=1e-3)
+    assert (after[~present] == 0).all()

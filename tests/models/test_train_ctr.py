@@ -18,7 +18,17 @@ from models.data.dataset import Dataset
 from models.data.pages import page_batches, page_records, page_timestamps, parse_pages
 from tests.models.tiny_dataset import write_tiny_dataset
 
-SMALL = ["--set", "ranker.mlp_units=[16, 8]", "--set", "ranker.lengths.click=6", "--set", "ranker.min_count=2"]
+ITEM = "{item_id: {type: id, min_count: 2}, category: {type: category, match: true}, title: {type: text}}"
+# Less to trace: one history, one number of each candidate.
+OVERRIDES = [
+    "ranker.mlp_units=[16, 8]",
+    "ranker.lengths.click=6",
+    "ranker.lengths.pay=0",
+    "ranker.lengths.cart=0",
+    "ranker.features.candidate={impressions_7d: {type: number, transform: log}}",
+    f"ranker.features.item={ITEM}",
+]
+SMALL = [word for override in OVERRIDES for word in ("--set", override)]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +114,7 @@ def test_ids_are_known_from_pages_before_validation_only(tiny, run):
         if page["timestamp"][0] < window.first:
             for name in ("item", "click_item", "pay_item"):
                 np.add.at(before, page[name][page[name] != -1], 1)
-    known = load_ranker(run).items.item_id.numpy()[:-1] > 0
+    known = load_ranker(run).items.features.tables["item_id"].numpy()[:-1] > 0
     np.testing.assert_array_equal(known, before >= 2)
 
 
@@ -183,7 +193,7 @@ def sampled(request, tmp_path_factory):
     """The same pages with all of the unclicked candidates and with a quarter of them, and what learned on them."""
     root = tmp_path_factory.mktemp("sampled")
     tiny = write_tiny_dataset(root, items=60, pages=800, train_negatives=request.param)
-    options = {"epochs": 1, "batch_size": 4, "learning_rate": 0.002}
+    options = {"epochs": 1, "batch_size": 4, "learning_rate": 0.002, "calibration": "none"}
     options |= {"ranker.lengths.click": 0, "ranker.lengths.pay": 0}
     overrides = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
     train(tiny, root / "run", "--image-feature", "none", *overrides)
@@ -199,7 +209,7 @@ def test_predictions_are_calibrated_whatever_share_of_negatives_was_kept(sampled
     true = scores.clicked.mean()
     assert 0.1 < true < 0.4
     assert scores.ctr.mean() == pytest.approx(true, abs=0.06)
-    uncorrected = np.concatenate([tf.sigmoid(ranker.logits(page)).numpy()[page["item"] != -1] for page in pages])
+    uncorrected = np.concatenate([tf.sigmoid(ranker.logits(page)["ctr"]).numpy()[page["item"] != -1] for page in pages])
     if rate == 1:
         np.testing.assert_allclose(uncorrected, scores.ctr, rtol=1e-3)
     else:
@@ -222,3 +232,18 @@ def test_clicked_candidates_alone_teach_nothing(tmp_path):
     with pytest.raises(CommandError, match=r"--data: .* clicked candidates only; build it with --train-negatives"):
         train(tiny, tmp_path / "run", "--image-feature", "none")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_an_earlier_ranker(tiny, run, tmp_path, capsys):
+    options = ["--set", "epochs=1", "--set", "learning_rate=0.000000001"]  # what it begins with is what it ends with
+    train(tiny, tmp_path / "run", "--warm-start", str(run), *options)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("carried over: ")]
+    known = load_ranker(run).sizes.item["item_id"]
+    assert f"item.item_id {known} of {known}" in line
+    assert "initialised" not in line
+    weights = [load_ranker(path).get_weights() for path in (run, tmp_path / "run")]
+    for before, after in zip(*weights, strict=True):
+        if before.dtype == np.float32:
+            np.testing.assert_allclose(before, after, atol=1e-5)
+    with pytest.raises(CommandError, match=r"--warm-start: .* has no metadata.json; models.train_ctr makes it"):
+        train(tiny, tmp_path / "other", "--warm-start", str(tmp_path))

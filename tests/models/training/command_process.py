@@ -1,8 +1,9 @@
-"""Runs of the real command in processes of their own, on a dataset of seconds."""
+"""Runs of the real commands in processes of their own, on a dataset of seconds."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,13 +35,15 @@ def arguments(dataset: Path, output: Path, **changes) -> list[str]:
     return ["--data", str(dataset), "--output", str(output), *options]
 
 
-def start(arguments: list[str], workers: list[str] | None = None, index: int = 0) -> subprocess.Popen:
-    """Starts the command, as one of several workers if their addresses are given."""
+def start(
+    arguments: list[str], workers: list[str] | None = None, index: int = 0, module: str = "models.pretrain"
+) -> subprocess.Popen:
+    """Starts a command, as one of several workers if their addresses are given."""
     environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     if workers:
         task = {"type": "worker", "index": index}
         environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
-    command = [sys.executable, "-m", "models.pretrain", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -68,3 +71,12 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     """Exit code, output and errors."""
     printed, errors = process.communicate(timeout=_PATIENCE)
     return process.returncode, printed, errors
+
+
+def start_two(arguments: list[str], module: str = "models.pretrain") -> list[subprocess.Popen]:
+    """Starts two workers over loopback."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+    for free in sockets:
+        free.close()
+    return [start(arguments, addresses, index, module) for index in range(2)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from models import pretrain
 from tests.models.taste_dataset import write_taste_dataset
-from tests.models.training.pretrain_process import (
+from tests.models.training.command_process import (
     STEPS,
     arguments,
     checkpoints_of,

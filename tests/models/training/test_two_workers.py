@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 
 import keras
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from models import pretrain
 from tests.models.taste_dataset import write_taste_dataset
-from tests.models.training.pretrain_process import STEPS, arguments, encoder, finish, interrupt, start, steps_on_disk
+from tests.models.training.command_process import STEPS, arguments, encoder, finish, interrupt, start_two, steps_on_disk
 
 EPOCHS = 2
 # Draws differ between replicas, so that there are none.
@@ -21,14 +20,6 @@ OPTIONS = {"encoder__backbone": encoder(drop_path=0.0), "augmentation": "none", 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return write_taste_dataset(tmp_path_factory.mktemp("shop") / "data").path
-
-
-def start_two(command):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-    for free in sockets:
-        free.close()
-    return [start(command, addresses, index) for index in range(2)]
 
 
 def test_two_workers_stop_together_go_on_and_learn_what_one_process_does(dataset, tmp_path):

@@ -1,0 +1,96 @@
+"""The real command, interrupted, and by two workers: `python -m models.train_ctr`."""
+
+import json
+import random
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import train_ctr
+from models.ctr.ranker import load_ranker
+from tests.models.tiny_dataset import write_tiny_dataset
+from tests.models.training.command_process import (
+    checkpoints_of,
+    finish,
+    interrupt,
+    start,
+    start_two,
+    steps_on_disk,
+)
+
+MODULE = "models.train_ctr"
+STEPS, EPOCHS = 7, 4  # of 108 pages, 16 at a time
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), items=60, pages=120)
+
+
+def arguments(tiny, output: Path, dropout: float, minutes: float = 0) -> list[str]:
+    item = f"{{item_id: {{type: id, min_count: 2, dropout: {dropout}}}, category: {{type: category, match: true}}}}"
+    overrides = {
+        "epochs": EPOCHS,
+        "patience": EPOCHS,
+        "batch_size": 16,
+        "checkpoint_minutes": minutes,
+        "clip_norm": 1.0,
+        "ranker.mlp_units": "[8]",
+        "ranker.lengths.pay": 0,
+        "ranker.lengths.cart": 0,
+        "ranker.features.candidate": "{impressions_7d: {type: number, transform: log}}",
+        "ranker.features.item": item,
+        "ranker.features.user": f"{{user_id: {{type: id, dropout: {dropout}, match: false}}}}",
+    }
+    options = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
+    return [*map(str, ("--data", tiny.data, "--clusters", tiny.clusters, "--output", output)), *options]
+
+
+def history(run: Path) -> dict[str, list[float]]:
+    return json.loads((run / "history.json").read_text())
+
+
+def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys):
+    whole, output = tmp_path / "whole", tmp_path / "ranker"
+    first, second = sorted(random.sample([step for step in range(3, 18) if step % STEPS], 2))
+    command = arguments(tiny, output, dropout=0.2)
+
+    process = start(command, module=MODULE)
+    interrupt(process, output, first, signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    killed_at = steps_on_disk(output)[-1]
+
+    process = start(command, module=MODULE)
+    interrupt(process, output, max(second, killed_at + 1), signal.SIGTERM)
+    code, printed, errors = finish(process)
+    assert code == 143, errors
+    assert f"resuming at step {killed_at} of {EPOCHS * STEPS}" in printed
+    (stopped_at,) = re.findall(rf"stopped by SIGTERM at step (\d+) of {EPOCHS * STEPS}", errors)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints_of(output).name]
+
+    train_ctr.main(command)
+    assert f"resuming at step {stopped_at} of {EPOCHS * STEPS}" in capsys.readouterr().out
+    assert not checkpoints_of(output).exists()
+
+    train_ctr.main(arguments(tiny, whole, dropout=0.2, minutes=10))
+    for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(whole).get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    assert history(output) == history(whole)
+    assert (output / "calibrator.yaml").read_text() == (whole / "calibrator.yaml").read_text()
+
+
+def test_two_workers_learn_what_one_process_does(tiny, tmp_path):
+    output, single = tmp_path / "ranker", tmp_path / "single"
+    results = [finish(process) for process in start_two(arguments(tiny, output, dropout=0.0), MODULE)]
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert "wrote the ranker" in results[0][1]
+    assert "the chief of the 2 workers writes" in results[1][1]
+    assert [path.name for path in tmp_path.iterdir()] == ["ranker"]
+    train_ctr.main(arguments(tiny, single, dropout=0.0))
+    for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(single).get_weights(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+    for name in ("loss", "val_gauc"):
+        np.testing.assert_allclose(history(output)[name], history(single)[name], rtol=1e-3)
