@@ -31,8 +31,9 @@ bench: .venv/.installed bench-env $(A)/dataset/manifest.json $(A)/embeddings/met
 	$(PY) benchmarks/image_features.py --quick
 	$(PY) benchmarks/encoder.py --quick
 	$(PY) benchmarks/clustering.py --quick
+	$(PY) benchmarks/ranker.py --quick
 
-bench-env: .venv-bench/.installed ## install what benchmarks compare with
+bench-env: .venv-bench/.installed .venv-deepctr/.installed .venv-fuxictr/.installed ## install what benchmarks compare with
 
 clean: ## remove everything that make made, the environment apart
 	rm -rf $(A)
@@ -48,6 +49,9 @@ clean: ## remove everything that make made, the environment apart
 	@touch $@
 
 .venv-bench/.installed: benchmarks/requirements.txt
+.venv-deepctr/.installed: benchmarks/requirements-deepctr.txt
+.venv-fuxictr/.installed: benchmarks/requirements-fuxictr.txt
+.venv-bench/.installed .venv-deepctr/.installed .venv-fuxictr/.installed:
 	@$(PYTHON) -m venv $(@D)
 	@echo '*' > $(@D)/.gitignore
 	@$(@D)/bin/python -m pip install --quiet --requirement $<

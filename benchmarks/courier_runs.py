@@ -37,10 +37,12 @@ class Run(NamedTuple):
     """A trained encoder.
 
     Attributes:
+        path: holds `encoder` and `embeddings`.
         embeddings: float32 `(items, dim)` by item row.
         seconds: that `models.pretrain` took, all of it; only the rest, where an interrupted run went on.
     """
 
+    path: Path
     embeddings: np.ndarray
     seconds: float
 
@@ -70,15 +72,23 @@ def run_study(study: Callable[[argparse.Namespace], dict], parser: argparse.Argu
     print(json.dumps(result))
 
 
-def open_dataset(source: Path, work_dir: Path) -> Dataset:
-    """The dataset of the work directory, built from the competition's files if it is not there."""
+def open_dataset(source: Path, work_dir: Path, split_times: str = _SPLIT_TIMES) -> Dataset:
+    """The dataset of the work directory, built from the competition's files if it is not there.
+
+    Args:
+        source: the competition's files.
+        work_dir: where the dataset is, or will be.
+        split_times: `--split-by-time` of `beam_pipelines.build`.
+    """
     logs, path = work_dir / "logs", work_dir / "dataset"
     work_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         if not logs.exists():
-            _run("beam_pipelines.datasets.hm", "--source", source, "--output", logs, log=work_dir / "logs.log")
-        split = ("--split-by-time", _SPLIT_TIMES)
-        _run("beam_pipelines.build", "--logs", logs, "--output", path, *split, *_VIEW, log=work_dir / "dataset.log")
+            run_module("beam_pipelines.datasets.hm", "--source", source, "--output", logs, log=work_dir / "logs.log")
+        split = ("--split-by-time", split_times)
+        run_module(
+            "beam_pipelines.build", "--logs", logs, "--output", path, *split, *_VIEW, log=work_dir / "dataset.log"
+        )
     dataset = Dataset(path)
     window = dataset.pretraining_view().window
     for split in (VALIDATION, TEST):
@@ -141,17 +151,17 @@ def _train(dataset: Dataset, config: str, overrides: Sequence[str], directory: P
         print(f"training {title} (see {log})", flush=True)
         start = time.monotonic()
         data = ("--data", dataset.path)
-        _run("models.pretrain", *data, "--output", encoder, "--overwrite", "--config", config, *options, log=log)
+        run_module("models.pretrain", *data, "--output", encoder, "--overwrite", "--config", config, *options, log=log)
         seconds = time.monotonic() - start
         written = ("--output", embeddings, "--overwrite")
-        _run("models.embed", *data, "--encoder", encoder, *written, log=directory / "embed.log")
+        run_module("models.embed", *data, "--encoder", encoder, *written, log=directory / "embed.log")
         with whole_file(report) as file:
             file.write_text(json.dumps({"overrides": list(overrides), "seconds": seconds}) + "\n")
     _, embeddings, _ = load_embeddings(directory / "embeddings")
-    return Run(np.asarray(embeddings), json.loads(report.read_text())["seconds"])
+    return Run(directory, np.asarray(embeddings), json.loads(report.read_text())["seconds"])
 
 
-def _run(module: str, *arguments: str | Path, log: Path) -> None:
+def run_module(module: str, *arguments: str | Path, log: Path) -> None:
     """Runs a command of the project; its output goes to a file."""
     with open(log, "w") as file:
         done = subprocess.run(

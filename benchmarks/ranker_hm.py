@@ -1,0 +1,347 @@
+"""What pictures add to the ranker on H&M, and how it compares with gradient boosting.
+
+    python benchmarks/ranker_hm.py [--source DIR] [--work-dir DIR] [--set KEY=VALUE] [--quick]
+
+H&M has purchases but no impressions: the unclicked candidates are sampled. Of its 602 days the encoder learns on the
+first 40 %, the rankers on the next 40 %, and all are measured on the rest, the test pages of `courier_quality.py`. Each
+seed has an encoder, its clusters and, with each image feature, a ranker: made by `models.pretrain`, `models.embed`,
+`models.cluster`, `models.train_ctr` and `models.evaluate` as a user would run them. Beside the rankers:
+
+- `boosting`: gradient boosting on what they read besides pictures and titles: of each candidate its category, the share
+  of the clicks and of the payments with the same category and the same item, the lengths of these histories, the counts
+  of the days before, and the user's columns;
+- `boosting, catalogue`: also on the same of the six catalogue attributes that are kept for evaluation (`label_*`) and
+  that no ranker reads;
+- `..., pictures`: also on the mean of the 1, 5 and 50 largest cosines to each history and its share of the candidate's
+  cluster ID.
+
+Boosting learns on the pages of the rankers; its trees and their leaves are those that are best on the latest tenth, on
+which the rankers stop. GAUC is the mean AUC of pages; `unseen` counts only the candidates that are on no training page.
+Intervals are 95 %, by a bootstrap over users with seeds averaged; those of differences are paired. The last line is one
+JSON object. `--quick` takes one seed and one epoch each.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from courier_quality import attribute_codes, attribute_shares
+from courier_runs import TEST, open_dataset, run_module, train_runs
+from similarity_pages import Estimate, SimilarityPages, user_bootstrap
+from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
+
+from beam_pipelines.command import CommandError
+from models.config import load_config
+from models.ctr.config import IMAGE_FEATURES, TrainingConfig
+from models.ctr.feature_config import STATISTICS
+from models.data.dataset import Dataset
+from models.data.pages import PADDING, PageLengths, page_batches
+from models.embeddings.store import load_cluster_ids
+from models.metrics.auc import group_auc
+from models.pretraining.similarity_gauc import similarity_scores
+
+SPLIT_TIMES = "2019-05-16,2020-01-11"
+TRAIN = "train"
+HISTORY_STEPS = 200  # newest clicks and payments that boosting reads
+MOST_SIMILAR = (1, 5, 50)
+TREES, LEAVES = (50, 100, 200, 400), (4, 8, 16)  # the grid of boosting
+VALIDATION_SHARE = 0.1
+PARTS = ("all", "unseen")
+REFERENCES = ("none", "boosting", "boosting, catalogue")
+
+Aucs = dict[str, np.ndarray]
+"""By part: the AUC of each page that has clicked and unclicked candidates in it."""
+
+
+class Pages(NamedTuple):
+    """Pages of one split.
+
+    Attributes:
+        timestamp, user: `(pages,)`.
+        item: rows `(pages, candidates)`, -1 = padding.
+        clicked: bool `(pages, candidates)`.
+        histories: item rows `(pages, HISTORY_STEPS)` of clicks and of payments, -1 = padding.
+        numbers: `STATISTICS` of the candidates, `(pages, candidates, n)`.
+    """
+
+    timestamp: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    clicked: np.ndarray
+    histories: tuple[np.ndarray, np.ndarray]
+    numbers: np.ndarray
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Which candidates are none of the padding."""
+        return self.item != PADDING
+
+
+class Measurement:
+    """Turns scores of the test pages' candidates into AUCs of the pages.
+
+    Args:
+        pages: the test pages.
+        unseen: bool, by candidate: whether it is on no training page.
+    """
+
+    def __init__(self, pages: Pages, unseen: np.ndarray) -> None:
+        valid = pages.valid
+        self._page, self._clicked = np.nonzero(valid)[0], pages.clicked[valid]
+        self._chosen = {"all": np.ones(len(unseen), bool), "unseen": unseen}
+        self.user = {}
+        for part, chosen in self._chosen.items():
+            measured = group_auc(np.zeros(chosen.sum()), self._clicked[chosen], self._page[chosen])
+            self.user[part] = pages.user[measured.group[measured.valid]]
+
+    def aucs(self, scores: np.ndarray) -> Aucs:
+        """AUCs of scores, one for each candidate."""
+        aucs = {}
+        for part, chosen in self._chosen.items():
+            measured = group_auc(scores[chosen], self._clicked[chosen], self._page[chosen])
+            aucs[part] = measured.auc[measured.valid]
+        return aucs
+
+
+def read_pages(dataset: Dataset, split: str) -> Pages:
+    """Reads the pages of a split in the order of its files."""
+    steps = {"click": HISTORY_STEPS, "pay": HISTORY_STEPS, "cart": 0}
+    lengths = PageLengths(candidates=dataset.manifest.max_candidates, **steps)
+    batches = list(page_batches(dataset, split, lengths, batch_size=1024).as_numpy_iterator())
+    read = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return Pages(
+        read["timestamp"],
+        read["user"],
+        read["item"],
+        read["clicked"] == 1,
+        (read["click_item"], read["pay_item"]),
+        np.stack([read[name] for name in STATISTICS], axis=2).astype(np.float32),
+    )
+
+
+def boosting_features(
+    pages: Pages, codes: np.ndarray, users: np.ndarray, visual: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
+    """What boosting reads of each candidate, in the order of the pages: `(n, features)`, the codes first.
+
+    Args:
+        pages: of one split.
+        codes: catalogue attributes `(items, attributes)`.
+        users: the user's columns as numbers, `(users, columns)`.
+        visual: embeddings and cluster IDs by item row, or None.
+    """
+    item_rows = np.arange(len(codes))
+    compared = [*codes.T, item_rows] + ([visual[1]] if visual is not None else [])
+    wide = [codes[pages.item], pages.numbers]
+    with np.errstate(invalid="ignore"):  # of an empty history there are no shares
+        for steps in pages.histories:
+            similarity = SimilarityPages(pages.user, pages.item, pages.clicked, steps)
+            wide.append(attribute_shares(np.stack(compared, axis=1), similarity))
+            if visual is not None:
+                for count in MOST_SIMILAR:
+                    cosines = similarity_scores(visual[0], pages.item, steps, most_similar=count)
+                    wide.append(cosines[:, :, None])
+    lengths = np.stack([(steps != PADDING).sum(axis=1) for steps in pages.histories], axis=1)
+    of_page = np.concatenate([lengths, users[pages.user]], axis=1)[:, None]
+    wide.append(np.broadcast_to(of_page, (*pages.item.shape, of_page.shape[2])))
+    return np.concatenate(wide, axis=2)[pages.valid]
+
+
+def boosting_scores(training: Pages, features: np.ndarray, test_features: np.ndarray, codes: int) -> np.ndarray:
+    """Scores of the test candidates by gradient boosting, its size chosen on the latest training pages.
+
+    Args:
+        training: the pages to learn on.
+        features, test_features: of `boosting_features`.
+        codes: number of leading columns that are categories.
+    """
+    page, clicked = np.nonzero(training.valid)[0], training.clicked[training.valid]
+    later = (training.timestamp > np.quantile(training.timestamp, 1 - VALIDATION_SHARE))[page]
+
+    def fit(trees: int, leaves: int, rows: np.ndarray) -> HistGradientBoostingClassifier:
+        model = HistGradientBoostingClassifier(
+            max_iter=trees,
+            learning_rate=0.05,
+            max_leaf_nodes=leaves,
+            min_samples_leaf=100,
+            categorical_features=range(codes),
+            early_stopping=False,
+            random_state=0,
+        )
+        return model.fit(features[rows], clicked[rows])
+
+    with threadpool_limits(1):  # more threads are slower on rows this few
+        gaucs = {}
+        for leaves in LEAVES:
+            stages = fit(max(TREES), leaves, ~later).staged_predict_proba(features[later])
+            for trees, probabilities in enumerate(stages, 1):
+                if trees in TREES:
+                    gaucs[trees, leaves] = group_auc(probabilities[:, 1], clicked[later], page[later]).mean()
+        best = max(gaucs, key=gaucs.__getitem__)
+        print(f"boosting of {best[0]} trees of {best[1]} leaves: validation GAUC {gaucs[best]:.4f}", flush=True)
+        return fit(*best, np.ones(len(page), bool)).predict_proba(test_features)[:, 1]
+
+
+def user_columns(users: pa.Table) -> np.ndarray:
+    """Numbers as they are, missing ones NaN, and strings as codes: `(users, columns)`."""
+    columns = []
+    for name in users.column_names:
+        column = users[name].combine_chunks()
+        if name.startswith("cat_"):
+            column = pc.fill_null(column, "").dictionary_encode().indices
+        if name.startswith(("cat_", "stat_")):
+            columns.append(column.to_numpy(zero_copy_only=False).astype(np.float64))
+    return np.stack(columns, axis=1)
+
+
+def train_ranker(dataset: Dataset, work_dir: Path, feature: str, seed: int, inputs: Path, overrides: list[str]) -> Path:
+    """Trains a ranker, unless the work directory has it; returns its run directory.
+
+    Args:
+        dataset: to learn on.
+        work_dir: keeps the runs.
+        feature: how pictures enter.
+        seed: of the ranker.
+        inputs: holds `embeddings` and `clusters`.
+        overrides: `KEY=VALUE` of the configuration.
+    """
+    text = load_config(TrainingConfig, None, overrides).to_yaml() + dataset.manifest.digest() + inputs.name
+    path = work_dir / "rankers" / f"{feature}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        print(f"training {path.name}", flush=True)
+        options = [word for override in overrides for word in ("--set", override)]
+        run_module(
+            "models.train_ctr",
+            *("--data", dataset.path, "--output", path, "--image-feature", feature, "--seed", str(seed)),
+            *("--embeddings", inputs / "embeddings", "--clusters", inputs / "clusters", *options),
+            log=path.with_suffix(".log"),
+        )
+    return path
+
+
+def evaluate(dataset: Dataset, work_dir: Path, runs: Sequence[Path]) -> dict[str, pa.Table]:
+    """Scores the test pages with the rankers: the predictions by name of the run."""
+    report = work_dir / "report"
+    arguments = ("--data", dataset.path, "--model", *runs, "--split", TEST, "--output", report, "--overwrite")
+    run_module("models.evaluate", *arguments, log=work_dir / "evaluate.log")
+    return {run.name: pq.read_table(report / "predictions" / f"{run.name}.parquet") for run in runs}
+
+
+def study(args: argparse.Namespace) -> dict:
+    """Measures everything, prints the tables and returns the result."""
+    dataset = open_dataset(args.source, args.work_dir, SPLIT_TIMES)
+    print(f"notice: {dataset.manifest.notice}", flush=True)
+    training, test = read_pages(dataset, TRAIN), read_pages(dataset, TEST)
+    runs: dict[str, list[Path]] = {feature: [] for feature in IMAGE_FEATURES}
+    visual = []
+    variants = {"courier": args.encoder_set}
+    for _, seed, run in train_runs(dataset, args.work_dir, args.encoder_config, variants, args.seeds, jobs=1):
+        clusters = run.path / "clusters"
+        if not clusters.exists():
+            written = ("--embeddings", run.path / "embeddings", "--output", clusters)
+            run_module("models.cluster", *written, log=run.path / "cluster.log")
+        visual.append((run.embeddings, load_cluster_ids(clusters)[1]))
+        for feature in IMAGE_FEATURES:
+            runs[feature].append(train_ranker(dataset, args.work_dir, feature, seed, run.path, args.set))
+
+    predictions = evaluate(dataset, args.work_dir, list(itertools.chain(*runs.values())))
+    first = next(iter(predictions.values()))
+    measurement = Measurement(test, first["unseen_item"].to_numpy())
+    candidates = dataset.items()["item_id"].combine_chunks().take(pa.array(test.item[test.valid]))
+    rows: dict[str, list[Aucs]] = {}
+    for feature, paths in runs.items():
+        for path in paths:
+            if not predictions[path.name]["item_id"].combine_chunks().equals(candidates):
+                raise CommandError(f"the predictions of {path} are of other candidates, or in another order")
+            scores = predictions[path.name]["ctr"].to_numpy()
+            rows.setdefault(feature, []).append(measurement.aucs(scores))
+
+    attributes, users = attribute_codes(dataset.items()), user_columns(dataset.users())
+    for name, codes in (("boosting", attributes[:, :1]), ("boosting, catalogue", attributes)):
+        for suffix, inputs in (("", [None]), (", pictures", visual)):
+            for pictures in inputs:
+                known = boosting_features(training, codes, users, pictures)
+                asked = boosting_features(test, codes, users, pictures)
+                scores = boosting_scores(training, known, asked, codes.shape[1])
+                rows.setdefault(name + suffix, []).append(measurement.aucs(scores))
+
+    result = {
+        "notice": dataset.manifest.notice,
+        "seeds": args.seeds,
+        "pages": {part: len(user) for part, user in measurement.user.items()},
+        "training_pages": len(training.user),
+        **_figures(rows, measurement),
+    }
+    print(dataset.manifest.notice)
+    return result
+
+
+def _figures(rows: dict[str, list[Aucs]], measurement: Measurement) -> dict:
+    """Prints the tables and returns what they say."""
+    mean = {
+        part: {name: np.mean([aucs[part] for aucs in seeds], axis=0) for name, seeds in rows.items()} for part in PARTS
+    }
+    figures = {name: {} for name in rows}
+    for part in PARTS:
+        user = measurement.user[part]
+        print(f"\n{part}: {len(user)} pages of {len(np.unique(user))} users\n{'':30s}{'GAUC':26s}over seeds")
+        for name, seeds in rows.items():
+            estimate = user_bootstrap(mean[part][name], user)
+            of_seed = [aucs[part].mean() for aucs in seeds]
+            spread = f"+- {statistics.stdev(of_seed):.4f}" if len(of_seed) > 1 else ""
+            print(f"{name:30s}{estimate!s:26s}{spread}")
+            figures[name][part] = {"gauc": _rounded(estimate), "seeds": [round(float(value), 4) for value in of_seed]}
+        print(f"{'less':30s}" + "".join(f"{reference:28s}" for reference in REFERENCES))
+        for name in rows:
+            cells = []
+            for reference in REFERENCES:
+                gain = user_bootstrap(mean[part][name] - mean[part][reference], user)
+                cells.append("" if name == reference else f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
+                if name != reference:
+                    figures[name][part][f"gain_over_{reference.replace(', ', '_')}"] = _rounded(gain)
+            print(f"{name:30s}" + "".join(f"{cell:28s}" for cell in cells))
+        order = sorted(IMAGE_FEATURES, key=lambda name: mean[part][name].mean())
+        print(f"order: {' < '.join(order)}")
+    return figures
+
+
+def _rounded(estimate: Estimate) -> list[float]:
+    return [round(value, 4) for value in estimate]
+
+
+def main() -> None:
+    """Runs the study and prints its JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--source", type=Path, default=Path("../shared/data/hm_fashion"), help="the H&M competition's files")
+    add("--work-dir", type=Path, default=Path("artifacts/benchmarks/ranker_hm"), help="what is there is reused")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to models.train_ctr")
+    add("--encoder-config", default="courier_cpu", help="passed on to models.pretrain")
+    add("--encoder-set", action="append", default=[], metavar="KEY=VALUE", help="passed on to models.pretrain")
+    add("--seeds", type=int, default=3)
+    add("--quick", action="store_true", help="one seed, one epoch")
+    args = parser.parse_args()
+    if args.quick:
+        args.seeds = 1
+        args.set, args.encoder_set = [*args.set, "epochs=1"], [*args.encoder_set, "epochs=1"]
+    try:
+        result = study(args)
+    except CommandError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
