@@ -47,11 +47,11 @@ class Ranker(DistributedFit, tfrs.Model):
     The page is the unit: user, query and histories are embedded once per page and shared by its candidates, and each
     distinct item of a batch once. A candidate's score does not depend on the other candidates.
 
-    What a candidate brings to the 5-layer MLP: its item vector; the newest clicks as DIN's activation unit weighs them;
-    each whole history as multi-head target attention sees it from there; the numbers that the page carries for it; the
-    product of its title with the query; and for each history the share of steps with the same item, category and so
-    on. The page brings user, query and the lengths of the histories. A step's key is its item vector plus an embedding
-    of its action and age. `image_feature` adds the pictures:
+    What a candidate brings to the 5-layer MLP: its item vector; the newest steps of each history as DIN's activation
+    unit weighs them; each whole history as multi-head target attention sees it from there; the numbers that the page
+    carries for it; the product of its title with the query; and for each history the share of steps with the same item,
+    category and so on. The page brings user, query and the lengths of the histories. A step's key is its item vector
+    plus an embedding of its action and age. `image_feature` adds the pictures:
 
     - `none`: nothing.
     - `vector`: the embedding, projected, in the item tower.
@@ -116,20 +116,23 @@ class Ranker(DistributedFit, tfrs.Model):
         page_dim = self.users.output_dim + query_dim + len(self.histories)
         candidate_dim += len(self.histories) * self._pooled_count()
         # How old a step is and, each history having its own, what the user did.
-        attended = self.histories
-        if attention.histories == "none":
-            attended = ["click"] if attention.recent_clicks and "click" in self.histories else []
-        self.age = {name: IdEmbedding(_AGE_BUCKETS - 1, dim, name=f"{name}_age") for name in attended}
+        attends = attention.recent_steps or attention.histories != "none"
+        self.age = {name: IdEmbedding(_AGE_BUCKETS - 1, dim, name=f"{name}_age") for name in self.histories if attends}
         for embedding in self.age.values():
             embedding.build()
-        self.recent_attention = self.attention = None
+        self.attention = None
         self.encoders: dict[str, HistoryEncoder] = {}
         keys, pairs = (None, None, dim), self._pair_count()
-        if attention.recent_clicks and "click" in self.histories:
-            self.recent_attention = TargetAttention(
-                attention.units, attention.normalization, attention.activation, pair_features=pairs, name="recent"
+        self.recent_attention: dict[str, TargetAttention] = {}
+        for name in self.histories if attention.recent_steps else []:
+            self.recent_attention[name] = TargetAttention(
+                attention.units,
+                attention.normalization,
+                attention.activation,
+                pair_features=pairs,
+                name=f"{name}_recent_attention",
             )
-            self.recent_attention.build(keys, keys)
+            self.recent_attention[name].build(keys, keys)
             candidate_dim += dim
         if attention.histories == "target_attention" and self.histories:
             # One for all histories: the age embeddings tell it which history a step is of.
@@ -227,11 +230,11 @@ class Ranker(DistributedFit, tfrs.Model):
             if name not in self.age:
                 continue
             keys = vectors[steps] + self.age[name](_age_bucket(page["timestamp"][:, None] - page[f"{name}_time"]))
-            if name == "click" and self.recent_attention is not None:
-                newest = self.config.attention.recent_clicks
+            if name in self.recent_attention:
+                newest = self.config.attention.recent_steps
                 recent = [pair[:, :, :newest] for pair in pairs]
                 candidate.append(
-                    self.recent_attention(
+                    self.recent_attention[name](
                         vectors["item"],
                         keys[:, :newest],
                         mask[:, :newest],

@@ -21,7 +21,7 @@ CONFIG = RankerConfig(
     lengths=RankerLengths(candidates=6, click=7, pay=4, cart=3),
     embedding_dim=4,
     item_dim=6,
-    attention=AttentionConfig(recent_clicks=4, units=5, heads=2, head_dim=3),
+    attention=AttentionConfig(recent_steps=4, units=5, heads=2, head_dim=3),
     mlp_units=(32, 24, 16, 12),
     token_buckets=50,
     query_tokens=5,
@@ -467,8 +467,8 @@ def test_loss_weights_move_the_loss_and_not_the_metric(make, page):
 OPTIONS = {
     "dice": {"attention": CONFIG.attention.model_copy(update={"activation": "dice"})},
     "self-attention": {"attention": CONFIG.attention.model_copy(update={"histories": "self_attention"})},
-    "recent clicks alone": {"attention": CONFIG.attention.model_copy(update={"histories": "none"})},
-    "no recent clicks": {"attention": CONFIG.attention.model_copy(update={"recent_clicks": 0})},
+    "recent steps alone": {"attention": CONFIG.attention.model_copy(update={"histories": "none"})},
+    "no recent steps": {"attention": CONFIG.attention.model_copy(update={"recent_steps": 0})},
     "no histories": {"lengths": RankerLengths(candidates=6, click=0, pay=0, cart=0)},
     "cross": {"cross_layers": 2},
     "no query": {"features": CONFIG.features.model_copy(update={"query": False})},
@@ -521,7 +521,7 @@ def test_padding_moves_no_statistics_of_dice(make, page):
         }
         ranker.logits(padded, training=True)
         moving = [v for v in ranker.non_trainable_variables if "moving" in v.path]
-        assert len(moving) == 2
+        assert len(moving) == 2 * len(ranker.histories)
         moments.append([v.numpy() for v in moving])
     for a, b in zip(*moments, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)

@@ -126,8 +126,13 @@ def test_rows_go_over_by_what_they_stand_for(old):
     np.testing.assert_array_equal(users[1][2], users[2][2])
     assert said.startswith("carried over: item.item_id 2 of 4, item.category 2 of 4, user.user_id 1 of 2, ")
     assert said.endswith(" other variables")
-    for name in ("mlp_candidate", "attention", "recent_attention", "text"):
-        layers = [getattr(r, name).get_weights() for r in (earlier, ranker)]
+    for layer in (
+        lambda r: r.mlp_candidate,
+        lambda r: r.attention,
+        lambda r: r.recent_attention["pay"],
+        lambda r: r.text,
+    ):
+        layers = [layer(r).get_weights() for r in (earlier, ranker)]
         for before, after in zip(*layers, strict=True):
             np.testing.assert_array_equal(before, after)
     cluster = [r.items.cluster_embedding.get_weights()[0] for r in (earlier, ranker)]
