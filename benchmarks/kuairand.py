@@ -40,7 +40,7 @@ from models.ctr.ranker import CONFIG_FILE, Ranker, load_ranker
 from models.ctr.scoring import measure, score_pages
 from models.ctr.training_counts import split_by_share
 from models.data.dataset import Dataset
-from models.data.pages import PADDING, page_batches, page_timestamps
+from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps
 from models.metrics.auc import group_auc
 from models.metrics.bootstrap import bootstrap_counts, interval
 
@@ -165,7 +165,7 @@ def main() -> None:
     gauc, learning_rate, dropout, theirs = max(tried, key=lambda one: one[0])
 
     lengths = ranker.config.lengths.model_copy(update={"candidates": dataset.manifest.max_candidates})
-    pages = page_batches(dataset, "test", lengths, batch_size=_BATCH, histories_to_longest=True)
+    pages = page_batches(dataset, "test", lengths, batch_size=_BATCH, to_longest=GROUPS)
     ours = score_pages(ranker, tqdm(pages, desc="scoring"))
     if not np.array_equal(ours.clicked, clicked[parts["test"]]):
         sys.exit("the rows and the scores of the ranker are not in the same order")

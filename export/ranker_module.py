@@ -102,7 +102,7 @@ class RankerModule(tf.Module):
             return self._score(page)
 
     def _score_records(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        parsed = parse_pages(examples, self._lengths, histories_to_longest=True)
+        parsed = parse_pages(examples, self._lengths, to_longest=HISTORIES)
         return self._score({f.name: parsed[f.name] for f in FEATURES if not f.is_label})
 
     def _rows(self, item_ids: tf.Tensor) -> tf.Tensor:

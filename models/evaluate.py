@@ -22,7 +22,7 @@ from models.ctr.scores import Scores
 from models.ctr.scoring import click_history_lengths, score_pages
 from models.ctr.slices import Slices, by_category, by_count, by_flag, by_item_age
 from models.data.dataset import Dataset
-from models.data.pages import page_batches
+from models.data.pages import GROUPS, page_batches
 from models.train_ctr import TRAINING_COUNTS_FILE
 
 METRICS_FILE = "metrics.json"
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         for name, run in names.items():
             ranker = load_ranker(run)
             lengths = ranker.config.lengths.model_copy(update={"candidates": manifest.max_candidates})
-            pages = page_batches(dataset, args.split, lengths, batch_size=_BATCH_SIZE, histories_to_longest=True)
+            pages = page_batches(dataset, args.split, lengths, batch_size=_BATCH_SIZE, to_longest=GROUPS)
             steps = math.ceil(split.pages / _BATCH_SIZE)
             scores[name] = score_pages(ranker, tqdm(pages, total=steps, desc=name, unit="batch"))
             _refuse_nan(scores[name], run)

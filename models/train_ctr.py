@@ -25,7 +25,7 @@ from models.ctr.scoring import measure, score_pages
 from models.ctr.training_counts import count_training, split_by_share
 from models.ctr.warm_start import WarmStart
 from models.data.dataset import Dataset
-from models.data.pages import page_batches, page_records, page_timestamps
+from models.data.pages import GROUPS, page_batches, page_records, page_timestamps
 from models.data.training_batches import TrainingBatches
 from models.embeddings.store import load_cluster_ids, load_embeddings
 from models.metrics.log_loss import candidate_weights
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> str:
             config.ranker.lengths,
             batch_size=_VALIDATION_BATCH,
             window=validation_window,
-            histories_to_longest=True,
+            to_longest=GROUPS,
         )
         with checkpoints:
             history = _fit(ranker, config, dataset, fit_window, fit_pages, later_pages, checkpoints, args.seed)

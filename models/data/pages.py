@@ -1,5 +1,7 @@
 """Page records as batches of dense, padded tensors: the same parsing in training, evaluation and serving."""
 
+from collections.abc import Collection
+
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -11,6 +13,9 @@ from models.data.dataset import Dataset
 
 PADDING = -1
 """Fills item rows (and every other int64 feature) beyond a page's candidates or a history's steps."""
+
+GROUPS = ("candidates", *HISTORIES)
+"""Groups of features that have a length."""
 
 _PARSE_TOGETHER = 1024
 _TYPES = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
@@ -26,14 +31,14 @@ class PageLengths(Config):
 
 
 def parse_pages(
-    serialized: tf.Tensor, lengths: PageLengths, *, histories_to_longest: bool = False
+    serialized: tf.Tensor, lengths: PageLengths, *, to_longest: Collection[str] = ()
 ) -> dict[str, tf.Tensor]:
     """Parses serialized page records.
 
     Args:
         serialized: string, shape `(batch,)`.
         lengths: sizes of the result.
-        histories_to_longest: whether histories are only as long as the longest one of the batch.
+        to_longest: groups whose features are only as long as the longest of the batch.
 
     Returns:
         Feature name to tensor: context features `(batch,)`, the others `(batch, length)` with `length` taken from
@@ -53,7 +58,7 @@ def parse_pages(
             continue
         padding = 0.0 if parsed[name].dtype == tf.float32 else PADDING
         length = getattr(lengths, group)
-        if histories_to_longest and group != "candidates":
+        if group in to_longest:
             batch[name] = parsed[name][:, :length].to_tensor(padding)
         else:
             batch[name] = parsed[name].to_tensor(padding, shape=(None, length))
@@ -90,19 +95,19 @@ def page_batches(
     batch_size: int,
     window: Window | None = None,
     drop_remainder: bool = False,
-    histories_to_longest: bool = False,
+    to_longest: Collection[str] = (),
 ) -> tf.data.Dataset:
     """Batches of parsed pages (see `parse_pages`), one pass over a split.
 
     Args:
         dataset, split, window: which pages, see `page_records`.
-        lengths, histories_to_longest: sizes of the batches, see `parse_pages`.
+        lengths, to_longest: sizes of the batches, see `parse_pages`.
         batch_size: pages per batch.
         drop_remainder: whether a last, smaller batch is left out.
     """
     records = page_records(dataset, split, window=window).batch(batch_size, drop_remainder=drop_remainder)
     batches = records.map(
-        lambda serialized: parse_pages(serialized, lengths, histories_to_longest=histories_to_longest),
+        lambda serialized: parse_pages(serialized, lengths, to_longest=to_longest),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     return batches.prefetch(tf.data.AUTOTUNE)

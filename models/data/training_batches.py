@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from beam_pipelines.manifest import Window
 from models.data.dataset import Dataset
-from models.data.pages import PageLengths, pages_inside, parse_pages
+from models.data.pages import GROUPS, PageLengths, pages_inside, parse_pages
 
 _SHUFFLE_BUFFER = 20_000
 _FILES_TOGETHER = 4
@@ -25,7 +25,7 @@ class TrainingBatches:
         split: `train`, for example.
         window: of the pages.
         pages: number of pages in it.
-        lengths: candidates and newest history steps of a page; histories are padded to the longest of a batch.
+        lengths: candidates and newest history steps of a page at most; pages are padded to the longest of a batch.
         batch_size: pages per step, over all replicas. The last batch of an epoch may be smaller.
         epochs: how many there are.
         seed: of the order.
@@ -88,4 +88,4 @@ class TrainingBatches:
         return pages_inside(records, self._window).shuffle(self._buffer, seed=seed).batch(self._batch_size)
 
     def _parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        return parse_pages(serialized, self._lengths, histories_to_longest=True)
+        return parse_pages(serialized, self._lengths, to_longest=GROUPS)

@@ -4,9 +4,9 @@ import tensorflow as tf
 
 from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import Window
-from beam_pipelines.records import FEATURES, encode_page
+from beam_pipelines.records import FEATURES, HISTORIES, encode_page
 from models.data.dataset import Dataset
-from models.data.pages import PageLengths, page_batches, page_records, page_timestamps, parse_pages
+from models.data.pages import GROUPS, PageLengths, page_batches, page_records, page_timestamps, parse_pages
 from tests.models.tiny_dataset import write_tiny_dataset
 from tests.page_features import no_statistics
 
@@ -59,12 +59,13 @@ def test_a_pass_holds_every_page_once(dataset):
     assert len(list(page_batches(dataset, "train", LENGTHS, batch_size=16, drop_remainder=True))) == 3
 
 
-def test_histories_may_be_as_long_as_the_longest_of_the_batch():
+def test_groups_may_be_as_long_as_the_longest_of_the_batch():
     pages = [encode_page(example(steps=steps)) for steps in (3, 0, 1)]
-    page = parse_pages(tf.constant(pages), LENGTHS, histories_to_longest=True)
+    page = parse_pages(tf.constant(pages), LENGTHS, to_longest=HISTORIES)
     np.testing.assert_array_equal(page["click_item"], [[20, 21, 22], [-1, -1, -1], [20, -1, -1]])
     assert page["pay_item"].shape == (3, 2)  # cut
     assert page["item"].shape == (3, 6)  # candidates are padded as ever
+    assert parse_pages(tf.constant(pages), LENGTHS, to_longest=GROUPS)["item"].shape == (3, 2)
 
 
 def test_a_window_keeps_its_pages_bounds_included(dataset):
