@@ -75,7 +75,11 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         self.key_kernel = self.add_weight(name="key_kernel", shape=(keys_shape[-1], width), autocast=False)
         self.value_kernel = self.add_weight(name="value_kernel", shape=(keys_shape[-1], width), autocast=False)
         self.pair_kernel = self.add_weight(
-            name="pair_kernel", shape=(self.pair_features, self.heads), initializer="zeros", autocast=False
+            name="pair_kernel",
+            shape=(self.pair_features, self.heads),
+            initializer="zeros",
+            trainable=self.pair_features > 0,  # an empty one has no gradient
+            autocast=False,
         )
         self.built = True
 

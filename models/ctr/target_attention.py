@@ -86,7 +86,11 @@ class TargetAttention(keras.layers.Layer):
         # `autocast`: half precision would round the scores.
         self.kernel = self.add_weight(name="kernel", shape=(4 * dim, self.units), autocast=False)
         self.pair_kernel = self.add_weight(
-            name="pair_kernel", shape=(self.pair_features, self.units), initializer="glorot_uniform", autocast=False
+            name="pair_kernel",
+            shape=(self.pair_features, self.units),
+            initializer="glorot_uniform",
+            trainable=self.pair_features > 0,  # an empty one has no gradient
+            autocast=False,
         )
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False)
         self.score_kernel = self.add_weight(

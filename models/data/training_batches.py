@@ -71,9 +71,9 @@ class TrainingBatches:
         here = replicas // context.num_input_pipelines
         first = context.input_pipeline_id * here
         epoch, done = divmod(step, self.steps_per_epoch)
-        # Not mapped over epochs: the seed would be a tensor, which TensorFlow compares with 0 in Python. One epoch more
-        # than there are, for a run that goes on behind the last step.
-        epochs = [self._epoch(number) for number in range(epoch, self._epochs + 1)]
+        # Not mapped over epochs: the seed would be a tensor, which TensorFlow compares with 0 in Python. A run that goes
+        # on behind the last step gets one more.
+        epochs = [self._epoch(number) for number in range(epoch, max(self._epochs, epoch + 1))]
         batches = functools.reduce(tf.data.Dataset.concatenate, epochs).skip(done)
         if replicas > 1:
             own = tf.data.Dataset.range(first, first + here)

@@ -27,6 +27,7 @@ def runs(tiny, tmp_path_factory):
         # Reads two candidates of a page at training, and must still score all of them in evaluation.
         lengths = "ranker.lengths={candidates: 2, pay: 0, cart: 0}"
         options = ["--set", "epochs=1", "--set", lengths, "--set", "ranker.mlp_units=[8, 8]"]
+        options += ["--set", "ranker.attention.histories=none"]
         train_ctr.main([*map(str, paths), *options])
     return root
 

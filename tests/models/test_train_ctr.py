@@ -19,12 +19,13 @@ from models.data.pages import page_batches, page_records, page_timestamps, parse
 from tests.models.tiny_dataset import write_tiny_dataset
 
 ITEM = "{item_id: {type: id, min_count: 2}, category: {type: category, match: true}, title: {type: text}}"
-# Less to trace: one history, one number of each candidate.
+# Less to trace: one history, its newest steps, one number of each candidate.
 OVERRIDES = [
     "ranker.mlp_units=[16, 8]",
     "ranker.lengths.click=6",
     "ranker.lengths.pay=0",
     "ranker.lengths.cart=0",
+    "ranker.attention.histories=none",
     "ranker.features.candidate={impressions_7d: {type: number, transform: log}}",
     f"ranker.features.item={ITEM}",
 ]
@@ -120,20 +121,18 @@ def test_ids_are_known_from_pages_before_validation_only(tiny, run):
 
 def test_equal_seeds_give_equal_rankers(tiny, run, tmp_path):
     train(tiny, tmp_path / "again", "--set", "epochs=2", "--set", "batch_size=16", "--seed", "3")
-    train(tiny, tmp_path / "other", "--set", "epochs=1", "--set", "batch_size=16", "--seed", "4")
-    weights = [load_ranker(path).get_weights() for path in (run, tmp_path / "again", tmp_path / "other")]
-    for a, b in zip(weights[0], weights[1], strict=True):
+    weights = [load_ranker(path).get_weights() for path in (run, tmp_path / "again")]
+    for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-    assert any(np.abs(a - b).max() > 1e-2 for a, b in zip(weights[0], weights[2], strict=True))
 
 
-@pytest.mark.parametrize("image_feature", ["none", "vector", "simscore"])
+@pytest.mark.parametrize("image_feature", ["vector", "simscore"])
 def test_every_image_feature_trains(tiny, tmp_path, image_feature):
     train(tiny, tmp_path / "run", "--image-feature", image_feature, "--set", "epochs=1")
     metadata = read_metadata(RankerMetadata, tmp_path / "run", "--model", "models.train_ctr")
     assert metadata.image_feature == image_feature
     embeddings = read_metadata(EmbeddingsMetadata, tiny.embeddings, "--embeddings", "models.embed")
-    assert metadata.embeddings == (None if image_feature == "none" else embeddings)
+    assert metadata.embeddings == embeddings
     assert load_ranker(tmp_path / "run").image_feature == image_feature
 
 
