@@ -21,7 +21,7 @@ from models.ctr.feature_config import resolve_features
 from models.ctr.features import make_feature_tables
 from models.ctr.ranker import LOSS_WEIGHT, Ranker, save_ranker
 from models.ctr.scores import Scores
-from models.ctr.scoring import measure, score_pages
+from models.ctr.scoring import calibrated, measure, score_pages
 from models.ctr.training_counts import count_training, split_by_share
 from models.ctr.warm_start import WarmStart
 from models.data.dataset import Dataset
@@ -180,10 +180,11 @@ def main(argv: Sequence[str] | None = None) -> str:
             history = _fit(ranker, config, dataset, fit_window, fit_pages, later_pages, checkpoints, args.seed)
         if not chief:
             return f"did its part of the training; the chief of the {workers(strategy)} workers writes {args.output}"
-        ranker.calibrator = _calibrator(config.calibration, score_pages(ranker, later_pages), train.negative_rate)
+        scores = score_pages(ranker, later_pages)
+        ranker.calibrator = _calibrator(config.calibration, scores, train.negative_rate)
         best = {
             "epoch": int(np.argmax(history["val_gauc"])) + 1,
-            **measure(score_pages(ranker, later_pages), train.negative_rate),
+            **measure(calibrated(scores, ranker.calibrator), train.negative_rate),
         }
 
         save_ranker(output, ranker, config, tables.values)

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import expit
 
+from models.ctr.calibrator import Calibrator, to_logits
 from models.ctr.ranker import Ranker
 from models.ctr.scores import Scores
 from models.data.dataset import Dataset
@@ -16,6 +18,7 @@ from models.metrics.log_loss import candidate_weights, log_loss, log_losses
 from models.metrics.pair_order import xauc
 
 _TOGETHER = 1024
+_SMALLEST = np.float32(1e-30)
 
 
 def score_pages(ranker: Ranker, pages: Iterable[dict[str, tf.Tensor]]) -> Scores:
@@ -41,6 +44,20 @@ def score_pages(ranker: Ranker, pages: Iterable[dict[str, tf.Tensor]]) -> Scores
         parts.append((page["page_id"].numpy(), count + row, user, timestamp, item, position, *labels, *predictions))
         count += len(page["user"])
     return Scores(*(None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def calibrated(scores: Scores, calibrator: Calibrator) -> Scores:
+    """The scores of a ranker without a calibrator as they are with one.
+
+    Args:
+        scores: of `score_pages`.
+        calibrator: of the click probability; that of click and conversion follows it.
+    """
+    logits = calibrator.apply_numpy(to_logits(scores.ctr))
+    ctr = expit(logits).astype(np.float32)
+    if scores.ctcvr is None:
+        return scores._replace(ctr=ctr)
+    return scores._replace(ctr=ctr, ctcvr=scores.ctcvr / np.maximum(scores.ctr, _SMALLEST) * ctr)
 
 
 def click_history_lengths(dataset: Dataset, split: str) -> np.ndarray:

@@ -71,8 +71,8 @@ class TrainingBatches:
         here = replicas // context.num_input_pipelines
         first = context.input_pipeline_id * here
         epoch, done = divmod(step, self.steps_per_epoch)
-        # Not mapped over epochs: the seed would be a tensor, which TensorFlow compares with 0 in Python. A run that goes
-        # on behind the last step gets one more.
+        # Not mapped over epochs: the seed would be a tensor, which TensorFlow compares with 0 in Python. A run that
+        # goes on behind the last step gets one more.
         epochs = [self._epoch(number) for number in range(epoch, max(self._epochs, epoch + 1))]
         batches = functools.reduce(tf.data.Dataset.concatenate, epochs).skip(done)
         if replicas > 1:

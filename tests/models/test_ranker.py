@@ -10,6 +10,7 @@ from models.ctr.config import IMAGE_FEATURES, AttentionConfig, RankerConfig, Ran
 from models.ctr.feature_config import STATISTICS, FeaturesConfig, IdFeature, resolve_features
 from models.ctr.features import make_feature_tables
 from models.ctr.ranker import LOSS_WEIGHT, Ranker, _and_logit
+from models.ctr.scoring import calibrated, score_pages
 from models.ctr.text_embedding import TextEmbedding, hash_tokens
 from models.ctr.training_counts import count_training
 from models.data.dataset import Dataset
@@ -535,3 +536,14 @@ def test_calibration_changes_probabilities_and_no_order(make, page):
     logit = np.log(before[present]) - np.log1p(-before[present])
     np.testing.assert_allclose(after[present], sigmoid(2 * logit - 1), rtol=1e-3)
     assert (after[~present] == 0).all()
+
+
+def test_calibrated_scores_are_those_of_a_calibrated_ranker(make, page):
+    ranker = make("none", three_tasks(), negative_rate=0.5)
+    before = score_pages(ranker, [page])
+    ranker.calibrator = Calibrator(kind="isotonic", x=(-2.0, 0.0, 1.5), y=(-2.5, -1.0, 2.0), slope=0.7)
+    expected, ours = score_pages(ranker, [page]), calibrated(before, ranker.calibrator)
+    np.testing.assert_allclose(ours.ctr, expected.ctr, rtol=1e-4)
+    np.testing.assert_allclose(ours.ctcvr, expected.ctcvr, rtol=1e-4)
+    np.testing.assert_array_equal(ours.dwell, before.dwell)
+    assert np.abs(ours.ctr - before.ctr).max() > 0.01
