@@ -73,10 +73,10 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, printed, errors
 
 
-def start_two(arguments: list[str], module: str = "models.pretrain") -> list[subprocess.Popen]:
-    """Starts two workers over loopback."""
+def start_two(arguments: list[str]) -> list[subprocess.Popen]:
+    """Starts two workers of `models.pretrain` over loopback."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
     for free in sockets:
         free.close()
-    return [start(arguments, addresses, index, module) for index in range(2)]
+    return [start(arguments, addresses, index) for index in range(2)]

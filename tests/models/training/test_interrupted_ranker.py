@@ -1,4 +1,4 @@
-"""The real command, interrupted, and by two workers: `python -m models.train_ctr`."""
+"""The real command, interrupted: `python -m models.train_ctr`."""
 
 import json
 import random
@@ -17,7 +17,6 @@ from tests.models.training.command_process import (
     finish,
     interrupt,
     start,
-    start_two,
     steps_on_disk,
 )
 
@@ -30,8 +29,8 @@ def tiny(tmp_path_factory):
     return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), items=60, pages=120)
 
 
-def arguments(tiny, output: Path, dropout: float, minutes: float = 0) -> list[str]:
-    item = f"{{item_id: {{type: id, min_count: 2, dropout: {dropout}}}, category: {{type: category, match: true}}}}"
+def arguments(tiny, output: Path, minutes: float = 0) -> list[str]:
+    item = "{item_id: {type: id, min_count: 2, dropout: 0.2}, category: {type: category, match: true}}"
     overrides = {
         "epochs": EPOCHS,
         "patience": EPOCHS,
@@ -43,7 +42,7 @@ def arguments(tiny, output: Path, dropout: float, minutes: float = 0) -> list[st
         "ranker.lengths.cart": 0,
         "ranker.features.candidate": "{impressions_7d: {type: number, transform: log}}",
         "ranker.features.item": item,
-        "ranker.features.user": f"{{user_id: {{type: id, dropout: {dropout}, match: false}}}}",
+        "ranker.features.user": "{user_id: {type: id, dropout: 0.2, match: false}}",
     }
     options = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
     return [*map(str, ("--data", tiny.data, "--clusters", tiny.clusters, "--output", output)), *options]
@@ -56,7 +55,7 @@ def history(run: Path) -> dict[str, list[float]]:
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys):
     whole, output = tmp_path / "whole", tmp_path / "ranker"
     first, second = sorted(random.sample([step for step in range(3, 18) if step % STEPS], 2))
-    command = arguments(tiny, output, dropout=0.2)
+    command = arguments(tiny, output)
 
     process = start(command, module=MODULE)
     interrupt(process, output, first, signal.SIGKILL)
@@ -75,22 +74,8 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys
     assert f"resuming at step {stopped_at} of {EPOCHS * STEPS}" in capsys.readouterr().out
     assert not checkpoints_of(output).exists()
 
-    train_ctr.main(arguments(tiny, whole, dropout=0.2, minutes=10))
+    train_ctr.main(arguments(tiny, whole, minutes=10))
     for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(whole).get_weights(), strict=True):
         np.testing.assert_array_equal(actual, expected)
     assert history(output) == history(whole)
     assert (output / "calibrator.yaml").read_text() == (whole / "calibrator.yaml").read_text()
-
-
-def test_two_workers_learn_what_one_process_does(tiny, tmp_path):
-    output, single = tmp_path / "ranker", tmp_path / "single"
-    results = [finish(process) for process in start_two(arguments(tiny, output, dropout=0.0), MODULE)]
-    assert [code for code, _, _ in results] == [0, 0], results
-    assert "wrote the ranker" in results[0][1]
-    assert "the chief of the 2 workers writes" in results[1][1]
-    assert [path.name for path in tmp_path.iterdir()] == ["ranker"]
-    train_ctr.main(arguments(tiny, single, dropout=0.0))
-    for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(single).get_weights(), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
-    for name in ("loss", "val_gauc"):
-        np.testing.assert_allclose(history(output)[name], history(single)[name], rtol=1e-3)
