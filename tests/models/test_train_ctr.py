@@ -119,23 +119,6 @@ def test_ids_are_known_from_pages_before_validation_only(tiny, run):
     np.testing.assert_array_equal(known, before >= 2)
 
 
-def test_equal_seeds_give_equal_rankers(tiny, run, tmp_path):
-    train(tiny, tmp_path / "again", "--set", "epochs=2", "--set", "batch_size=16", "--seed", "3")
-    weights = [load_ranker(path).get_weights() for path in (run, tmp_path / "again")]
-    for a, b in zip(*weights, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("image_feature", ["vector", "simscore"])
-def test_every_image_feature_trains(tiny, tmp_path, image_feature):
-    train(tiny, tmp_path / "run", "--image-feature", image_feature, "--set", "epochs=1")
-    metadata = read_metadata(RankerMetadata, tmp_path / "run", "--model", "models.train_ctr")
-    assert metadata.image_feature == image_feature
-    embeddings = read_metadata(EmbeddingsMetadata, tiny.embeddings, "--embeddings", "models.embed")
-    assert metadata.embeddings == embeddings
-    assert load_ranker(tmp_path / "run").image_feature == image_feature
-
-
 def edit(path, change):
     metadata = json.loads(path.read_text())
     change(metadata)
@@ -178,13 +161,17 @@ def test_what_cannot_work_is_refused_before_work_and_leaves_nothing(tiny, tmp_pa
         train(tiny, output)
 
 
-def test_an_overlap_can_be_allowed(tiny, tmp_path):
+def test_pictures_of_an_overlapping_encoder_can_be_allowed(tiny, tmp_path):
     overlapping = tmp_path / "overlapping"
-    shutil.copytree(tiny.clusters, overlapping)
+    shutil.copytree(tiny.embeddings, overlapping)
     window = Dataset(tiny.data).split("train").window.model_dump()
-    edit(overlapping / "metadata.json", lambda m: m["embeddings"]["encoder"].update(window=window))
-    train(tiny._replace(clusters=overlapping), tmp_path / "run", "--set", "epochs=1", "--allow-window-overlap")
-    assert (tmp_path / "run" / "metadata.json").is_file()
+    edit(overlapping / "metadata.json", lambda m: m["encoder"].update(window=window))
+    options = ["--image-feature", "simscore", "--set", "epochs=1", "--allow-window-overlap"]
+    train(tiny._replace(embeddings=overlapping), tmp_path / "run", *options)
+    metadata = read_metadata(RankerMetadata, tmp_path / "run", "--model", "models.train_ctr")
+    assert metadata.image_feature == "simscore"
+    assert metadata.embeddings == read_metadata(EmbeddingsMetadata, overlapping, "--embeddings", "models.embed")
+    assert load_ranker(tmp_path / "run").image_feature == "simscore"
 
 
 @pytest.fixture(scope="module", params=[1.0, 0.25])
