@@ -141,7 +141,8 @@ class ClustersMetadata(Metadata):
 class RankerMetadata(Metadata):
     """A trained ranker and all that serving needs.
 
-    Files: `ranker.weights.h5`, `config.yaml`, `feature_sizes.yaml`; `items.parquet`, `users.parquet`, the dataset's
+    Files: `ranker.weights.h5`, `config.yaml`, `feature_sizes.yaml`, `feature_values.json`, `calibrator.yaml`;
+    `history.json`, the logs of the epochs; `items.parquet`, `users.parquet`, the dataset's
     tables, for the string ID of each row; `example_pages.tfrecord`, some validation pages; `training_counts.npy`, int64
     `(items,)`, occurrences of each item on all train pages as candidate or history step.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from beam_pipelines.command import CommandError
 from beam_pipelines.records import FEATURES, STATISTICS_DAYS
@@ -179,12 +179,12 @@ class FeatureSizes(Config):
         clusters: number of cluster IDs, 0 when they are not used.
     """
 
-    items: PositiveInt | Literal[0]
-    users: PositiveInt | Literal[0]
-    item: dict[str, Annotated[int, Field(ge=0)]]
-    user: dict[str, Annotated[int, Field(ge=0)]]
-    image_dim: Annotated[int, Field(ge=0)] = 0
-    clusters: Annotated[int, Field(ge=0)] = 0
+    items: NonNegativeInt
+    users: NonNegativeInt
+    item: dict[str, NonNegativeInt]
+    user: dict[str, NonNegativeInt]
+    image_dim: NonNegativeInt = 0
+    clusters: NonNegativeInt = 0
 
 
 class TasksConfig(Config):
