@@ -224,7 +224,7 @@ def test_xauc_counts_pairs(seed, n, levels):
     expected = ordered[higher].mean() if higher.any() else np.nan
     np.testing.assert_allclose(xauc(predictions, labels), expected, rtol=1e-9, atol=1e-12)
     if levels == 2:
-        np.testing.assert_allclose(xauc(predictions, labels), auc(predictions, labels > 0), rtol=1e-9)
+        np.testing.assert_allclose(xauc(predictions, labels), auc(predictions, labels > 0), rtol=1e-9, atol=1e-12)
 
 
 def test_bootstrap_draws_as_many_as_there_are():
