@@ -20,7 +20,7 @@ demo: $(A)/report/metrics.json $(A)/serving.published ## logs to live endpoint o
 	@$(PY) -m export.endpoint_check --base-path $(A)/serving --model $(A)/rankers/cluster_id
 
 test: .venv/.installed ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.installed ## check style and formatting
 	.venv/bin/ruff check .

@@ -66,6 +66,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("image", "text"),
         Column("published_at", "timestamp"),
         Column("stat_*", "statistic"),
+        Column("cat_*", "text"),
         Column("label_*", "text"),
     ),
     "users": (

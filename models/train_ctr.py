@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from beam_pipelines.manifest import Window
 from models.artifacts import EmbeddingsMetadata, RankerMetadata
 from models.config import load_config
 from models.ctr.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
-from models.ctr.config import IMAGE_FEATURES, TrainingConfig
+from models.ctr.config import IMAGE_FEATURES, Monitor, TrainingConfig
 from models.ctr.feature_config import resolve_features
 from models.ctr.features import make_feature_tables
 from models.ctr.ranker import LOSS_WEIGHT, Ranker, save_ranker
@@ -46,7 +47,7 @@ _MAY_CHANGE = {"checkpoint_minutes"}  # keys that make no difference to what is 
 
 
 class ValidationMetrics(keras.callbacks.Callback):
-    """Adds the metrics of the validation pages to the logs of each epoch: `val_gauc`, `val_auc`, `val_log_loss`.
+    """Adds metrics of the validation pages to the logs of each epoch, under their names with `val_` before them.
 
     Args:
         pages: batches of parsed pages.
@@ -61,7 +62,7 @@ class ValidationMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Scores and measures."""
         metrics = measure(score_pages(self.model, self.pages), self.negative_rate)
-        logs.update(val_gauc=metrics["gauc_page_mean"], val_auc=metrics["auc"], val_log_loss=metrics["log_loss"])
+        logs.update({f"val_{name}": metrics[name] for name in (*get_args(Monitor), "log_loss")})
 
 
 def main(argv: Sequence[str] | None = None) -> str:
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         scores = score_pages(ranker, later_pages)
         ranker.calibrator = _calibrator(config.calibration, scores, train.negative_rate)
         best = {
-            "epoch": int(np.argmax(history["val_gauc"])) + 1,
+            "epoch": int(np.argmax(np.nan_to_num(history[f"val_{config.monitor}"], nan=-np.inf))) + 1,
             **measure(calibrated(scores, ranker.calibrator), train.negative_rate),
         }
 
@@ -249,7 +250,7 @@ def _fit(
         steps_per_epoch=batches.steps_per_epoch,
         epochs=config.epochs,
         checkpoint_minutes=config.checkpoint_minutes,
-        monitor="val_gauc",
+        monitor=f"val_{config.monitor}",
         patience=config.patience,
         verbose=1 if sys.stdout.isatty() else 2,
         callbacks=[ValidationMetrics(later_pages, ranker.negative_rate)],

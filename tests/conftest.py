@@ -1,6 +1,8 @@
 """Shared fixtures: one small run of the whole stack on the shipped sample, made by the real commands."""
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,60 +19,68 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
-def work(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("stack")
+def work(tmp_path_factory, worker_id) -> Path:
+    """A directory that the parallel workers of a test run share."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base if worker_id == "master" else base.parent) / "stack"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def make_once(artifact: Path, make: Callable[[str], object]) -> Path:
+    """Lets the first worker that asks for an artifact make it; the others wait."""
+    with open(artifact.with_name(f"{artifact.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not artifact.exists():
+            make(str(artifact))
+    return artifact
 
 
 @pytest.fixture(scope="session")
 def sample_logs(work) -> Path:
     from beam_pipelines.datasets import sample
 
-    sample.main(["--output", str(work / "logs"), "--photos", "200", "--users", "150", "--pages", "900"])
-    return work / "logs"
+    options = ["--photos", "200", "--users", "150", "--pages", "900"]
+    return make_once(work / "logs", lambda path: sample.main(["--output", path, *options]))
 
 
 @pytest.fixture(scope="session")
 def sample_dataset(work, sample_logs) -> Path:
     from beam_pipelines import build
 
-    build.main(["--logs", str(sample_logs), "--output", str(work / "dataset")])
-    return work / "dataset"
+    return make_once(work / "dataset", lambda path: build.main(["--logs", str(sample_logs), "--output", path]))
 
 
 @pytest.fixture(scope="session")
 def sample_encoder(work, sample_dataset) -> Path:
     from models import pretrain
 
-    options = ["--config", "courier_cpu", "--set", "epochs=1", "--set", "batch_size=16"]
-    pretrain.main(["--data", str(sample_dataset), "--output", str(work / "encoder"), *options])
-    return work / "encoder"
+    options = ["--data", str(sample_dataset), "--config", "courier_cpu", "--set", "epochs=1", "--set", "batch_size=16"]
+    return make_once(work / "encoder", lambda path: pretrain.main([*options, "--output", path]))
 
 
 @pytest.fixture(scope="session")
 def sample_embeddings(work, sample_dataset, sample_encoder) -> Path:
     from models import embed
 
-    arguments = ["--data", str(sample_dataset), "--encoder", str(sample_encoder)]
-    embed.main([*arguments, "--output", str(work / "embeddings")])
-    return work / "embeddings"
+    options = ["--data", str(sample_dataset), "--encoder", str(sample_encoder)]
+    return make_once(work / "embeddings", lambda path: embed.main([*options, "--output", path]))
 
 
 @pytest.fixture(scope="session")
 def sample_clusters(work, sample_embeddings) -> Path:
     from models import cluster
 
-    arguments = ["--embeddings", str(sample_embeddings), "--num-clusters", "12"]
-    cluster.main([*arguments, "--output", str(work / "clusters")])
-    return work / "clusters"
+    options = ["--embeddings", str(sample_embeddings), "--num-clusters", "12"]
+    return make_once(work / "clusters", lambda path: cluster.main([*options, "--output", path]))
 
 
 @pytest.fixture(scope="session")
 def sample_ranker(work, sample_dataset, sample_clusters) -> Path:
     from models import train_ctr
 
-    arguments = ["--data", str(sample_dataset), "--image-feature", "cluster_id", "--clusters", str(sample_clusters)]
-    train_ctr.main([*arguments, "--output", str(work / "ranker"), "--set", "epochs=1"])
-    return work / "ranker"
+    options = ["--data", str(sample_dataset), "--clusters", str(sample_clusters), "--set", "epochs=1"]
+    return make_once(work / "ranker", lambda path: train_ctr.main([*options, "--output", path]))
 
 
 @pytest.fixture(scope="session")

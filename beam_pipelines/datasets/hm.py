@@ -25,6 +25,15 @@ NOTICE = (
     "(clicked) filled up with sampled articles that were as popular before"
 )
 _DAY = 86_400_000  # milliseconds
+_ATTRIBUTES = {
+    "colour": "colour_group_name",
+    "graphical_appearance": "graphical_appearance_name",
+    "product_group": "product_group_name",
+    "garment_group": "garment_group_name",
+    "section": "section_name",
+    "index": "index_name",
+}
+"""Of articles, by name: written for rankers to read, `cat_*`, and for embeddings to be judged by, `label_*`."""
 _TABLES: dict[str, pa.Schema] = {
     "transactions_train": pa.schema({"t_dat": pa.date32(), "customer_id": pa.string(), "article_id": pa.string()}),
     "articles": pa.schema(
@@ -131,12 +140,8 @@ def to_tables(
                 "category": articles["product_type_name"],
                 "title": articles["prod_name"],
                 "image": [images.get(article, "") for article in article_id.to_pylist()],
-                "label_colour": articles["colour_group_name"],
-                "label_graphical_appearance": articles["graphical_appearance_name"],
-                "label_product_group": articles["product_group_name"],
-                "label_garment_group": articles["garment_group_name"],
-                "label_section": articles["section_name"],
-                "label_index": articles["index_name"],
+                **{f"cat_{name}": articles[column] for name, column in _ATTRIBUTES.items()},
+                **{f"label_{name}": articles[column] for name, column in _ATTRIBUTES.items()},
             }
         ),
         "users": pa.table(

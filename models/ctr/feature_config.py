@@ -146,7 +146,7 @@ def _all_features(schema: pa.Schema, id_column: str) -> dict[str, TableFeature]:
         elif name.startswith("stat_"):
             features[name] = NumberFeature()
         elif name.startswith("cat_"):
-            features[name] = CategoryFeature()
+            features[name] = CategoryFeature(match=id_column == "item_id")
     return features
 
 

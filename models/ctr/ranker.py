@@ -164,6 +164,11 @@ class Ranker(DistributedFit, tfrs.Model):
         ]
         for layer, width in zip(self.mlp_rest, units, strict=False):
             layer.build((None, None, width))
+        self.mlp_dropout = [
+            keras.layers.Dropout(config.mlp_dropout, name=f"mlp_dropout_{n}") for n in range(len(units))
+        ]
+        for layer in self.mlp_dropout:
+            layer.build(None)
         weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
         self.tasks = {name: _task(name, weight) for name, weight in weights.items()}
         heads = {"ctr": "ctr", "ctcvr": "cvr", "dwell": "dwell"}
@@ -247,7 +252,7 @@ class Ranker(DistributedFit, tfrs.Model):
                 candidate.append(self.attention(vectors["item"], keys, mask, pairs))
             if name in self.encoders:
                 about_page.append(self.encoders[name](keys, mask))
-        return self._mlp(tf.concat(candidate, axis=-1), tf.concat(about_page, axis=-1)[:, None, :])
+        return self._mlp(tf.concat(candidate, axis=-1), tf.concat(about_page, axis=-1)[:, None, :], training)
 
     def _embed_items(self, rows: dict[str, tf.Tensor], training: bool) -> tuple[tf.Tensor | None, dict[str, tf.Tensor]]:
         """Title embeddings of the candidates, and the item vectors of every group of rows."""
@@ -296,7 +301,7 @@ class Ranker(DistributedFit, tfrs.Model):
             pooled.append(matches.mean_match(similarity, mask))
         return pairs, [match[..., None] for match in pooled]
 
-    def _mlp(self, candidate: tf.Tensor, page: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _mlp(self, candidate: tf.Tensor, page: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """The logits of `(batch, candidates, dim)` and `(batch, 1, dim)`."""
         if self.cross:
             shape = tf.shape(candidate)
@@ -307,9 +312,9 @@ class Ranker(DistributedFit, tfrs.Model):
             hidden = self.mlp_candidate(crossed)
         else:
             hidden = self.mlp_candidate(candidate) + self.mlp_page(page)
-        hidden = tf.nn.relu(hidden)
-        for layer in self.mlp_rest:
-            hidden = layer(hidden)
+        hidden = self.mlp_dropout[0](tf.nn.relu(hidden), training=training)
+        for layer, dropout in zip(self.mlp_rest, self.mlp_dropout[1:], strict=True):
+            hidden = dropout(layer(hidden), training=training)
         return {name: layer(hidden)[..., 0] for name, layer in self.heads.items()}
 
     def compute_loss(self, page: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:

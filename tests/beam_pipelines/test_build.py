@@ -70,6 +70,7 @@ def items_table(items=20):
         "image": ["" if n == 0 else f"{n % 7}.jpg" for n in reversed(range(items))],
         "published_at": [START] * items,
         "stat_price": [None] + [1.5] * (items - 1),
+        "cat_size": ["s"] * items,
         "label_style": ["x"] * items,
     }
 
@@ -172,12 +173,21 @@ def test_the_manifest_says_what_is_there(dataset, logs, log_rows):
 
 def test_tables_are_sorted_and_complete(dataset):
     items = pq.read_table(dataset / "items/items.parquet")
-    assert items.column_names == ["item_id", "category", "title", "published_at", "stat_price", "label_style"]
+    assert items.column_names == [
+        "item_id",
+        "category",
+        "title",
+        "published_at",
+        "stat_price",
+        "cat_size",
+        "label_style",
+    ]
     assert items["item_id"].to_pylist() == [f"{n:03d}" for n in range(22)]
     assert items["title"].to_pylist() == [""] * 22
     assert items["published_at"].to_pylist() == [START] * 20 + [None] * 2
     assert items["stat_price"].type == pa.float64()
     np.testing.assert_array_equal(items["stat_price"].to_numpy(), [1.5] * 19 + [np.nan] * 3)
+    assert items["cat_size"].to_pylist() == ["s"] * 20 + [""] * 2
     assert items["label_style"].to_pylist() == ["x"] * 20 + [""] * 2
     users = pq.read_table(dataset / "users/users.parquet")
     assert users["user_id"].to_pylist() == sorted(users["user_id"].to_pylist())

@@ -144,7 +144,7 @@ def test_tables_meet_the_input_contract(logs):
     assert all(len(item) == 10 and item.startswith("0") for item in items["item_id"])
     assert np.isin(impressions["item_id"], items["item_id"]).all()
     assert set(items["category"]) == set(TYPES)
-    assert set(items["label_colour"]) == {"Red"}
+    assert set(items["cat_colour"]) == set(items["label_colour"]) == {"Red"}
     assert "published_at" not in items
     assert "split" not in impressions
     assert np.isnan(users["stat_age"][0])

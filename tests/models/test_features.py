@@ -66,6 +66,8 @@ def test_everything_the_contract_gives_a_meaning_is_a_feature_unless_told_otherw
     assert set(resolved.candidate) == set(STATISTICS)
     assert {f.name for f in FEATURES if f.group == "candidates"} > set(STATISTICS)
     assert resolve_features(resolved, ITEMS.schema, USERS.schema) == resolved
+    more = ITEMS.append_column("cat_size", pa.array(["s", "m", "l", "l"]))
+    assert resolve_features(FeaturesConfig(), more.schema, USERS.schema).item["cat_size"] == CategoryFeature(match=True)
 
 
 @pytest.mark.parametrize(

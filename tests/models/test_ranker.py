@@ -507,6 +507,14 @@ def test_pages_of_one_candidate_are_scored_the_same(make, page, image_feature):
     assert float(ranker.compute_loss(rows)) == pytest.approx(float(ranker.compute_loss(page)), rel=1e-5)
 
 
+def test_dropout_is_of_training_alone(make, page):
+    ranker = make("none", CONFIG.model_copy(update={"mlp_dropout": 0.5}))
+    first, again = (ranker.logits(inputs_of(page), training=True)["ctr"].numpy() for _ in range(2))
+    present = page["item"].numpy() != -1
+    assert np.abs(first - again)[present].mean() > 0.01
+    np.testing.assert_array_equal(ctr(ranker, page), ctr(make("none"), page))
+
+
 def test_padding_moves_no_statistics_of_dice(make, page):
     """Trap: Dice's moments over padded steps depend on how long the longest history of a batch is."""
     moments = []

@@ -49,7 +49,7 @@ def train(tiny, output, *options):
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "cluster_id"
-    line = train(tiny, run, "--set", "epochs=2", "--set", "batch_size=16", "--seed", "3")
+    line = train(tiny, run, "--set", "epochs=2", "--set", "batch_size=16", "--set", "monitor=auc", "--seed", "3")
     assert line.startswith("wrote the ranker (cluster_id) of epoch ")
     assert str(run) in line
     return run
@@ -72,6 +72,14 @@ def test_the_run_describes_itself(tiny, run):
     assert (metadata.image_feature, metadata.seed, metadata.notice) == ("cluster_id", 3, "simulated for a test")
     config = load_config(TrainingConfig, str(run / "config.yaml"))
     assert (config.epochs, config.ranker.mlp_units, config.ranker.lengths.candidates) == (2, (16, 8), 6)
+
+
+def test_the_best_epoch_is_that_of_the_monitored_metric(run):
+    history = json.loads((run / "history.json").read_text())
+    validation = read_metadata(RankerMetadata, run, "--model", "models.train_ctr").validation
+    assert validation["epoch"] == 1 + np.argmax(history["val_auc"])
+    assert validation["auc"] == pytest.approx(max(history["val_auc"]))
+    assert len(history["val_gauc_page_mean"]) == len(history["val_gauc_user_mean"]) == 2
 
 
 def test_the_run_holds_what_serving_needs(tiny, run):
