@@ -1,7 +1,7 @@
 """DIN's target attention: each candidate looks at a history that all candidates of the page share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -124,7 +124,11 @@ class TargetAttention(keras.layers.Layer):
         keys = tf.where(mask[..., None], keys, 0)
         if query_mask is not None:
             query = tf.where(query_mask[..., None], query, 0)
-        kernels, inputs = self._kernels(query), self._inputs(keys, mask, pairs, tf.shape(query)[1])
+        inputs = _Inputs(
+            tf.concat([keys, tf.cast(mask, keys.dtype)[..., None]], axis=-1),
+            tf.where(mask[:, None, None, :], tf.stack(pairs, axis=2), 0) if pairs else None,
+        )
+        kernels = _Kernels(self._kernels(query), self.pair_kernel.value)
         if self.dice is None:
             hidden = tf.nn.relu(_products(kernels, inputs))
             scores = tf.matmul(self.score_kernel.value[None], hidden)[:, :, 0]
@@ -137,47 +141,39 @@ class TargetAttention(keras.layers.Layer):
         return tf.cast(tf.matmul(weights, keys), self.compute_dtype)
 
     def _kernels(self, query: tf.Tensor) -> tf.Tensor:
-        """What each candidate multiplies `_inputs` with, `(batch, candidates, units, inputs)`."""
+        """What each candidate multiplies `[k, 1]` with, `(batch, candidates, units, dim + 1)`."""
         on_query, on_key, on_difference, on_product = tf.split(self.kernel.value, 4)
         on_keys = query[:, :, None, :] * tf.transpose(on_product) + tf.transpose(on_key - on_difference)
-        shape = tf.concat([tf.shape(on_keys)[:3], [self.pair_features]], axis=0)
-        on_pairs = tf.broadcast_to(tf.transpose(self.pair_kernel.value), shape)
         biases = tf.matmul(query, on_query + on_difference) + self.bias.value
-        return tf.concat([on_keys, on_pairs, biases[..., None]], axis=-1)
-
-    def _inputs(self, keys: tf.Tensor, mask: tf.Tensor, pairs: list[tf.Tensor], candidates: tf.Tensor) -> tf.Tensor:
-        """`[k, pairs, 1]`, `(batch, groups, steps, inputs)`: a group per candidate, or one for all without pairs.
-
-        Zeros at padding.
-        """
-        keys = tf.concat([keys, tf.cast(mask, keys.dtype)[..., None]], axis=-1)[:, None]
-        if not pairs:
-            return keys
-        keys = tf.repeat(keys, candidates, axis=1)
-        pairs = tf.where(mask[:, None, :, None], tf.stack(pairs, axis=-1), 0)
-        return tf.concat([keys[..., :-1], pairs, keys[..., -1:]], axis=-1)
+        return tf.concat([on_keys, biases[..., None]], axis=-1)
 
     def _dice_scores(
         self,
-        kernels: tf.Tensor,
-        inputs: tf.Tensor,
+        kernels: "_Kernels",
+        inputs: "_Inputs",
         mask: tf.Tensor,
         query_mask: tf.Tensor | None,
         training: bool,
     ) -> tf.Tensor:
-        """`score_kernel . dice(kernels @ inputs)` for the hidden units standardised by their kernels."""
+        """`score_kernel . dice(hidden units)`, with the hidden units standardised by their kernels."""
         mean, variance = self.dice.moving_mean.value, self.dice.moving_variance.value
         if training:
             mean, variance = self.dice.pool_moments(*_moments(kernels, inputs, mask, query_mask))
         deviation = tf.sqrt(variance + self.dice.epsilon)
-        kernels = tf.concat([kernels[..., :-1], kernels[..., -1:] - mean[:, None]], axis=-1) / deviation[:, None]
+        on_keys, on_pairs = kernels
+        on_keys = tf.concat([on_keys[..., :-1], on_keys[..., -1:] - mean[:, None]], axis=-1) / deviation[:, None]
+        kernels = _Kernels(on_keys, on_pairs / deviation)
         # With z = (x - mean) / deviation and shift = mean / deviation, dice(x) = (1 - alpha) deviation (z + shift)
         # sigmoid(z) + alpha x, and the sum over units of the latter is one more product with the inputs.
         alpha, score_kernel = self.dice.alpha.value, self.score_kernel.value
         gated, linear = (1 - alpha) * score_kernel * deviation, alpha * score_kernel
         scores = _sum_gated(_products(kernels, inputs), mean / deviation, gated)
-        linear_kernel = tf.einsum("bcui,u->bci", kernels, linear * deviation)[:, :, None]
-        return scores + _products(linear_kernel, inputs)[:, :, 0] + tf.reduce_sum(linear * mean)
+        weights = linear * deviation
+        summed = _Kernels(
+            tf.einsum("bcui,u->bci", kernels.on_keys, weights)[:, :, None],
+            tf.linalg.matvec(kernels.on_pairs, weights)[:, None],
+        )
+        return scores + _products(summed, inputs)[:, :, 0] + tf.reduce_sum(linear * mean)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -190,13 +186,41 @@ class TargetAttention(keras.layers.Layer):
         }
 
 
-def _products(kernels: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
-    """Hidden units `(batch, candidates, units, steps)`."""
-    batch, candidates, units, _ = tf.unstack(tf.shape(kernels))
-    groups, steps = tf.shape(inputs)[1], tf.shape(inputs)[2]
-    # Units stay outside of the steps: no transposition of the largest tensor.
-    rows = tf.reshape(kernels, (batch, groups, (candidates // tf.maximum(groups, 1)) * units, kernels.shape[-1]))
-    return tf.reshape(tf.matmul(rows, inputs, transpose_b=True), (batch, candidates, units, steps))
+class _Inputs(NamedTuple):
+    """What hidden units are made of, zeros at padding.
+
+    Attributes:
+        keys: `[k, 1]`, which all candidates share, `(batch, steps, dim + 1)`.
+        pairs: `(batch, candidates, pair_features, steps)`, or None if there are none.
+    """
+
+    keys: tf.Tensor
+    pairs: tf.Tensor | None
+
+
+class _Kernels(NamedTuple):
+    """What makes hidden units of `_Inputs`.
+
+    Attributes:
+        on_keys: of each candidate, `(batch, candidates, units, dim + 1)`.
+        on_pairs: of all, `(pair_features, units)`.
+    """
+
+    on_keys: tf.Tensor
+    on_pairs: tf.Tensor
+
+
+def _products(kernels: _Kernels, inputs: _Inputs) -> tf.Tensor:
+    """Hidden units `(batch, candidates, units, steps)`.
+
+    One product per page with the keys and a thin one with the pairs: four times as fast as a product per candidate with
+    both, for which the keys are repeated. Units stay outside of the steps: no transposition of the largest tensor.
+    """
+    batch, candidates, units, size = tf.unstack(tf.shape(kernels.on_keys))
+    rows = tf.reshape(kernels.on_keys, (batch, candidates * units, size))
+    hidden = tf.matmul(rows, inputs.keys, transpose_b=True)
+    hidden = tf.reshape(hidden, (batch, candidates, units, tf.shape(inputs.keys)[1]))
+    return hidden if inputs.pairs is None else hidden + tf.matmul(kernels.on_pairs, inputs.pairs, transpose_a=True)
 
 
 @tf.custom_gradient
@@ -223,22 +247,31 @@ def _sum_gated(z: tf.Tensor, shift: tf.Tensor, weights: tf.Tensor) -> tuple[tf.T
 
 
 def _moments(
-    kernels: tf.Tensor, inputs: tf.Tensor, mask: tf.Tensor, query_mask: tf.Tensor | None
+    kernels: _Kernels, inputs: _Inputs, mask: tf.Tensor, query_mask: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Number, mean and variance of the present hidden units `kernels @ inputs`, none of which is made.
+    """Number, mean and variance of the present hidden units, none of which is made.
 
-    Page by page, by the law of total variance: all terms are squares, so that rounding cannot make them negative.
+    Page by page, by the law of total variance.
     """
-    batch, candidates, units, size = tf.unstack(tf.shape(kernels))
-    groups = tf.shape(inputs)[1]
-    steps = tf.reduce_sum(tf.cast(mask, inputs.dtype), axis=1)
-    centre = tf.math.divide_no_nan(tf.reduce_sum(inputs, axis=2, keepdims=True), steps[:, None, None, None])
+    keys, pairs = inputs
+    on_keys, on_pairs = kernels.on_keys, tf.transpose(kernels.on_pairs)
+    batch, candidates, units, size = tf.unstack(tf.shape(on_keys))
+    steps = tf.reduce_sum(tf.cast(mask, keys.dtype), axis=1)
     # The sum of squared distances does not change when the mean that they are taken from does.
-    centred = tf.where(mask[:, None, :, None], inputs - tf.stop_gradient(centre), 0)
-    products = tf.matmul(centred, centred, transpose_a=True)
-    rows = tf.reshape(kernels, (batch, groups, (candidates // tf.maximum(groups, 1)) * units, size))
-    means = tf.reshape(tf.matmul(rows, centre, transpose_b=True), (batch, candidates, units))
-    squares = tf.reshape(tf.reduce_sum(tf.matmul(rows, products) * rows, axis=-1), (batch, candidates, units))
+    centre = tf.math.divide_no_nan(tf.reduce_sum(keys, axis=1, keepdims=True), steps[:, None, None])
+    centred = tf.where(mask[..., None], keys - tf.stop_gradient(centre), 0)
+    rows = tf.reshape(on_keys, (batch, candidates * units, size))
+    means = tf.matmul(rows, centre, transpose_b=True)
+    squares = tf.reduce_sum(tf.matmul(rows, tf.matmul(centred, centred, transpose_a=True)) * rows, axis=-1)
+    means, squares = (tf.reshape(moment, (batch, candidates, units)) for moment in (means, squares))
+    if pairs is not None:
+        centre = tf.math.divide_no_nan(tf.reduce_sum(pairs, axis=3, keepdims=True), steps[:, None, None, None])
+        pairs = tf.where(mask[:, None, None], pairs - tf.stop_gradient(centre), 0)
+        means += tf.matmul(on_pairs, centre)[..., 0]
+        with_keys = tf.matmul(on_keys, tf.matmul(pairs, centred[:, None]), transpose_b=True)
+        among_pairs = tf.matmul(on_pairs, tf.matmul(pairs, pairs, transpose_b=True))
+        squares += tf.reduce_sum((2 * with_keys + among_pairs) * on_pairs, axis=-1)
+        squares = tf.maximum(squares, 0)  # rounding
     present = (
         tf.ones((batch, candidates, 1), steps.dtype)
         if query_mask is None
