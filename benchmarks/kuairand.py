@@ -1,20 +1,19 @@
-"""Accuracy on KuaiRand's real impressions: a trained ranker against DIN of FuxiCTR on the same features.
+"""Accuracy on KuaiRand's real impressions: the ranker against DIN of FuxiCTR on the same features.
 
     make bench-env
-    .venv/bin/python -m beam_pipelines.datasets.kuairand --source DIR --output artifacts/kuairand_logs
-    .venv/bin/python -m beam_pipelines.build --logs artifacts/kuairand_logs --output artifacts/kuairand \\
-        --split-by-time 2022-04-25,2022-05-04
-    .venv/bin/python -m models.train_ctr --data artifacts/kuairand --image-feature none \\
-        --output artifacts/kuairand_ranker
-    .venv/bin/python benchmarks/kuairand.py --data artifacts/kuairand --model artifacts/kuairand_ranker [--quick]
+    .venv/bin/python benchmarks/kuairand.py [--source DIR] [--work-dir DIR] [--quick]
 
-The peer reads what the ranker's tables hold: IDs with the same thresholds, vocabularies and scales, of items, users
-and candidates; the query as an ID; the newest clicks as item and its ID columns. It reads no ages of clicks. Both stop
-early on the same validation pages, the latest of the train pages, by the mean AUC over pages; the peer's learning rate
-and dropout are those of the grid that are best there, and no choice sees the test pages. Test scores of both are
-measured by the same code; intervals are over users.
+The last two days are the test, the days before for training and, their latest tenth, for validation. The peer reads
+what the ranker's tables hold: IDs with the same thresholds, vocabularies and scales, of items, users and candidates;
+the query as an ID; the newest 50 clicks as item and its ID columns, as ours. It reads no ages of clicks.
 
-The last line is one JSON object. `--quick` tries one point of the grid for two epochs.
+Both are tuned alike: learning rate and dropout of the MLP are those of the same grid that are best on the same
+validation pages by AUC, by which every training also stops early and chooses its epoch; no choice sees the test pages.
+(GAUC over pages says little here: most pages show one video.) Each then learns from several seeds. Test scores of both
+are measured by the same code; intervals are over users, with seeds averaged; differences are paired.
+
+What the work directory holds is not made again. The last line is one JSON object. `--quick` tries one point of the grid
+with one seed for two epochs.
 """
 
 import argparse
@@ -30,24 +29,37 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
+from courier_runs import run_module
 from tqdm import tqdm
 
+from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import Window
 from models.config import load_config
 from models.ctr.config import TrainingConfig
-from models.ctr.evaluation import METRICS, Candidates, metric_samples
+from models.ctr.evaluation import METRICS, Candidates, mean_over_runs, metric_samples, summaries
 from models.ctr.ranker import CONFIG_FILE, Ranker, load_ranker
-from models.ctr.scoring import measure, score_pages
+from models.ctr.scores import Scores
+from models.ctr.scoring import score_pages
 from models.ctr.training_counts import split_by_share
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps
-from models.metrics.auc import group_auc
-from models.metrics.bootstrap import bootstrap_counts, interval
+from models.metrics.auc import auc
+from models.metrics.bootstrap import bootstrap_counts
+from models.train_ctr import HISTORY_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER_PYTHON = ROOT / ".venv-fuxictr/bin/python"
-LEARNING_RATES, DROPOUTS = (1e-3, 5e-4, 2e-4), (0.0, 0.1, 0.3)
-STEPS = 100  # newest clicks that the peer reads
+SPLIT_TIMES = "2022-04-25,2022-05-04"
+STEPS = 50  # newest clicks that both read
+LEARNING_RATES, DROPOUTS = (2e-3, 1e-3, 5e-4), (0.0, 0.2)
+CONFIG = (
+    "batch_size=256",
+    "monitor=auc",
+    f"ranker.lengths={{click: {STEPS}, pay: 0, cart: 0}}",
+    f"ranker.attention.recent_steps={STEPS}",
+    "ranker.attention.histories=none",
+)
+"""Of our rankers: DIN's activation unit on the same steps as the peer's."""
 PARTS = ("fit", "validation", "test")
 _BATCH = 512
 
@@ -122,72 +134,130 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
     }
 
 
-def peer_scores(rows: Path, learning_rate: float, dropout: float, *options: str) -> np.ndarray:
-    """Trains the peer at one point of the grid; its scores of all rows."""
-    scores = rows.with_name(f"scores_{learning_rate}_{dropout}.npz")
-    command = [PEER_PYTHON, ROOT / "benchmarks/kuairand_fuxictr.py", "--rows", rows, "--scores", scores]
-    command += ["--learning-rate", learning_rate, "--dropout", dropout, *options]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    subprocess.run([str(word) for word in command], stdout=sys.stderr, env=environment, check=True)
+def open_dataset(source: Path, work_dir: Path) -> Dataset:
+    """The dataset of the work directory, built from KuaiRand's files if it is not there."""
+    logs, path = work_dir / "logs", work_dir / "dataset"
+    if not path.exists():
+        run_module("beam_pipelines.datasets.kuairand", "--source", source, "--output", logs, log=work_dir / "logs.log")
+        split = ("--split-by-time", SPLIT_TIMES)
+        run_module("beam_pipelines.build", "--logs", logs, "--output", path, *split, log=work_dir / "dataset.log")
+    return Dataset(path)
+
+
+class Ours:
+    """Rankers of the project.
+
+    Args:
+        dataset: to learn on.
+        work_dir: keeps the runs.
+    """
+
+    def __init__(self, dataset: Dataset, work_dir: Path) -> None:
+        self.dataset = dataset
+        self._work_dir = work_dir
+
+    def run(self, learning_rate: float, dropout: float, seed: int, *options: str) -> Path:
+        """The run directory of a ranker, trained if it is not there."""
+        path = self._work_dir / f"ours_{learning_rate}_{dropout}_{seed}"
+        overrides = [*CONFIG, f"learning_rate={learning_rate}", f"ranker.mlp_dropout={dropout}", *options]
+        if not path.exists():
+            words = [word for override in overrides for word in ("--set", override)]
+            arguments = ("--data", self.dataset.path, "--output", path, "--image-feature", "none", "--seed", str(seed))
+            run_module("models.train_ctr", *arguments, *words, log=path.with_suffix(".log"))
+        return path
+
+    def scores(self, run: Path, split: str, window: Window | None) -> Scores:
+        """Scores of the pages of a split."""
+        ranker = load_ranker(run)
+        lengths = ranker.config.lengths.model_copy(update={"candidates": self.dataset.manifest.max_candidates})
+        pages = page_batches(self.dataset, split, lengths, batch_size=_BATCH, window=window, to_longest=GROUPS)
+        return score_pages(ranker, tqdm(pages, desc="scoring", leave=False))
+
+
+def peer_scores(rows: Path, learning_rate: float, dropout: float, seed: int, *options: str) -> np.ndarray:
+    """Scores of all rows by the peer, trained if they are not there."""
+    scores = rows.with_name(f"fuxictr_{learning_rate}_{dropout}_{seed}.npz")
+    if not scores.exists():
+        command = [PEER_PYTHON, ROOT / "benchmarks/kuairand_fuxictr.py", "--rows", rows, "--scores", scores]
+        command += ["--learning-rate", learning_rate, "--dropout", dropout, "--seed", seed, *options]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+        subprocess.run([str(word) for word in command], stdout=sys.stderr, env=environment, check=True)
     return np.load(scores)["scores"]
 
 
-def main() -> None:
-    """Compares and prints the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("artifacts/kuairand"), help="from beam_pipelines.build")
-    parser.add_argument("--model", type=Path, default=Path("artifacts/kuairand_ranker"), help="from models.train_ctr")
-    parser.add_argument("--work-dir", type=Path, default=Path("artifacts/benchmarks/kuairand"), help="keeps scores")
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, help="the peer's grid")
-    parser.add_argument("--dropouts", type=float, nargs="+", default=DROPOUTS, help="the peer's grid")
-    parser.add_argument("--quick", action="store_true", help="one point of the grid, two epochs")
-    args = parser.parse_args()
-    if not PEER_PYTHON.exists():
-        sys.exit("the peer's environment is missing: make bench-env")
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    dataset, ranker = Dataset(args.data), load_ranker(args.model)
+def study(args: argparse.Namespace) -> dict[str, Any]:
+    """Tunes, trains and measures both, prints the table and returns the result."""
+    dataset = open_dataset(args.source, args.work_dir)
     print(f"notice: {dataset.manifest.notice}", flush=True)
-    windows = part_windows(dataset, load_config(TrainingConfig, str(args.model / CONFIG_FILE)))
-    rows, file = make_rows(ranker, dataset, windows), args.work_dir / "rows.npz"
+    grid = list(itertools.product(LEARNING_RATES, DROPOUTS))[: 1 if args.quick else None]
+    seeds = range(1 if args.quick else args.seeds)
+    ours = Ours(dataset, args.work_dir)
+    our_options = ("epochs=2",) if args.quick else ("epochs=8",)
+    peer_options = ("--epochs", "2") if args.quick else ()
+
+    tried: dict[str, dict[tuple[float, float], float]] = {"ours": {}, "fuxictr": {}}
+    for point in tqdm(grid, desc="grid of ours", unit="training"):
+        run = ours.run(*point, 0, *our_options)
+        history = json.loads((run / HISTORY_FILE).read_text())
+        tried["ours"][point] = max(history["val_auc"])
+        print(f"ours, learning rate and dropout {point}: validation AUC {tried['ours'][point]:.4f}", flush=True)
+    windows = part_windows(dataset, load_config(TrainingConfig, str(run / CONFIG_FILE)))
+    rows, file = make_rows(load_ranker(run), dataset, windows), args.work_dir / "rows.npz"
     np.savez(file, **rows)
     clicked = rows["clicked"] == 1
     parts = {part: rows["part"] == number for number, part in enumerate(PARTS)}
     print(", ".join(f"{part}: {chosen.sum()} candidates" for part, chosen in parts.items()), flush=True)
+    for point in tqdm(grid, desc="grid of FuxiCTR", unit="training"):
+        scores = peer_scores(file, *point, 0, *peer_options)
+        tried["fuxictr"][point] = auc(scores[parts["validation"]], clicked[parts["validation"]])
+        print(f"FuxiCTR, learning rate and dropout {point}: validation AUC {tried['fuxictr'][point]:.4f}", flush=True)
 
-    grid = list(itertools.product(args.learning_rates, args.dropouts))
-    tried = []
-    for learning_rate, dropout in tqdm(grid[:1] if args.quick else grid, desc="the peer's grid", unit="training"):
-        scores = peer_scores(file, learning_rate, dropout, *(("--epochs", "2") if args.quick else ()))
-        chosen = parts["validation"]
-        gauc = group_auc(scores[chosen], clicked[chosen], rows["page"][chosen]).mean()
-        tried.append((gauc, learning_rate, dropout, scores[parts["test"]]))
-        print(f"FuxiCTR, learning rate {learning_rate}, dropout {dropout}: validation GAUC {gauc:.4f}", flush=True)
-    gauc, learning_rate, dropout, theirs = max(tried, key=lambda one: one[0])
-
-    lengths = ranker.config.lengths.model_copy(update={"candidates": dataset.manifest.max_candidates})
-    pages = page_batches(dataset, "test", lengths, batch_size=_BATCH, to_longest=GROUPS)
-    ours = score_pages(ranker, tqdm(pages, desc="scoring"))
-    if not np.array_equal(ours.clicked, clicked[parts["test"]]):
-        sys.exit("the rows and the scores of the ranker are not in the same order")
-    scores = {"ours": ours, "fuxictr": ours._replace(ctr=theirs)}
-    result: dict[str, Any] = {name: measure(side._replace(ctcvr=None, dwell=None)) for name, side in scores.items()}
-    candidates = Candidates.of(ours.page, ours.user, ours.clicked, 1.0)
+    best = {side: max(points, key=points.__getitem__) for side, points in tried.items()}
+    scores = [ours.scores(ours.run(*best["ours"], seed, *our_options), *windows["test"]) for seed in seeds]
+    first = scores[0]
+    if not np.array_equal(first.clicked, clicked[parts["test"]]):
+        raise CommandError("the rows and the scores of the ranker are not in the same order")
+    theirs = [peer_scores(file, *best["fuxictr"], seed, *peer_options)[parts["test"]] for seed in seeds]
+    candidates = Candidates.of(first.page, first.user, first.clicked, 1.0)
     counts = bootstrap_counts(int(candidates.user.max()) + 1)
-    samples = metric_samples([side.ctr for side in scores.values()], candidates, counts)
-    difference = samples[0] - samples[1]
-    low, high = interval(difference[:, 1:])
-    result["differences"] = {
-        name: [float(difference[i, 0]), float(low[i]), float(high[i])] for i, name in enumerate(METRICS)
+    samples = metric_samples([*theirs, *(side.ctr for side in scores)], candidates, counts)
+    runs = {"fuxictr": range(len(seeds)), "ours": range(len(seeds), 2 * len(seeds))}
+    peer, mine = summaries(mean_over_runs(samples, runs))
+    result = {
+        "notice": dataset.manifest.notice,
+        "seeds": len(seeds),
+        "grid_points": len(grid),
+        "candidates": len(first.clicked),
+        "ours": mine,
+        "fuxictr": peer,
+        "of_seeds": {side: samples[list(rows), : len(METRICS), 0].tolist() for side, rows in runs.items()},
+        "tuned": {side: {"learning_rate": point[0], "dropout": point[1]} for side, point in best.items()},
+        "validation_auc": {side: max(points.values()) for side, points in tried.items()},
     }
-    result["fuxictr_learning_rate"], result["fuxictr_dropout"] = learning_rate, dropout
-    result["fuxictr_validation_gauc"], result["fuxictr_trainings"] = gauc, len(tried)
-    result["notice"] = dataset.manifest.notice
-
     print(f"{'test':24s}{'ours':>10s}{'fuxictr':>10s}  difference [95 %]")
-    for name, (value, lower, upper) in result["differences"].items():
-        sides = "".join(f"{result[side][name]:10.4f}" for side in scores)
-        print(f"{name:24s}{sides}  {value:+.4f} [{lower:+.4f}, {upper:+.4f}]")
-    print(f"{result['ours']['candidates']} candidates; TensorFlow {tf.__version__}")
+    for name, gap in mine["differences"].items():
+        interval = f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+        print(f"{name:24s}{mine[name]:10.4f}{peer[name]:10.4f}  {interval}")
+    print(f"mean of {len(seeds)} seeds, {len(first.clicked)} candidates; TensorFlow {tf.__version__}")
+    return result
+
+
+def main() -> None:
+    """Runs the study and prints its JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--source", type=Path, default=Path("../shared/data/kuairand_impressions"), help="KuaiRand's files")
+    add("--work-dir", type=Path, default=Path("artifacts/benchmarks/kuairand"), help="what is there is reused")
+    add("--seeds", type=int, default=3)
+    add("--quick", action="store_true", help="one point of the grid, one seed, two epochs")
+    args = parser.parse_args()
+    if not PEER_PYTHON.exists():
+        sys.exit("the peer's environment is missing: make bench-env")
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        result = study(args)
+    except CommandError as error:
+        sys.exit(f"error: {error}")
     print(json.dumps(result))
 
 

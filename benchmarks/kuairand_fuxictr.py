@@ -4,7 +4,7 @@ Runs in the environment of `make bench-env`.
 
     python benchmarks/kuairand_fuxictr.py --rows rows.npz --scores scores.npz --learning-rate 0.001 --dropout 0.1
 
-Training stops early on the validation rows, by the mean AUC over pages, with FuxiCTR's decay of the learning rate and
+Training stops early on the validation rows, by the AUC, with FuxiCTR's decay of the learning rate and
 its limit on the length of gradients; the best epoch's weights score all validation and test rows.
 """
 
@@ -113,8 +113,8 @@ def main() -> None:
         embedding_regularizer=args.embedding_l2,
         optimizer="adam",
         loss="binary_crossentropy",
-        metrics=["AUC", "avgAUC"],
-        monitor="avgAUC",
+        metrics=["AUC"],
+        monitor="AUC",
         early_stop_patience=2,
         model_root=str(args.scores.parent),
         verbose=0,

@@ -7,13 +7,11 @@ first 40 %, the rankers on the next 40 %, and all are measured on the rest, the 
 seed has an encoder, its clusters and, with each image feature, a ranker: made by `models.pretrain`, `models.embed`,
 `models.cluster`, `models.train_ctr` and `models.evaluate` as a user would run them. Beside the rankers:
 
-- `boosting`: gradient boosting on what they read besides pictures and titles: of each candidate its category, the share
-  of the clicks and of the payments with the same category and the same item, the lengths of these histories, the counts
-  of the days before, and the user's columns;
-- `boosting, catalogue`: also on the same of the six catalogue attributes that are kept for evaluation (`label_*`) and
-  that no ranker reads;
-- `..., pictures`: also on the mean of the 1, 5 and 50 largest cosines to each history and its share of the candidate's
-  cluster ID.
+- `boosting`: gradient boosting on what they read besides pictures and titles: of each candidate its category and six
+  catalogue attributes, the share of the clicks and of the payments with the same category, the same attribute and the
+  same item, the lengths of these histories, the counts of the days before, and the user's columns;
+- `boosting, pictures`: also on the mean of the 1, 5 and 50 largest cosines to each history and its share of the
+  candidate's cluster ID.
 
 Boosting learns on the pages of the rankers; its trees and their leaves are those that are best on the latest tenth, on
 which the rankers stop. GAUC is the mean AUC of pages; `unseen` counts only the candidates that are on no training page.
@@ -58,7 +56,7 @@ MOST_SIMILAR = (1, 5, 50)
 TREES, LEAVES = (50, 100, 200, 400), (4, 8, 16)  # the grid of boosting
 VALIDATION_SHARE = 0.1
 PARTS = ("all", "unseen")
-REFERENCES = ("none", "boosting", "boosting, catalogue")
+REFERENCES = ("none", "boosting")
 
 Aucs = dict[str, np.ndarray]
 """By part: the AUC of each page that has clicked and unclicked candidates in it."""
@@ -268,14 +266,12 @@ def study(args: argparse.Namespace) -> dict:
             scores = predictions[path.name]["ctr"].to_numpy()
             rows.setdefault(feature, []).append(measurement.aucs(scores))
 
-    attributes, users = attribute_codes(dataset.items()), user_columns(dataset.users())
-    for name, codes in (("boosting", attributes[:, :1]), ("boosting, catalogue", attributes)):
-        for suffix, inputs in (("", [None]), (", pictures", visual)):
-            for pictures in inputs:
-                known = boosting_features(training, codes, users, pictures)
-                asked = boosting_features(test, codes, users, pictures)
-                scores = boosting_scores(training, known, asked, codes.shape[1])
-                rows.setdefault(name + suffix, []).append(measurement.aucs(scores))
+    codes, users = attribute_codes(dataset.items()), user_columns(dataset.users())
+    for name, inputs in (("boosting", [None]), ("boosting, pictures", visual)):
+        for pictures in inputs:
+            known, asked = (boosting_features(pages, codes, users, pictures) for pages in (training, test))
+            scores = boosting_scores(training, known, asked, codes.shape[1])
+            rows.setdefault(name, []).append(measurement.aucs(scores))
 
     result = {
         "notice": dataset.manifest.notice,
@@ -310,7 +306,7 @@ def _figures(rows: dict[str, list[Aucs]], measurement: Measurement) -> dict:
                 gain = user_bootstrap(mean[part][name] - mean[part][reference], user)
                 cells.append("" if name == reference else f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
                 if name != reference:
-                    figures[name][part][f"gain_over_{reference.replace(', ', '_')}"] = _rounded(gain)
+                    figures[name][part][f"gain_over_{reference}"] = _rounded(gain)
             print(f"{name:30s}" + "".join(f"{cell:28s}" for cell in cells))
         order = sorted(IMAGE_FEATURES, key=lambda name: mean[part][name].mean())
         print(f"order: {' < '.join(order)}")
