@@ -84,7 +84,12 @@ def main(argv: Sequence[str] | None = None) -> str:
         slices = _slices(dataset, args.split, first, unseen)
         measured = evaluation_report(scores, unseen, slices, _systems(runs, configs), split.negative_rate)
         for name, model in measured["models"].items():
-            run = {"run": str(names[name]), "image_feature": runs[name].image_feature, "seed": runs[name].seed}
+            run = {
+                "run": str(names[name]),
+                "digest": runs[name].digest(),
+                "image_feature": runs[name].image_feature,
+                "seed": runs[name].seed,
+            }
             measured["models"][name] = run | model
         report = _without_nan(
             {

@@ -8,6 +8,7 @@ import tensorflow as tf
 from models.ctr.config import ImageFeature, RankerConfig
 from models.ctr.feature_config import FeatureSizes
 from models.ctr.id_embedding import IdEmbedding
+from models.ctr.new_items import NewItems, look_up
 from models.ctr.table_features import TableFeatures
 from models.ctr.text_embedding import TextEmbedding
 
@@ -29,8 +30,9 @@ class ItemTower(keras.layers.Layer):
         cluster: int32 `(items + 1,)`, 0 = unknown; only for `cluster_id`.
 
     Call arguments:
-        rows: item rows in `[0, items]`, shape `(n,)`.
+        rows: item rows, shape `(n,)`.
         training: whether IDs are dropped.
+        new_items: what rows beyond the unknown one refer to. Pictures of new items are known by their cluster ID alone.
 
     Output: the features by column, each `(n, length)`, and the item vectors `(n, item_dim)`.
 
@@ -68,12 +70,15 @@ class ItemTower(keras.layers.Layer):
     def _table(self, name: str, shape: tuple[int, ...], dtype: str) -> keras.Variable:
         return self.add_weight(name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False)
 
-    def call(self, rows: tf.Tensor, training: bool = False) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def call(
+        self, rows: tf.Tensor, training: bool = False, new_items: NewItems | None = None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Embeds items; see the class."""
-        features = self.features(rows, training=training)
+        of_new, cluster_of_new = (None, None) if new_items is None else new_items
+        features = self.features(rows, training=training, new=of_new)
         together = [*features.values()]
         if self.image_projection is not None:
-            together.append(self.image_projection(tf.gather(self.image.value, rows)))
+            together.append(self.image_projection(look_up(self.image.value, rows)))
         if self.cluster_embedding is not None:
-            together.append(self.cluster_embedding(tf.gather(self.cluster.value, rows)))
+            together.append(self.cluster_embedding(look_up(self.cluster.value, rows, cluster_of_new)))
         return features, self.projection(tf.concat(together, axis=-1))

@@ -22,6 +22,7 @@ from models.ctr.history_encoder import HistoryEncoder
 from models.ctr.id_embedding import IdEmbedding
 from models.ctr.item_tower import ItemTower
 from models.ctr.multi_head_target_attention import MultiHeadTargetAttention
+from models.ctr.new_items import NEW_ITEMS, NewItems, look_up
 from models.ctr.table_features import TableFeatures
 from models.ctr.target_attention import TargetAttention
 from models.ctr.text_embedding import TextEmbedding, hash_tokens
@@ -74,7 +75,8 @@ class Ranker(DistributedFit, tfrs.Model):
 
     Call arguments:
         page: the features of `parse_pages` that are known before the page is shown; any numbers of pages, candidates
-            and steps, 0 included. Item row `items` stands for an unknown item, user -1 for an unknown user.
+            and steps, 0 included. Item row `items` stands for an unknown item, user -1 for an unknown user, and so
+            does any row beyond the tables, unless the page has `NEW_ITEMS` that it refers to.
 
     Output: float32 `(batch, candidates)` each, 0 at padded candidates: `ctr`; `ctcvr`, the probability of click and
     conversion; `dwell`, the seconds expected after a click (of their logarithm the mean, so rather the median).
@@ -215,9 +217,10 @@ class Ranker(DistributedFit, tfrs.Model):
         unknown_item, unknown_user = (tf.constant(n, tf.int64) for n in (self.sizes.items, self.sizes.users))
         rows = {name: page[name] for name in ("item", *(f"{name}_item" for name in self.histories))}
         present = {name: row != PADDING for name, row in rows.items()}
-        rows = {name: tf.where(present[name], row, unknown_item) for name, row in rows.items()}
+        rows = {name: tf.where(row < 0, unknown_item, row) for name, row in rows.items()}
+        new_items = page.get(NEW_ITEMS)
 
-        titles, vectors = self._embed_items(rows, training)
+        titles, vectors = self._embed_items(rows, training, new_items)
         users = self.users(tf.where(page["user"] < 0, unknown_user, page["user"]), training=training)
         candidate, about_page = [vectors["item"]], [*users.values()]
         if self.numbers.features:
@@ -229,7 +232,7 @@ class Ranker(DistributedFit, tfrs.Model):
                 candidate.append(titles * query[:, None, :])
         for name in self.histories:
             steps, mask = f"{name}_item", present[f"{name}_item"]
-            pairs, pooled = self._match(rows["item"], rows[steps], mask)
+            pairs, pooled = self._match(rows["item"], rows[steps], mask, new_items)
             candidate += pooled
             about_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True)))
             if name not in self.age:
@@ -254,45 +257,53 @@ class Ranker(DistributedFit, tfrs.Model):
                 about_page.append(self.encoders[name](keys, mask))
         return self._mlp(tf.concat(candidate, axis=-1), tf.concat(about_page, axis=-1)[:, None, :], training)
 
-    def _embed_items(self, rows: dict[str, tf.Tensor], training: bool) -> tuple[tf.Tensor | None, dict[str, tf.Tensor]]:
+    def _embed_items(
+        self, rows: dict[str, tf.Tensor], training: bool, new_items: NewItems | None
+    ) -> tuple[tf.Tensor | None, dict[str, tf.Tensor]]:
         """Title embeddings of the candidates, and the item vectors of every group of rows."""
         distinct, position = tf.unique(tf.concat([tf.reshape(row, (-1,)) for row in rows.values()], axis=0))
-        features, vectors = self.items(distinct, training=training)
+        features, vectors = self.items(distinct, training=training, new_items=new_items)
         positions = tf.split(position, [tf.size(row) for row in rows.values()])
         positions = {name: tf.reshape(p, tf.shape(rows[name])) for name, p in zip(rows, positions, strict=True)}
         vectors = {name: tf.gather(vectors, p) for name, p in positions.items()}
         titles = None if self.title is None else tf.gather(features[self.title], positions["item"])
         return titles, vectors
 
-    def _matched_tables(self) -> list[keras.Variable]:
-        """Tables by item row of what is compared with history steps, 0 = unknown."""
+    def _matched_columns(self) -> list[str]:
         features = self.config.features.item
-        matched = [name for name, f in features.items() if f.type in ("category", "hash") and f.match]
-        tables = [self.items.features.tables[name] for name in matched]
-        return tables + ([self.items.cluster] if self.image_feature == "cluster_id" else [])
+        return [name for name, f in features.items() if f.type in ("category", "hash") and f.match]
+
+    def _matched_tables(self, new_items: NewItems | None) -> list[tuple[tf.Tensor, tf.Tensor | None]]:
+        """Tables by item row of what is compared with history steps, 0 = unknown, and the values of new items."""
+        of_new, cluster_of_new = ({}, None) if new_items is None else new_items
+        tables = [(self.items.features.tables[name].value, of_new.get(name)) for name in self._matched_columns()]
+        return tables + ([(self.items.cluster.value, cluster_of_new)] if self.image_feature == "cluster_id" else [])
 
     def _matches_ids(self) -> bool:
         feature = self.config.features.item.get("item_id")
         return feature is not None and feature.match
 
     def _pair_count(self) -> int:
-        return self._matches_ids() + len(self._matched_tables()) + (self.image_feature == "simscore")
+        by_picture = self.image_feature in ("simscore", "cluster_id")
+        return self._matches_ids() + len(self._matched_columns()) + by_picture
 
     def _pooled_count(self) -> int:
         return self._pair_count() + 2 * (self.image_feature == "simscore")
 
-    def _match(self, items: tf.Tensor, steps: tf.Tensor, mask: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def _match(
+        self, items: tf.Tensor, steps: tf.Tensor, mask: tf.Tensor, new_items: NewItems | None = None
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Compares candidates with steps: `(batch, candidates, steps)` each, and pooled `(batch, candidates, 1)`."""
         pairs = []
         if self._matches_ids():
             pairs.append(matches.same_id(items, steps, mask & (steps != self.sizes.items)))
-        for table in self._matched_tables():
-            step_ids = tf.gather(table.value, steps)
-            pairs.append(matches.same_id(tf.gather(table.value, items), step_ids, mask & (step_ids != 0)))
+        for table, of_new in self._matched_tables(new_items):
+            step_ids = look_up(table, steps, of_new)
+            pairs.append(matches.same_id(look_up(table, items, of_new), step_ids, mask & (step_ids != 0)))
         mask = mask[:, None, :]
         pooled = [matches.mean_match(match, mask) for match in pairs]
         if self.image_feature == "simscore":
-            images = tf.gather(self.items.image.value, items), tf.gather(self.items.image.value, steps)
+            images = look_up(self.items.image.value, items), look_up(self.items.image.value, steps)
             has_image = [tf.reduce_any(image != 0, axis=-1) for image in images]
             mask = mask & has_image[0][:, :, None] & has_image[1][:, None, :]
             similarity = matches.cosine(*images)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from models.ctr.feature_config import TableFeature
 from models.ctr.id_embedding import IdEmbedding
+from models.ctr.new_items import look_up
 from models.ctr.text_embedding import TextEmbedding
 
 
@@ -32,6 +33,7 @@ class TableFeatures(keras.layers.Layer):
     Call arguments:
         numbers: of rows, integers, shape `(n,)`.
         training: whether IDs are dropped.
+        new: values by column that rows beyond the tables refer to, see `look_up`.
 
     Output: column to its feature, shape `(n, dim)`, or `(n, 1)` for plain numbers.
     """
@@ -67,11 +69,13 @@ class TableFeatures(keras.layers.Layer):
             self.output_dim += 1 if plain else dim
         self.built = True
 
-    def call(self, numbers: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+    def call(
+        self, numbers: tf.Tensor, training: bool = False, new: Mapping[str, tf.Tensor] | None = None
+    ) -> dict[str, tf.Tensor]:
         """Looks up; see the class."""
         found = {}
         for name, feature in self.features.items():
-            values = tf.gather(self.tables[name].value, numbers)
+            values = look_up(self.tables[name].value, numbers, None if new is None else new[name])
             if name in self.embeddings:
                 found[name] = self.embeddings[name](values, training=training)
             else:
