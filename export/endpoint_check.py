@@ -1,45 +1,37 @@
 """Starts a server on an exported ranker, asks for one page and compares: `python -m export.endpoint_check`."""
 
-import contextlib
 import json
-import os
 import statistics
-import subprocess
-import sys
-import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2
-from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_file
 from beam_pipelines.records import HISTORIES
 from export.example_pages import (
     MAX_DIFFERENCE,
+    as_instances,
+    complete,
     pad_rows,
     read_page_records,
     read_row_ids,
     request_row,
     scores_in_process,
 )
+from export.loopback_server import loopback_server
 from export.model_versions import published_versions
+from export.request_inputs import request_inputs
 from export.saved_model import RANKER_METADATA_FILE
-from export.serve import Listening
 from models.artifacts import METADATA_NAME, RankerMetadata, read_metadata
 from models.ctr.ranker import load_ranker
 
-_Ask = Callable[[], np.ndarray]
-"""Asks for the page and returns its scores."""
+_Ask = Callable[[], dict[str, np.ndarray]]
+"""Asks for the page and returns its outputs."""
 
-_MODEL_NAME = "ranker"
-_START_SECONDS = 300
 _REPEATS = 20  # requests behind each latency
 
 
@@ -66,20 +58,21 @@ def main(argv: Sequence[str] | None = None) -> str:
         expected = scores_in_process(ranker, [record])[0]
     row = request_row(record, read_row_ids(args.model), ranker.config.features.candidate)
 
-    with _server(args.base_path) as listening, grpc.insecure_channel(listening.grpc) as channel:
-        _wait_until_available(channel)
-        stub = PredictionServiceStub(channel)
+    tensors = complete(pad_rows([row]), request_inputs(ranker))
+    examples = {"examples": np.array([record], object)}
+    with loopback_server(args.base_path) as server:
         clients: dict[str, _Ask] = {
-            "gRPC": _grpc_client(stub, "serving_default", pad_rows([row])),
-            "REST": _rest_client(listening, row),
-            "gRPC tf_example": _grpc_client(stub, "tf_example", {"examples": np.array([record], object)}),
+            "gRPC": lambda: server.ask_grpc("serving_default", tensors),
+            "REST": lambda: server.ask_rest("serving_default", as_instances(tensors)),
+            "gRPC tf_example": lambda: server.ask_grpc("tf_example", examples),
         }
-        answers = {name: ask()[: len(expected)] for name, ask in clients.items()}
+        answers = {name: ask()["ctr"][0, : len(expected)] for name, ask in clients.items()}
         latencies = {name: _median_milliseconds(ask) for name, ask in clients.items()}
+        version = server.listening.version
 
     difference = float(np.max([np.abs(scores - expected).max(initial=0.0) for scores in answers.values()]))
     result = {
-        "version": listening.version,
+        "version": version,
         "notice": metadata.notice,
         "page": row,
         "scores": {**{name: scores.tolist() for name, scores in answers.items()}, "in process": expected.tolist()},
@@ -96,64 +89,6 @@ def main(argv: Sequence[str] | None = None) -> str:
             scratch.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     where = f", written to {args.output}" if args.output is not None else ""
     return f"endpoint of {args.base_path} answers like {args.model} over gRPC and REST{where}"
-
-
-@contextlib.contextmanager
-def _server(base_path: Path) -> Iterator[Listening]:
-    """A server process on free ports, stopped when the block ends."""
-    command = [sys.executable, "-m", "export.serve", "--base-path", str(base_path), "--model-name", _MODEL_NAME]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    with subprocess.Popen(
-        [*command, "--port", "0", "--rest-port", "0"], env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
-        alarm = threading.Timer(_START_SECONDS, process.kill)
-        alarm.start()
-        try:
-            listening = next(filter(None, map(Listening.from_line, process.stdout)), None)
-            if listening is None:
-                raise CommandError(f"the server did not start on {base_path} (exit code {process.wait()})")
-            alarm.cancel()
-            yield listening
-        finally:
-            alarm.cancel()
-            process.terminate()
-            process.communicate()
-
-
-def _wait_until_available(channel: grpc.Channel) -> None:
-    request = get_model_status_pb2.GetModelStatusRequest()
-    request.model_spec.name = _MODEL_NAME
-    service = model_service_pb2_grpc.ModelServiceStub(channel)
-    end = time.monotonic() + _START_SECONDS
-    while time.monotonic() < end:
-        states = service.GetModelStatus(request, wait_for_ready=True, timeout=_START_SECONDS).model_version_status
-        if any(state.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE for state in states):
-            return
-        time.sleep(0.1)
-    raise CommandError(f"the server has no version in state AVAILABLE after {_START_SECONDS} s")
-
-
-def _grpc_client(
-    stub: PredictionServiceStub, signature: str, inputs: dict[str, np.ndarray]
-) -> Callable[[], np.ndarray]:
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = _MODEL_NAME
-    request.model_spec.signature_name = signature
-    for name, value in inputs.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    return lambda: tf.make_ndarray(stub.Predict(request, timeout=_START_SECONDS).outputs["ctr"])[0]
-
-
-def _rest_client(listening: Listening, row: dict[str, Any]) -> _Ask:
-    request = urllib.request.Request(f"{listening.rest}:predict", data=json.dumps({"instances": [row]}).encode())
-
-    def ask() -> np.ndarray:
-        with urllib.request.urlopen(request, timeout=_START_SECONDS) as response:
-            prediction = json.load(response)["predictions"][0]
-        # TensorFlow Serving names outputs where there are several.
-        return np.array(prediction["ctr"] if isinstance(prediction, dict) else prediction, np.float32)
-
-    return ask
 
 
 def _median_milliseconds(ask: _Ask) -> float:

@@ -1,6 +1,6 @@
 """The example pages of a ranker's run: as Beam wrote them, as requests, and as the ranker itself scores them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +11,16 @@ import tensorflow as tf
 from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import ids_sha256
 from beam_pipelines.records import FEATURES, HISTORIES
+from export.request_inputs import CLUSTER_ID, NUMBER_TYPES, RequestInput
 from models.artifacts import RankerMetadata, read_metadata
-from models.ctr.feature_config import STATISTICS
 from models.ctr.ranker import Ranker
-from models.data.pages import PADDING, parse_pages
+from models.data.pages import GROUPS, PADDING, parse_pages
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
 
 MAX_DIFFERENCE = 1e-6
 """Largest difference allowed between the score that a client gets and the score of the ranker in process."""
+
+_TOGETHER = 32
 
 
 class RowIds(NamedTuple):
@@ -62,10 +64,8 @@ def read_page_records(run: Path) -> list[bytes]:
     return records
 
 
-NUMBER_TYPES: dict[str, tf.DType] = {
-    f.name: tf.float32 if f.kind == "float" else tf.int64 for f in FEATURES if f.name in STATISTICS
-}
-"""Type of each number that a request may carry per candidate."""
+UNKNOWN_ID = "unknown\n"
+"""Stands for rows beyond a table: no table that can be exported has an ID with a line break."""
 
 
 def request_row(record: bytes, ids: RowIds, numbers: Iterable[str]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def request_row(record: bytes, ids: RowIds, numbers: Iterable[str]) -> dict[str,
 
     Args:
         record: the serialized page.
-        ids: the string IDs by row.
+        ids: the string IDs by row; others become IDs that begin with `UNKNOWN_ID`.
         numbers: what the ranker reads of each candidate, of `NUMBER_TYPES`.
     """
     features = tf.train.Example.FromString(record).features.feature
@@ -81,44 +81,94 @@ def request_row(record: bytes, ids: RowIds, numbers: Iterable[str]) -> dict[str,
     def rows(name: str) -> list[int]:
         return list(features[name].int64_list.value)
 
+    def items(name: str) -> list[str]:
+        # An unknown step is not the unknown candidate: records cannot say that it is.
+        return [ids.items[row] if 0 <= row < len(ids.items) else UNKNOWN_ID + name for row in rows(name)]
+
+    user = rows("user")[0]
     row: dict[str, Any] = {
-        "user_id": ids.users[rows("user")[0]],
+        "user_id": ids.users[user] if 0 <= user < len(ids.users) else UNKNOWN_ID,
         "query": features["query"].bytes_list.value[0].decode(),
         "timestamp": rows("timestamp")[0],
-        "item_id": [ids.items[item] for item in rows("item")],
+        "item_id": items("item"),
     }
     for name in numbers:
         is_float = NUMBER_TYPES[name] == tf.float32
         row[name] = list(features[name].float_list.value) if is_float else rows(name)
     for name in HISTORIES:
-        row[f"{name}_item_id"] = [ids.items[item] for item in rows(f"{name}_item")]
+        row[f"{name}_item_id"] = items(f"{name}_item")
         row[f"{name}_time"] = rows(f"{name}_time")
     return row
 
 
 def pad_rows(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Requests as the inputs of `serving_default`: shorter lists are padded with "" and -1 to the longest."""
+    """Requests as the inputs of `serving_default`: shorter lists are padded to the longest with what is missing."""
     inputs = {}
     for name, first in rows[0].items():
         values = [row[name] for row in rows]
+        dtype, missing = _type(name, values)
         if isinstance(first, list):
-            padding = PADDING if name.endswith("_time") or name in NUMBER_TYPES else ""
             longest = max(len(value) for value in values)
-            values = [value + [padding] * (longest - len(value)) for value in values]
-        if name in NUMBER_TYPES:
-            inputs[name] = np.array(values, NUMBER_TYPES[name].as_numpy_dtype)
-        elif name == "timestamp" or name.endswith("_time"):
-            inputs[name] = np.array(values, np.int64)
-        else:
+            values = [value + [missing] * (longest - len(value)) for value in values]
+        if dtype == tf.string:
             texts = np.array(values, object)
             encoded = np.array([text.encode() for text in texts.ravel()], object)
             inputs[name] = encoded.reshape(texts.shape)
+        else:
+            inputs[name] = np.array(values, dtype.as_numpy_dtype)
     return inputs
 
 
+def _type(name: str, values: list[Any]) -> tuple[tf.DType, str | int | float]:
+    """Type of an input, and what pads it; the features of new items say themselves whether they are numbers."""
+    if name in NUMBER_TYPES:
+        return NUMBER_TYPES[name], PADDING
+    if name in ("timestamp", CLUSTER_ID) or name.endswith("_time"):
+        return tf.int64, PADDING
+    listed = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    return (tf.float32, float("nan")) if listed and not isinstance(listed[0], str) else (tf.string, "")
+
+
+def complete(inputs: Mapping[str, np.ndarray], request_inputs: Mapping[str, RequestInput]) -> dict[str, np.ndarray]:
+    """Adds the inputs that are left out as ones that are not given, for servers that know no defaults."""
+    pages = len(inputs["user_id"])
+    whole = dict(inputs)
+    for name, each in request_inputs.items():
+        if name not in whole:
+            value = each.default().numpy()
+            whole[name] = np.broadcast_to(value, (pages, *value.shape[1:]))
+    return whole
+
+
+def as_instances(inputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Inputs as the `instances` of TensorFlow Serving's row format."""
+    columns = {name: _texts(value) if value.dtype == object else value.tolist() for name, value in inputs.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _texts(values: np.ndarray) -> list[Any]:
+    return np.array([value.decode() for value in values.ravel()], object).reshape(values.shape).tolist()
+
+
+def outputs_in_process(ranker: Ranker, records: Sequence[bytes]) -> list[dict[str, np.ndarray]]:
+    """What the ranker says of page records without any serving, read as in training: by page its outputs, one value per
+    candidate each."""
+    longest = max(len(_feature(record, "item").int64_list.value) for record in records)
+    lengths = ranker.config.lengths.model_copy(update={"candidates": longest})
+    batches = tf.data.Dataset.from_tensor_slices(list(records)).batch(_TOGETHER)
+    pages = []
+    for page in batches.map(lambda serialized: parse_pages(serialized, lengths, to_longest=GROUPS)):
+        outputs = ranker({f.name: page[f.name] for f in FEATURES if not f.is_label})
+        for n, item in enumerate(page["item"].numpy()):
+            present = item != PADDING
+            pages.append({name: values.numpy()[n][present] for name, values in outputs.items()})
+    return pages
+
+
 def scores_in_process(ranker: Ranker, records: Sequence[bytes]) -> list[np.ndarray]:
-    """The scores of page records without any serving: one array per page, one score per candidate."""
-    parsed = parse_pages(tf.constant(records), ranker.config.lengths)
-    page = {f.name: parsed[f.name] for f in FEATURES if not f.is_label}
-    scores = ranker(page)["ctr"].numpy()
-    return [row[item != PADDING] for row, item in zip(scores, page["item"].numpy(), strict=True)]
+    """The click probabilities of `outputs_in_process`, by page."""
+    return [outputs["ctr"] for outputs in outputs_in_process(ranker, records)]
+
+
+def _feature(record: bytes, name: str) -> tf.train.Feature:
+    return tf.train.Example.FromString(record).features.feature[name]

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from beam_pipelines.command import CommandError
 from beam_pipelines.records import FEATURES, HISTORIES
-from export.example_pages import NUMBER_TYPES, RowIds
+from export.example_pages import RowIds
+from export.request_inputs import CLUSTER_ID, request_inputs
+from models.ctr.feature_values import FeatureValues
+from models.ctr.new_items import NEW_ITEMS, NewItemEncoder, NewItems
 from models.ctr.ranker import Ranker
 from models.data.pages import PADDING, parse_pages
+
+_FINGERPRINTS = 2**62
 
 
 class RankerModule(tf.Module):
@@ -20,86 +26,144 @@ class RankerModule(tf.Module):
 
     Signatures, one row per page:
 
-    - `serving_default`: `user_id (batch,)`, `query (batch,)`, `timestamp (batch,)`, `item_id (batch, candidates)`, each
-      number that the ranker reads of candidates (`impressions_7d`, for example, -1 where it is not known) `(batch,
-      candidates)`, and for each history, newest first, `*_item_id` and `*_time` `(batch, steps)`. Times are epoch
-      milliseconds. Shorter rows are padded with "". Unknown items and users are scored as such. Histories longer than
-      those that the ranker was trained with are cut to the newest steps.
-    - `tf_example`: `examples (batch,)`, serialized page records; their labels are ignored and need not be there.
+    - `serving_default`: the inputs that `request_inputs` lists: `user_id`, `query` and `timestamp`, `(batch,)`;
+      `item_id` and what is said of candidates, `(batch, candidates)`; and for each history, newest first, `*_item_id`
+      and `*_time`, `(batch, steps)`. Shorter rows are padded. All but `user_id`, `timestamp` and `item_id` have a
+      default in the signature, and an input without columns, `(batch, 0)` or `(1, 0)`, is one that is not given.
+      Unknown users are scored as such. Histories longer than those that the ranker was trained with are cut to the
+      newest steps.
+    - `tf_example`: `examples (batch,)`, serialized page records; their labels are ignored and need not be there. Rows
+      beyond the ranker's tables are unknown items and users.
 
     Both give `ctr`, and `ctcvr` and `dwell` if the ranker has learned them: float32 `(batch, candidates)`, 0 at padded
     candidates.
 
+    A candidate that the item table does not have is a new item. It is scored as an item of the table that training has
+    not seen, with the features that the request gives for it; the steps of its page's histories with its ID are this
+    item, too. Of items that the table has, the table's features count, as in training, and those of the request do not.
+
     Args:
         ranker: the trained ranker.
+        values: the vocabularies and scales of its features.
         ids: the string IDs by row.
         scratch: a directory for the asset files; they are needed until the module is saved.
+
+    Raises:
+        CommandError: an ID or the name of a feature cannot be expressed.
     """
 
-    def __init__(self, ranker: Ranker, ids: RowIds, scratch: Path) -> None:
+    def __init__(self, ranker: Ranker, values: FeatureValues, ids: RowIds, scratch: Path) -> None:
         super().__init__()
         # Held as a plain callable, and its variables on their own: saving a Keras model as such would drag along what
         # belongs to training.
         self._score = lambda page: ranker(page)
+        self._request_inputs = request_inputs(ranker)
         self._numbers = list(ranker.config.features.candidate)
+        self._has_clusters = ranker.image_feature == "cluster_id"
         self._lengths = ranker.config.lengths
         self._variables = [variable.value for variable in ranker.variables]
-        self._items = _table(ids.items, scratch / "item_ids.txt", unknown=len(ids.items))
+        self._unknown_item = len(ids.items)
+        self._items = _table(ids.items, scratch / "item_ids.txt", unknown=self._unknown_item)
         self._users = _table(ids.users, scratch / "user_ids.txt", unknown=PADDING)
+        self._new_item_encoder = NewItemEncoder(ranker.config, values, ranker.sizes.clusters)
 
     def save(self, path: Path) -> None:
         """Writes the SavedModel."""
-        histories = {}
-        for name in HISTORIES:
-            histories[f"{name}_item_id"] = tf.TensorSpec([None, None], tf.string)
-            histories[f"{name}_time"] = tf.TensorSpec([None, None], tf.int64)
+        inputs = self._request_inputs
         serving_default = tf.function(self._score_request).get_concrete_function(
-            user_id=tf.TensorSpec([None], tf.string),
-            query=tf.TensorSpec([None], tf.string),
-            timestamp=tf.TensorSpec([None], tf.int64),
-            item_id=tf.TensorSpec([None, None], tf.string),
-            **{name: tf.TensorSpec([None, None], NUMBER_TYPES[name]) for name in self._numbers},
-            **histories,
+            **{name: tf.TensorSpec(each.shape, each.dtype) for name, each in inputs.items()}
         )
         tf_example = tf.function(self._score_records).get_concrete_function(
             examples=tf.TensorSpec([None], tf.string, "examples")
         )
         tf.saved_model.save(self, str(path), signatures={"serving_default": serving_default, "tf_example": tf_example})
+        defaults = {name: each.default() for name, each in inputs.items() if not each.required}
+        _add_defaults(path, "serving_default", defaults)
 
     def _score_request(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         pages = tf.shape(inputs["user_id"])[0]
-        checks = [
-            tf.debugging.assert_equal(tf.shape(value)[0], pages, f"{name} must have one row per user_id")
-            for name, value in inputs.items()
-        ]
-        checks += [
-            tf.debugging.assert_equal(
-                tf.shape(inputs[f"{name}_time"]),
-                tf.shape(inputs[f"{name}_item_id"]),
-                f"{name}_time must have one value per {name}_item_id",
-            )
-            for name in HISTORIES
-        ]
-        checks += [
-            tf.debugging.assert_equal(
-                tf.shape(inputs[name]), tf.shape(inputs["item_id"]), f"{name} must have one value per item_id"
-            )
-            for name in self._numbers
-        ]
-        with tf.control_dependencies(checks):  # before an operation complains less clearly
-            page = {
-                "user": self._users.lookup(inputs["user_id"]),
-                "query": tf.identity(inputs["query"]),
-                "timestamp": tf.identity(inputs["timestamp"]),
-                "item": self._rows(inputs["item_id"]),
-                **{name: tf.identity(inputs[name]) for name in self._numbers},
-            }
-            for name in HISTORIES:
-                length = getattr(self._lengths, name)
-                rows = self._rows(inputs[f"{name}_item_id"][:, :length])
-                page[f"{name}_item"] = rows
-                page[f"{name}_time"] = tf.where(rows == PADDING, rows, inputs[f"{name}_time"][:, :length])
-            return self._score(page)
+        with tf.control_dependencies(self._shape_checks(inputs, pages)):  # before an operation complains less clearly
+            inputs = self._fill_in({name: tf.identity(value) for name, value in inputs.items()}, pages)
+        item, new_items, is_new = self._candidates(inputs)
+        page = {
+            "user": self._users.lookup(inputs["user_id"]),
+            "query": inputs["query"],
+            "timestamp": inputs["timestamp"],
+            "item": item,
+            **{name: inputs[name] for name in self._numbers},
+            NEW_ITEMS: new_items,
+        }
+        for name in HISTORIES:
+            steps = inputs[f"{name}_item_id"][:, : getattr(self._lengths, name)]
+            times = inputs[f"{name}_time"][:, : getattr(self._lengths, name)]
+            rows = self._rows(steps)
+            rows = self._refer_to_candidates(steps, rows, inputs["item_id"], item, is_new)
+            page[f"{name}_item"] = rows
+            page[f"{name}_time"] = tf.where(rows == PADDING, rows, times)
+        return self._score(page)
+
+    def _shape_checks(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> list[tf.Operation | None]:
+        """Refuses inputs that do not belong together; those that are not given may have one row."""
+        checks = []
+        for name, each in self._request_inputs.items():
+            value = inputs[name]
+            if each.per == "page":
+                not_given = tf.constant(False) if each.required else tf.reduce_all(value == each.missing)
+            else:
+                not_given = tf.shape(value)[1] == 0
+            rows = tf.shape(value)[0]
+            fits = (rows == pages) | (not_given & (rows == 1))
+            checks.append(tf.debugging.assert_equal(fits, True, f"{name} must have one row per user_id"))
+            if each.per == "page":
+                continue
+            leader = "item_id" if each.per == "candidate" else f"{each.per}_item_id"
+            fits = tf.shape(value)[1] == tf.shape(inputs[leader])[1]
+            if each.per == "candidate":
+                fits |= not_given
+            checks.append(tf.debugging.assert_equal(fits, True, f"{name} must have one value per {leader}"))
+        return checks
+
+    def _fill_in(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The inputs in their full shapes, with what is missing where they are not given."""
+        full = {}
+        for name, each in self._request_inputs.items():
+            value, shape = inputs[name], [pages]
+            if each.per != "page":
+                shape = [pages, tf.shape(inputs["item_id"] if each.per == "candidate" else value)[1]]
+                padding = tf.fill(
+                    [tf.shape(value)[0], shape[1] - tf.shape(value)[1]], tf.constant(each.missing, each.dtype)
+                )
+                value = tf.concat([value, padding], axis=1)
+            full[name] = tf.broadcast_to(value, shape)
+        return full
+
+    def _candidates(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, NewItems, tf.Tensor]:
+        """Item rows of the candidates, the new items that the last of them refer to, and which these are."""
+        rows = self._rows(inputs["item_id"])
+        is_new = rows == self._unknown_item
+        position = tf.where(is_new)
+        number = tf.reshape(tf.cumsum(tf.cast(tf.reshape(is_new, [-1]), tf.int64)), tf.shape(rows))
+        raw = {
+            name: tf.gather_nd(inputs[name], position)
+            for name, each in self._request_inputs.items()
+            if each.of_new_items
+        }
+        cluster_ids = raw.pop(CLUSTER_ID) if self._has_clusters else None
+        new_items = self._new_item_encoder(tf.shape(position)[0], raw, cluster_ids)
+        return tf.where(is_new, rows + number, rows), new_items, is_new
+
+    def _refer_to_candidates(
+        self, steps: tf.Tensor, rows: tf.Tensor, candidates: tf.Tensor, candidate_rows: tf.Tensor, is_new: tf.Tensor
+    ) -> tf.Tensor:
+        """The rows of steps, with those of unknown items that are new candidates of the page referring to these."""
+
+        def referring() -> tf.Tensor:
+            step, candidate = (tf.strings.to_hash_bucket_fast(each, _FINGERPRINTS) for each in (steps, candidates))
+            same = (step[:, :, None] == candidate[:, None, :]) & is_new[:, None, :]
+            first = tf.gather(candidate_rows, tf.argmax(tf.cast(same, tf.int32), axis=2), batch_dims=1)
+            return tf.where(tf.reduce_any(same, axis=2), first, rows)
+
+        return tf.cond(tf.reduce_any(is_new), referring, lambda: rows)
 
     def _score_records(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = parse_pages(examples, self._lengths, to_longest=HISTORIES)
@@ -118,3 +182,15 @@ def _table(ids: Sequence[str], file: Path, unknown: int) -> tf.lookup.StaticHash
         str(file), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
     )
     return tf.lookup.StaticHashTable(initializer, unknown)
+
+
+def _add_defaults(path: Path, signature: str, defaults: dict[str, tf.Tensor]) -> None:
+    """Gives inputs of a signature a default, which TensorFlow Serving takes where a gRPC request leaves one out."""
+    file = path / tf.saved_model.SAVED_MODEL_FILENAME_PB
+    saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    definition = saved_model.meta_graphs[0].signature_def[signature]
+    for name, value in defaults.items():
+        definition.defaults[name].CopyFrom(tf.make_tensor_proto(value))
+    file.write_bytes(saved_model.SerializeToString(deterministic=True))
+    # It describes the file as it was; loaders do without it.
+    (path / "fingerprint.pb").unlink(missing_ok=True)

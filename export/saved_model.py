@@ -1,76 +1,238 @@
 """Exports a ranker for TensorFlow Serving: `python -m export.saved_model`."""
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
-from export.example_pages import pad_rows, read_page_records, read_row_ids, request_row, scores_in_process
+from beam_pipelines.manifest import Manifest
+from export.example_pages import (
+    UNKNOWN_ID,
+    RowIds,
+    complete,
+    outputs_in_process,
+    pad_rows,
+    read_page_records,
+    read_row_ids,
+    request_row,
+)
+from export.golden_requests import GoldenRequest, write_golden
+from export.logged_pages import altered_pages, logged_pages
+from export.loopback_server import loopback_server
+from export.model_card import model_card, read_report, write_card
 from export.model_versions import MAX_VERSION, published_versions
 from export.ranker_module import RankerModule
-from export.version_check import VersionError, check_version
+from export.request_inputs import RequestInput, request_inputs
+from export.serving_config import write_serving_config
+from export.skew_check import check_skew
+from export.version_check import Outputs, VersionError, check, replay, session_gates
 from export.warmup import write_warmup
-from models.artifacts import METADATA_NAME
-from models.ctr.ranker import load_ranker
+from models.artifacts import METADATA_NAME, RankerMetadata, read_metadata
+from models.config import load_config
+from models.ctr.feature_values import FeatureValues
+from models.ctr.ranker import VALUES_FILE, load_ranker
+from models.data.dataset import Dataset
 
 EXAMPLE_REQUEST_FILE = "assets.extra/example_request.json"
 RANKER_METADATA_FILE = "assets.extra/ranker.json"
 """The ranker's `metadata.json`: which ranker a version is."""
 
 _WARMUP_BATCHES = (1, 8)
+_GOLDEN_PAGES = 16
 
 
 def main(argv: Sequence[str] | None = None) -> str:
-    """Writes and checks a version of the ranker, publishes it, and returns the closing line."""
+    """Writes a version of the ranker, lets it pass the gates, publishes it, and returns the closing line."""
     parser = ArgumentParser("Exports a ranker as a version of a TensorFlow Serving model, checked before it appears.")
     parser.add_argument("--model", type=Path, default=Path("artifacts/ranker"), help="from models.train_ctr")
     parser.add_argument("--base-path", type=Path, default=Path("artifacts/serving"), help="the model's directory")
     parser.add_argument("--version", type=int, help="number of the version (unset: one more than the largest there)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="dataset whose pages are scored by both sides (unset: artifacts/dataset if it has the ranker's items and "
+        "users, else the example pages that the ranker keeps)",
+    )
+    parser.add_argument("--skew-pages", type=int, default=1000, help="how many of them")
+    parser.add_argument("--report", type=Path, help="from models.evaluate, for the model card (unset: none)")
     args = parser.parse_args(argv)
 
     require_directory(args.model, "--model", "models.train_ctr")
     if args.base_path.exists() and not args.base_path.is_dir():
         raise CommandError(f"--base-path: {args.base_path} is not a directory")
+    if args.skew_pages < 1:
+        raise CommandError(f"--skew-pages must be at least 1. Received: {args.skew_pages}")
     versions = published_versions(args.base_path)
     version = max(versions, default=0) + 1 if args.version is None else args.version
     if not 1 <= version <= MAX_VERSION:
         raise CommandError(f"--version must be between 1 and {MAX_VERSION}. Received: {version}")
     if version in versions or (args.base_path / str(version)).exists():
         raise CommandError(f"--version: {args.base_path} has a version {version}; a published version never changes")
+    metadata = read_metadata(RankerMetadata, args.model, "--model", "models.train_ctr")
+    report = None if args.report is None else read_report(args.report, args.model, metadata)
     ids = read_row_ids(args.model)
-    records = read_page_records(args.model)
+    examples = read_page_records(args.model)
+    logged = logged_pages(args.data, args.model, metadata, args.skew_pages)
 
     tf.get_logger().setLevel("ERROR")
     with tf.device("CPU:0"):  # to the last digit like the process that checks the version, wherever this one runs
         ranker = load_ranker(args.model)
-        expected = scores_in_process(ranker, records)
-    rows = [request_row(record, ids, ranker.config.features.candidate) for record in records]
-    with whole_directory(args.base_path / str(version)) as output:
-        print(f"exporting version {version}: {len(ids.items)} items, {len(ids.users)} users", flush=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            RankerModule(ranker, ids, Path(scratch)).save(output)
-        warmup = []
-        for size in _WARMUP_BATCHES:
-            warmup.append(("serving_default", pad_rows(rows[:size])))
-            warmup.append(("tf_example", {"examples": records[:size]}))
-        write_warmup(output, warmup)
-        request = {"signature_name": "serving_default", "instances": rows[:1]}
-        (output / EXAMPLE_REQUEST_FILE).write_text(json.dumps(request, ensure_ascii=False) + "\n")
-        shutil.copyfile(args.model / METADATA_NAME, output / RANKER_METADATA_FILE)
-        print(f"checking it on {len(rows)} example pages in a process of its own", flush=True)
-        try:
-            difference = check_version(output, rows, records, expected)
-        except VersionError as error:
-            raise CommandError(f"--model: {args.model} is not published: {error}") from error
-        _flush_to_disk(output)
+        with _gate("finite scores in process", args.model) as passed:
+            records = [*logged.records, *altered_pages(logged.records, len(ids.items))]
+            expected = outputs_in_process(ranker, [*examples, *records])
+            _refuse_what_is_not_finite(expected)
+            passed.append(f"{len(examples)} example pages, {len(logged.records)} {logged.source}")
+        inputs = request_inputs(ranker)
+        values = load_config(FeatureValues, str(args.model / VALUES_FILE))
+        with whole_directory(args.base_path / str(version)) as output:
+            # A directory of this one version, which a server can be pointed at before it is published.
+            staged = output / str(version)
+            start = time.perf_counter()
+            with tempfile.TemporaryDirectory() as scratch:
+                RankerModule(ranker, values, ids, Path(scratch)).save(staged)
+            rows = [request_row(record, ids, ranker.config.features.candidate) for record in examples]
+            golden = _golden(rows, examples, expected, inputs, ranker.config.lengths.candidates)
+            write_golden(staged, golden)
+            write_warmup(staged, _warmup(rows, examples, inputs))
+            row = {**{name: [] for name, each in inputs.items() if each.per != "page"}, **rows[0]}
+            request = {"signature_name": "serving_default", "instances": [row]}
+            (staged / EXAMPLE_REQUEST_FILE).write_text(json.dumps(request, ensure_ascii=False) + "\n")
+            shutil.copyfile(args.model / METADATA_NAME, staged / RANKER_METADATA_FILE)
+            manifest = _manifest_of(logged.dataset, metadata)
+            write_card(staged, model_card(args.model, ranker, metadata, inputs, manifest, report))
+            size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
+            print(
+                f"wrote version {version} as {output.name}: {len(ids.items)} items, {len(ids.users)} users, "
+                f"{size / 1e6:.1f} MB [{time.perf_counter() - start:.1f} s]",
+                flush=True,
+            )
+            largest = _pass_gates(args.model, staged, rows, examples, ids, records, expected[len(examples) :], inputs)
+            for path in [*staged.iterdir()]:
+                path.rename(output / path.name)
+            staged.rmdir()
+            _flush_to_disk(output)
+            write_serving_config(args.base_path)
     return (
-        f"version {version} in {args.base_path / str(version)}: differs by {difference:.1e} from the ranker in process"
+        f"version {version} in {args.base_path / str(version)}: passed all gates, differs by {largest:.1e} from the "
+        "ranker in process"
     )
+
+
+def _pass_gates(
+    model: Path,
+    staged: Path,
+    rows: Sequence[dict[str, Any]],
+    examples: Sequence[bytes],
+    ids: RowIds,
+    records: Sequence[bytes],
+    expected: Sequence[Outputs],
+    inputs: dict[str, RequestInput],
+) -> float:
+    """Lets a version that is written pass the gates; returns the largest difference from the ranker in process."""
+    gates = session_gates(staged, rows, examples, inputs)
+    with _gate("loads in a process without our code", model) as passed:
+        done = replay(staged, [request for gate in gates for request in gate.requests])
+        passed.append(f"{len(done.answers)} requests run")
+    start = 0
+    for gate in gates:
+        end = start + len(gate.requests)
+        with _gate(gate.name, model, sum(done.seconds[start:end])) as passed:
+            passed.append(check(gate, done.answers[start:end]))
+        start = end
+    numbers = [name for name, each in inputs.items() if each.per == "candidate" and not each.of_new_items]
+    logged_rows = [request_row(record, ids, [n for n in numbers if n != "item_id"]) for record in records]
+    with _gate("train / serve skew", model) as passed:
+        try:
+            with loopback_server(staged.parent) as server:
+                largest = check_skew(server, logged_rows, records, expected, inputs)
+        except CommandError as error:
+            raise VersionError(str(error)) from error
+        ways = ", ".join(f"{way} {difference:.1e}" for way, difference in largest.items())
+        passed.append(f"{len(records)} pages, largest difference: {ways}")
+    return max(largest.values())
+
+
+@contextlib.contextmanager
+def _gate(name: str, model: Path, seconds: float | None = None) -> Iterator[list[str]]:
+    """Prints one line when a gate is passed.
+
+    Args:
+        name: of the gate.
+        model: the ranker, for the error.
+        seconds: how long it took, if that was before.
+
+    Yields:
+        Takes what to print.
+
+    Raises:
+        CommandError: the gate is not passed.
+    """
+    start = time.perf_counter()
+    passed: list[str] = []
+    try:
+        yield passed
+    except VersionError as error:
+        raise CommandError(f"--model: {model} is not published, it fails the gate `{name}`: {error}") from error
+    seconds = time.perf_counter() - start if seconds is None else seconds
+    print(f"passed `{name}`: {passed[0]} [{seconds:.1f} s]", flush=True)
+
+
+def _refuse_what_is_not_finite(pages: Sequence[Outputs]) -> None:
+    for name in pages[0]:
+        scores = np.concatenate([outputs[name] for outputs in pages])
+        if not np.isfinite(scores).all():
+            raise VersionError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} values of {name} are not finite")
+
+
+def _warmup(
+    rows: Sequence[dict[str, Any]], records: Sequence[bytes], inputs: dict[str, RequestInput]
+) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Warm-up requests of example pages, and of one with new items.
+
+    They hold every input, so that they also run where a server knows no defaults.
+    """
+    requests = []
+    for size in _WARMUP_BATCHES:
+        requests.append(("serving_default", complete(pad_rows(rows[:size]), inputs)))
+        requests.append(("tf_example", {"examples": np.array(records[:size], object)}))
+    new_items = {**rows[0], "item_id": [UNKNOWN_ID] * len(rows[0]["item_id"])}
+    return [*requests, ("serving_default", complete(pad_rows([new_items]), inputs))]
+
+
+def _golden(
+    rows: Sequence[dict[str, Any]],
+    records: Sequence[bytes],
+    expected: Sequence[Outputs],
+    inputs: dict[str, RequestInput],
+    candidates: int,
+) -> list[GoldenRequest]:
+    """Example pages, one by one, with their outputs in process; `tf_example` answers for so many candidates."""
+    golden = []
+    for row, record, outputs in list(zip(rows, records, expected, strict=False))[:_GOLDEN_PAGES]:
+        scores = {name: values[None] for name, values in outputs.items()}
+        golden.append(GoldenRequest("serving_default", complete(pad_rows([row]), inputs), scores))
+        scores = {
+            name: np.pad(values[:, :candidates], ((0, 0), (0, max(candidates - values.shape[1], 0))))
+            for name, values in scores.items()
+        }
+        golden.append(GoldenRequest("tf_example", {"examples": np.array([record], object)}, scores))
+    return golden
+
+
+def _manifest_of(dataset: Dataset | None, metadata: RankerMetadata) -> Manifest | None:
+    """The manifest of the dataset at hand if it is the one that the ranker learned on."""
+    if dataset is None or dataset.manifest.digest() != metadata.dataset_digest:
+        return None
+    return dataset.manifest
 
 
 def _flush_to_disk(directory: Path) -> None:

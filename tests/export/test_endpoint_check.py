@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from beam_pipelines.command import CommandError
+from beam_pipelines.manifest import Manifest
 from export import endpoint_check, saved_model
 from models.ctr.ranker import WEIGHTS_FILE, load_ranker
 
@@ -34,9 +35,15 @@ def test_what_does_not_fit_is_refused_before_a_server_starts(toy_ranker, toy_bas
         check(run, toy_base_path)
 
 
-def test_a_trained_ranker_goes_all_the_way(sample_ranker, tmp_path, capsys):
-    closing = saved_model.main(["--model", str(sample_ranker), "--base-path", str(tmp_path / "serving")])
+def test_a_trained_ranker_goes_all_the_way(sample_ranker, sample_dataset, tmp_path, capsys):
+    options = ["--data", str(sample_dataset), "--skew-pages", "100"]
+    closing = saved_model.main(["--model", str(sample_ranker), "--base-path", str(tmp_path / "serving"), *options])
     assert str(tmp_path / "serving" / "1") in closing
+    printed = capsys.readouterr().out
+    assert "100 test pages of" in printed
+    assert "passed `train / serve skew`: 116 pages" in printed
+    card = json.loads((tmp_path / "serving/1/assets.extra/model_card.json").read_text())
+    assert card["data"]["pages"] == Manifest.read(sample_dataset).splits["train"].pages
     output = tmp_path / "new" / "check.json"
     assert "answers like" in check(sample_ranker, tmp_path / "serving", "--output", str(output))
     printed = capsys.readouterr().out

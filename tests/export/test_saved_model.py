@@ -1,6 +1,9 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+import time
 
 import grpc
 import numpy as np
@@ -8,22 +11,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
 
 from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import ids_sha256
 from beam_pipelines.records import FEATURES, HISTORIES, encode_page
 from export import saved_model
-from export.example_pages import pad_rows, read_page_records, read_row_ids, request_row, scores_in_process
+from export.example_pages import (
+    outputs_in_process,
+    pad_rows,
+    read_page_records,
+    read_row_ids,
+    request_row,
+    scores_in_process,
+)
+from export.golden_requests import read_golden, write_golden
+from export.logged_pages import altered_pages
+from export.loopback_server import loopback_server
 from export.model_versions import published_versions
 from export.ranker_module import RankerModule
+from export.request_inputs import request_inputs
 from export.servable import Servable, type_name
+from export.serving_config import BATCHING_CONFIG, MODELS_CONFIG, write_serving_config
 from export.serving_error import ServingError
-from export.version_check import VersionError, check_answers, check_requests, check_version
+from export.skew_check import check_skew
+from export.version_check import VersionError, check, replay, session_gates
+from export.warmup import read_warmup, write_warmup
+from models.config import load_config
 from models.ctr.feature_config import STATISTICS
-from models.ctr.ranker import WEIGHTS_FILE, load_ranker
+from models.ctr.feature_values import FeatureValues
+from models.ctr.ranker import VALUES_FILE, WEIGHTS_FILE, load_ranker
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE
 from tests.export.conftest import ITEM_IDS, LENGTHS, PAGES, USER_IDS, make_toy_ranker
 
@@ -66,8 +87,14 @@ def with_items(row, *item_ids):
     return {**row, "item_id": list(item_ids), **{name: row[name][:1] * len(item_ids) for name in STATISTICS}}
 
 
+def with_defaults(servable, signature, inputs):
+    """The inputs with what the signature says of those that are left out, as TensorFlow Serving takes it."""
+    defaults = servable.signature_defs[signature or "serving_default"].defaults
+    return {**{name: tf.make_ndarray(value) for name, value in defaults.items()}, **inputs}
+
+
 def ask(servable, *rows):
-    return servable.predict("", pad_rows(rows))["ctr"]
+    return servable.predict("", with_defaults(servable, "", pad_rows(rows)))["ctr"]
 
 
 def ask_in_process(ranker, row, **changes):
@@ -101,11 +128,24 @@ def test_the_signatures_are_the_contract(servable):
     for name in ("click", "pay", "cart"):
         expected[f"{name}_item_id"] = ("string", [None, None])
         expected[f"{name}_time"] = ("int64", [None, None])
+    expected |= {name: ("string", [None, None]) for name in ("category", "title")}
+    expected |= {"stat_price": ("float", [None, None]), "cluster_id": ("int64", [None, None])}
     assert servable.signature_names == {"serving_default", "tf_example"}
     assert described(servable.signature("serving_default").inputs) == expected
     assert described(servable.signature("tf_example").inputs) == {"examples": ("string", [None])}
     assert described(servable.signature("serving_default").outputs) == {"ctr": ("float", [None, None])}
     assert described(servable.signature("tf_example").outputs) == {"ctr": ("float", [None, LENGTHS.candidates])}
+    defaults = servable.signature_defs["serving_default"].defaults
+    assert expected.keys() - defaults.keys() == {"user_id", "timestamp", "item_id"}
+    for name, value in defaults.items():
+        dtype, shape = expected[name]
+        assert (type_name(tf.as_dtype(value.dtype)), tf.make_ndarray(value).ndim) == (dtype, len(shape))
+
+
+def test_no_label_is_in_a_signature(servable):
+    labels = {f.name for f in FEATURES if f.is_label}
+    for name in servable.signature_names:
+        assert not labels & servable.signature(name).inputs.keys()
 
 
 def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows, toy_ranker):
@@ -124,11 +164,11 @@ def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows
     assert np.std(np.concatenate(expected)) > 0.01  # the weights are not such that everything looks alike
 
 
-@pytest.mark.parametrize("image_feature", ["none", "vector", "simscore"])
+@pytest.mark.parametrize("image_feature", ["vector", "simscore"])
 def test_every_image_feature_is_exported(tmp_path, image_feature):
     run = make_toy_ranker(tmp_path, image_feature).run
     ranker, ids, records = load_ranker(run), read_row_ids(run), read_page_records(run)
-    RankerModule(ranker, ids, tmp_path).save(tmp_path / "1")
+    RankerModule(ranker, load_config(FeatureValues, str(run / VALUES_FILE)), ids, tmp_path).save(tmp_path / "1")
     servable = Servable(tmp_path / "1", 1)
     rows = [request_row(record, ids, STATISTICS) for record in records]
     answers = ask(servable, *rows)
@@ -172,7 +212,8 @@ def test_unknown_ids_are_scored_as_unknown(servable, ranker, rows):
     row = with_items({**rows[1], "user_id": "nobody", "click_item_id": ["x"] * 12}, "nothing", "ring-1 ", "7")
     scores = ask(servable, row)[0]
     np.testing.assert_allclose(scores, ask_in_process(ranker, row), **CLOSE)
-    assert scores[0] == scores[1] != scores[2]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    assert np.abs(scores[1] - scores[2]) > 1e-4
     assert scores[2] != ask(servable, {**row, "user_id": USER_IDS[0]})[0, 2]
     np.testing.assert_array_equal(ask(servable, {**row, "user_id": ""})[0], scores)
 
@@ -182,7 +223,7 @@ def test_empty_histories_pages_and_batches(servable, ranker, rows):
     np.testing.assert_allclose(ask(servable, empty)[0], ask_in_process(ranker, empty), **CLOSE)
     assert ask(servable, with_items(empty)).shape == (1, 0)
     assert ask(servable, with_items(rows[1])).shape == (1, 0)
-    no_pages = {name: value[:0] for name, value in pad_rows(rows).items()}
+    no_pages = with_defaults(servable, "", {name: value[:0] for name, value in pad_rows(rows).items()})
     assert servable.predict("", no_pages)["ctr"].shape == (0, 9)
     assert servable.predict("tf_example", {"examples": np.zeros(0, object)})["ctr"].shape == (0, LENGTHS.candidates)
 
@@ -216,7 +257,7 @@ def test_a_page_does_not_depend_on_its_batch_mates_or_padding(servable, rows, da
         else:  # the time of a padded step means nothing
             time = name.replace("item", "time")
             inputs[time] = np.pad(inputs[time], ((0, 0), (0, more)), constant_values=data.draw(st.integers(-1, 2**41)))
-    answers = servable.predict("", inputs)["ctr"]
+    answers = servable.predict("", with_defaults(servable, "", inputs))["ctr"]
     for n, answer in zip(chosen, answers, strict=True):
         candidates = len(rows[n]["item_id"])
         np.testing.assert_allclose(answer[:candidates], ask(servable, rows[n])[0], **CLOSE)
@@ -230,11 +271,15 @@ def test_a_page_does_not_depend_on_its_batch_mates_or_padding(servable, rows, da
         ("item_id", np.full((1, 3), b"7", object), "item_id must have one row per user_id"),
         ("pay_time", np.zeros((2, 1), np.int64), "pay_time must have one value per pay_item_id"),
         ("clicks_7d", np.zeros((2, 1), np.int64), "clicks_7d must have one value per item_id"),
+        ("clicks_7d", np.zeros((3, 0), np.int64), "clicks_7d must have one row per user_id"),
+        ("query", np.array([b"ring"], object), "query must have one row per user_id"),
+        ("title", np.full((1, 9), b"ring", object), "title must have one row per user_id"),
+        ("click_time", np.zeros((1, 0), np.int64), "click_time must have one value per click_item_id"),
     ],
 )
 def test_inputs_that_do_not_belong_together_are_refused(servable, rows, name, value, text):
     with pytest.raises(ServingError, match=text) as caught:
-        servable.predict("", {**pad_rows(rows[1:3]), name: value})
+        servable.predict("", with_defaults(servable, "", {**pad_rows(rows[1:3]), name: value}))
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -244,7 +289,7 @@ def test_what_is_no_page_record_is_refused(servable):
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_version_carries_warm_up_and_an_example_request(toy_base_path, toy_ranker, rows):
+def test_a_version_carries_warm_up_and_an_example_request(servable, toy_base_path, toy_ranker, rows):
     version = toy_base_path / "11"
     logs = [
         prediction_log_pb2.PredictionLog.FromString(record)
@@ -255,7 +300,10 @@ def test_a_version_carries_warm_up_and_an_example_request(toy_base_path, toy_ran
     signatures = [log.predict_log.request.model_spec.signature_name for log in logs]
     assert set(signatures) == {"serving_default", "tf_example"}
     request = json.loads((version / "assets.extra/example_request.json").read_text())
-    assert request == {"signature_name": "serving_default", "instances": rows[:1]}
+    not_given = {"category": [], "title": [], "stat_price": [], "cluster_id": []}
+    assert request == {"signature_name": "serving_default", "instances": [{**rows[0], **not_given}]}
+    assert request["instances"][0].keys() == servable.signature("").inputs.keys()  # TensorFlow Serving's REST wants all
+    assert {len(log.predict_log.request.inputs) for log in logs} == {1, len(request["instances"][0])}
     assert (version / "assets.extra/ranker.json").read_text() == (toy_ranker.run / "metadata.json").read_text()
 
 
@@ -267,10 +315,10 @@ def test_versions_count_on_from_the_largest(toy_ranker, toy_base_path):
             saved_model.main(["--model", str(toy_ranker.run), "--base-path", str(toy_base_path), "--version", version])
 
 
-def refused(run, base_path):
+def refused(run, base_path, *options):
     """The error of an export that publishes nothing and leaves nothing behind."""
     with pytest.raises(CommandError) as caught:
-        saved_model.main(["--model", str(run), "--base-path", str(base_path)])
+        saved_model.main(["--model", str(run), "--base-path", str(base_path), *options])
     assert not base_path.exists() or list(base_path.iterdir()) == []
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -285,12 +333,15 @@ def test_a_ranker_that_gives_nan_is_not_published(run_copy, tmp_path):
     ranker = load_ranker(run_copy)
     ranker.heads["ctr"].bias.assign([np.nan])
     ranker.save_weights(run_copy / WEIGHTS_FILE)
-    assert re.search("is not published: all pages: .* are not finite", refused(run_copy, tmp_path / "serving"))
+    text = "is not published, it fails the gate `finite scores in process`: .* values of ctr are not finite"
+    assert re.search(text, refused(run_copy, tmp_path / "serving"))
 
 
-def test_what_the_export_reads_is_checked_first(run_copy, tmp_path):
+def test_what_the_export_reads_is_checked_first(run_copy, sample_dataset, tmp_path):
     base_path = tmp_path / "serving"
     assert "--model: no directory" in refused(tmp_path / "none", base_path)
+    assert "--skew-pages must be at least 1. Received: 0" in refused(run_copy, base_path, "--skew-pages", "0")
+    assert "--data: " in refused(run_copy, base_path, "--data", str(sample_dataset))
     (run_copy / EXAMPLE_PAGES_FILE).rename(tmp_path / "kept")
     assert f"no pages in {EXAMPLE_PAGES_FILE}" in refused(run_copy, base_path)
     (tmp_path / "kept").rename(run_copy / EXAMPLE_PAGES_FILE)
@@ -310,38 +361,157 @@ def test_an_id_that_the_asset_files_cannot_hold_is_named(run_copy, tmp_path):
     assert "'two\\nlines' holds a line break" in refused(run_copy, tmp_path / "serving")
 
 
+@pytest.fixture(scope="module")
+def gates(toy_base_path, toy_ranker, rows, ranker):
+    return session_gates(toy_base_path / "11", rows, read_page_records(toy_ranker.run), request_inputs(ranker))
+
+
+def answer(servable, request):
+    try:
+        return servable.predict(request.signature, with_defaults(servable, request.signature, request.inputs))
+    except ServingError as error:
+        return error.message
+
+
+@pytest.fixture(scope="module")
+def answers(servable, gates):
+    return {gate.name: [answer(servable, request) for request in gate.requests] for gate in gates}
+
+
+def test_a_good_version_passes_every_gate(gates, answers):
+    figures = {gate.name: check(gate, answers[gate.name]) for gate in gates}
+    assert list(figures) == [
+        "warm-up",
+        "golden requests",
+        "rows independent of batch mates",
+        "empty, absent and unknown",
+        "NaN",
+    ]
+    assert figures["golden requests"].startswith("24 requests replayed to the recorded scores")
+
+
 @pytest.mark.parametrize(
-    ("what", "position", "value", "text"),
+    ("name", "what", "change", "text"),
     [
-        ("all pages", (0, 0), np.nan, "all pages: 1 scores are not finite"),
-        ("all pages", (1, 0), 1.5, "all pages: scores outside"),
-        ("all pages", (0, -1), 0.1, "all pages: padded candidates"),
-        ("all pages", (11, 0), 0.987, "all pages: page 11 is off by"),
-        ("all page records", (0, -1), 0.1, "all page records: padded candidates of page 0"),
-        ("all page records", (2, 0), 0.987, "all page records: page 2 is off by"),
-        ("page 3 alone", (0, 0), 0.987, "page 3 alone: page 3 is off by"),
-        ("a page without histories", (0, 0), np.inf, "a page without histories: 1 scores are not finite"),
-        ("a page of unknown IDs", (0, 0), -0.1, "a page of unknown IDs: scores outside"),
-        ("a page without candidates", None, np.zeros((1, 1)), "a page without candidates: scores of shape"),
+        ("warm-up", "request 1", lambda ctr: ctr * np.nan, "request 1: 9 values of ctr are not finite"),
+        ("warm-up", "request 2", lambda ctr: ctr + 0.1, "request 2: padded candidates with a ctr other than 0"),
+        ("golden requests", "request 5 (tf_example)", lambda ctr: ctr * 0.9, "request 5 .*: ctr is off by"),
+        (
+            "rows independent of batch mates",
+            "tf_example of pages [0, 1, 2, 3, 4, 5, 6, 7]",
+            lambda ctr: ctr * 0.9,
+            "page 0 against page 0 alone: ctr is off by",
+        ),
+        (
+            "rows independent of batch mates",
+            "serving_default of pages [7, 6, 5, 4, 3, 2, 1, 0]",
+            lambda ctr: ctr[::-1],
+            "padded candidates with a ctr other than 0|against page . alone",
+        ),
+        ("empty, absent and unknown", "a page of empty histories", lambda ctr: ctr + 2, "ctr out of range"),
+        ("empty, absent and unknown", "a page of unknown IDs", lambda ctr: ctr - 1, "a page of unknown IDs: ctr out"),
+        ("empty, absent and unknown", "a page without candidates", lambda ctr: np.zeros((1, 1)), "ctr of shape"),
+        (
+            "empty, absent and unknown",
+            "a page without histories",
+            lambda ctr: ctr * 0.9,
+            "a page without histories, against a page of empty histories: ctr is off",
+        ),
+        (
+            "empty, absent and unknown",
+            "known items with features of new ones",
+            lambda ctr: ctr * 0.9,
+            "known items with features of new ones, against a page: ctr is off",
+        ),
+        ("NaN", "numbers that are nan", lambda ctr: ctr * np.nan, "numbers that are nan: . values of ctr are not fin"),
+        ("NaN", "numbers that are inf", lambda ctr: ctr * 0.9, "numbers that are inf, against missing ones: ctr is"),
     ],
 )
-def test_a_version_that_answers_wrongly_is_recognised(servable, ranker, toy_ranker, rows, what, position, value, text):
-    records = read_page_records(toy_ranker.run)
-    requests = check_requests(rows, records)
-    answers = {name: servable.predict(*request)["ctr"].copy() for name, request in requests.items()}
-    expected = scores_in_process(ranker, records)
-    assert 0 <= check_answers(requests, answers, expected) <= 1e-6
-    if position is None:
-        answers[what] = value
-    else:
-        answers[what][position] = value
+def test_a_version_that_answers_wrongly_fails_its_gate(gates, answers, name, what, change, text):
+    gate = next(gate for gate in gates if gate.name == name)
+    changed = [dict(each) for each in answers[name]]
+    number = [request.what for request in gate.requests].index(what)
+    changed[number]["ctr"] = change(changed[number]["ctr"])
     with pytest.raises(VersionError, match=text):
-        check_answers(requests, answers, expected)
+        check(gate, changed)
 
 
-def test_a_version_without_its_variables_is_recognised(toy_base_path, toy_ranker, ranker, rows, tmp_path):
+def test_recorded_requests_that_do_not_fit_the_version_fail_their_gates(
+    servable, toy_base_path, rows, ranker, tmp_path
+):
+    """Of another version: golden scores that differ, warm-up that it cannot run, and none at all."""
+    extra = tmp_path / "assets.extra"
+    shutil.copytree(toy_base_path / "11/assets.extra", extra)
+    golden = read_golden(tmp_path)
+    write_golden(tmp_path, [*golden[:3], golden[3]._replace(outputs={"ctr": golden[3].outputs["ctr"] + 2e-6})])
+    warmup = read_warmup(tmp_path)
+    write_warmup(tmp_path, [warmup[0], ("serving_default", {**warmup[0][1], "query": warmup[2][1]["query"]})])
+
+    def failing(number):
+        gate = session_gates(tmp_path, rows, [b""] * len(rows), request_inputs(ranker))[number]
+        with pytest.raises(VersionError) as caught:
+            check(gate, [answer(servable, request) for request in gate.requests])
+        return str(caught.value)
+
+    assert "request 1: " in failing(0)
+    assert "query must have one row per user_id" in failing(0)
+    assert re.search(r"request 3 \(tf_example\): ctr is off by 2.*e-06", failing(1))
+    shutil.rmtree(extra)
+    assert failing(0) == "it has no warm-up requests"
+    assert failing(1) == "it has no golden requests"
+
+
+def test_a_version_without_its_variables_does_not_load(toy_base_path, gates, tmp_path):
     shutil.copytree(toy_base_path / "11", tmp_path / "1")
     (tmp_path / "1/variables/variables.data-00000-of-00001").unlink()
+    with pytest.raises(VersionError, match="it does not load: "):
+        replay(tmp_path / "1", gates[0].requests)
+
+
+def test_skew_is_found_on_every_way_to_the_scores(toy_base_path, toy_ranker, ranker, rows):
     records = read_page_records(toy_ranker.run)
-    with pytest.raises(VersionError, match="does not run in a process of its own"):
-        check_version(tmp_path / "1", rows, records, scores_in_process(ranker, records))
+    altered = altered_pages(records, len(ITEM_IDS))
+    assert len(altered) == 16
+    records, ids, inputs = records + altered, read_row_ids(toy_ranker.run), request_inputs(ranker)
+    rows = [request_row(record, ids, STATISTICS) for record in records]
+    expected = outputs_in_process(ranker, records)
+    with loopback_server(toy_base_path) as server:
+        largest = check_skew(server, rows, records, expected, inputs)
+        assert len(largest) == 4
+        assert max(largest.values()) <= 1e-6
+        shifted = [*expected[:20], {"ctr": expected[20]["ctr"] + 2e-6}]
+        with pytest.raises(VersionError, match=r"gRPC serving_default, page 20: ctr is off by [12]\..e-06"):
+            check_skew(server, rows[:21], records[:21], shifted, inputs)
+        records[20] = records[19]
+        with pytest.raises(VersionError, match="gRPC tf_example, page 20: ctr"):
+            check_skew(server, rows, records, expected, inputs)
+
+
+def test_an_export_that_is_killed_publishes_nothing(toy_ranker, tmp_path):
+    base_path = tmp_path / "serving"
+    command = [
+        sys.executable,
+        "-m",
+        "export.saved_model",
+        "--model",
+        str(toy_ranker.run),
+        "--base-path",
+        str(base_path),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(base_path.glob(".1.incomplete*/1/saved_model.pb")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    assert len(list(base_path.iterdir())) == 1
+    assert published_versions(base_path) == {}
+
+
+def test_a_base_path_has_files_for_tensorflow_serving(toy_base_path):
+    text = (toy_base_path / MODELS_CONFIG).read_text()
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig()).model_config_list.config[0]
+    assert (config.name, config.base_path, config.model_platform) == ("ranker", "/models/ranker", "tensorflow")
+    assert "pad_variable_length_inputs: false" in (toy_base_path / BATCHING_CONFIG).read_text()
+    (toy_base_path / BATCHING_CONFIG).write_text("max_batch_size { value: 7 }\n")
+    write_serving_config(toy_base_path)
+    assert (toy_base_path / BATCHING_CONFIG).read_text() == "max_batch_size { value: 7 }\n"
