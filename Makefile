@@ -94,6 +94,6 @@ $(A)/rankers/%/metadata.json: $(A)/dataset/manifest.json $(A)/clusters/metadata.
 $(A)/report/metrics.json: $(RANKERS:%=%/metadata.json) models/evaluate.py
 	$(PY) -m models.evaluate --data $(A)/dataset --model $(RANKERS) --output $(@D) --overwrite
 
-$(A)/serving.published: $(A)/rankers/cluster_id/metadata.json $(wildcard export/*.py)
-	$(PY) -m export.saved_model --model $(<D) --base-path $(A)/serving
+$(A)/serving.published: $(A)/rankers/cluster_id/metadata.json $(A)/report/metrics.json $(wildcard export/*.py)
+	$(PY) -m export.saved_model --model $(<D) --base-path $(A)/serving --data $(A)/dataset --report $(A)/report
 	@touch $@

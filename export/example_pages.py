@@ -150,6 +150,29 @@ def _texts(values: np.ndarray) -> list[Any]:
     return np.array([value.decode() for value in values.ravel()], object).reshape(values.shape).tolist()
 
 
+class ScoredPages(NamedTuple):
+    """Pages and what the ranker says of them without any serving.
+
+    Attributes:
+        rows, records: the pages as requests, see `request_row`, and as page records.
+        outputs: by page, the outputs by name, one value per candidate each.
+    """
+
+    rows: list[dict[str, Any]]
+    records: list[bytes]
+    outputs: list[dict[str, np.ndarray]]
+
+    @classmethod
+    def of(cls, ranker: Ranker, ids: RowIds, records: Sequence[bytes]) -> "ScoredPages":
+        """Scores page records."""
+        rows = [request_row(record, ids, ranker.config.features.candidate) for record in records]
+        return cls(rows, list(records), outputs_in_process(ranker, records))
+
+    def some(self, pages: slice) -> "ScoredPages":
+        """Some of the pages."""
+        return ScoredPages(*(column[pages] for column in self))
+
+
 def outputs_in_process(ranker: Ranker, records: Sequence[bytes]) -> list[dict[str, np.ndarray]]:
     """What the ranker says of page records without any serving, read as in training: by page its outputs, one value per
     candidate each."""

@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def _limits(run: Path, ranker: Ranker, metadata: RankerMetadata) -> list[str]:
     lengths, sizes = ranker.config.lengths, ranker.sizes
     limits = []
     if metadata.notice:
-        limits.append(f"The data it learned from: {metadata.notice}.")
+        limits.append(f"The data it learned from: {metadata.notice.rstrip('.')}.")
     counts = run / TRAINING_COUNTS_FILE
     if counts.is_file():
         unseen = int((np.load(counts) == 0).sum())
@@ -325,8 +325,12 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *escaped)]
+    return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def _without_nan(value: Any) -> Any:

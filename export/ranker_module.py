@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from beam_pipelines.command import CommandError
 from beam_pipelines.records import FEATURES, HISTORIES
@@ -192,5 +193,4 @@ def _add_defaults(path: Path, signature: str, defaults: dict[str, tf.Tensor]) ->
     for name, value in defaults.items():
         definition.defaults[name].CopyFrom(tf.make_tensor_proto(value))
     file.write_bytes(saved_model.SerializeToString(deterministic=True))
-    # It describes the file as it was; loaders do without it.
-    (path / "fingerprint.pb").unlink(missing_ok=True)
+    write_fingerprint(str(path))  # it is of this file, too

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,13 +16,11 @@ from beam_pipelines.command import ArgumentParser, CommandError, require_directo
 from beam_pipelines.manifest import Manifest
 from export.example_pages import (
     UNKNOWN_ID,
-    RowIds,
+    ScoredPages,
     complete,
-    outputs_in_process,
     pad_rows,
     read_page_records,
     read_row_ids,
-    request_row,
 )
 from export.golden_requests import GoldenRequest, write_golden
 from export.logged_pages import altered_pages, logged_pages
@@ -80,17 +77,18 @@ def main(argv: Sequence[str] | None = None) -> str:
     metadata = read_metadata(RankerMetadata, args.model, "--model", "models.train_ctr")
     report = None if args.report is None else read_report(args.report, args.model, metadata)
     ids = read_row_ids(args.model)
-    examples = read_page_records(args.model)
+    example_records = read_page_records(args.model)
     logged = logged_pages(args.data, args.model, metadata, args.skew_pages)
 
     tf.get_logger().setLevel("ERROR")
     with tf.device("CPU:0"):  # to the last digit like the process that checks the version, wherever this one runs
         ranker = load_ranker(args.model)
         with _gate("finite scores in process", args.model) as passed:
-            records = [*logged.records, *altered_pages(logged.records, len(ids.items))]
-            expected = outputs_in_process(ranker, [*examples, *records])
-            _refuse_what_is_not_finite(expected)
-            passed.append(f"{len(examples)} example pages, {len(logged.records)} {logged.source}")
+            examples = ScoredPages.of(ranker, ids, example_records)
+            altered = altered_pages(logged.records, len(ids.items))
+            pages = ScoredPages.of(ranker, ids, [*logged.records, *altered])
+            _refuse_what_is_not_finite([*examples.outputs, *pages.outputs])
+            passed.append(f"{len(examples.rows)} example pages, {len(logged.records)} {logged.source}")
         inputs = request_inputs(ranker)
         values = load_config(FeatureValues, str(args.model / VALUES_FILE))
         with whole_directory(args.base_path / str(version)) as output:
@@ -99,13 +97,9 @@ def main(argv: Sequence[str] | None = None) -> str:
             start = time.perf_counter()
             with tempfile.TemporaryDirectory() as scratch:
                 RankerModule(ranker, values, ids, Path(scratch)).save(staged)
-            rows = [request_row(record, ids, ranker.config.features.candidate) for record in examples]
-            golden = _golden(rows, examples, expected, inputs, ranker.config.lengths.candidates)
-            write_golden(staged, golden)
-            write_warmup(staged, _warmup(rows, examples, inputs))
-            row = {**{name: [] for name, each in inputs.items() if each.per != "page"}, **rows[0]}
-            request = {"signature_name": "serving_default", "instances": [row]}
-            (staged / EXAMPLE_REQUEST_FILE).write_text(json.dumps(request, ensure_ascii=False) + "\n")
+            write_golden(staged, _golden(examples, inputs, ranker.config.lengths.candidates))
+            write_warmup(staged, _warmup(examples, inputs))
+            (staged / EXAMPLE_REQUEST_FILE).write_text(_example_request(examples, inputs))
             shutil.copyfile(args.model / METADATA_NAME, staged / RANKER_METADATA_FILE)
             manifest = _manifest_of(logged.dataset, metadata)
             write_card(staged, model_card(args.model, ranker, metadata, inputs, manifest, report))
@@ -115,30 +109,25 @@ def main(argv: Sequence[str] | None = None) -> str:
                 f"{size / 1e6:.1f} MB [{time.perf_counter() - start:.1f} s]",
                 flush=True,
             )
-            largest = _pass_gates(args.model, staged, rows, examples, ids, records, expected[len(examples) :], inputs)
+            _pass_session_gates(args.model, staged, examples, inputs)
+            with _gate("train / serve skew", args.model) as passed:
+                largest = _skew(output, pages, inputs)
+                ways = ", ".join(f"{way} {difference:.1e}" for way, difference in largest.items())
+                passed.append(f"{len(pages.rows)} pages, largest difference: {ways}")
             for path in [*staged.iterdir()]:
                 path.rename(output / path.name)
             staged.rmdir()
             _flush_to_disk(output)
             write_serving_config(args.base_path)
     return (
-        f"version {version} in {args.base_path / str(version)}: passed all gates, differs by {largest:.1e} from the "
-        "ranker in process"
+        f"version {version} in {args.base_path / str(version)}: passed all gates, differs by "
+        f"{max(largest.values()):.1e} from the ranker in process"
     )
 
 
-def _pass_gates(
-    model: Path,
-    staged: Path,
-    rows: Sequence[dict[str, Any]],
-    examples: Sequence[bytes],
-    ids: RowIds,
-    records: Sequence[bytes],
-    expected: Sequence[Outputs],
-    inputs: dict[str, RequestInput],
-) -> float:
-    """Lets a version that is written pass the gates; returns the largest difference from the ranker in process."""
-    gates = session_gates(staged, rows, examples, inputs)
+def _pass_session_gates(model: Path, staged: Path, pages: ScoredPages, inputs: dict[str, RequestInput]) -> None:
+    """Lets a version that is written pass the gates that need no server."""
+    gates = session_gates(staged, pages, inputs)
     with _gate("loads in a process without our code", model) as passed:
         done = replay(staged, [request for gate in gates for request in gate.requests])
         passed.append(f"{len(done.answers)} requests run")
@@ -148,17 +137,14 @@ def _pass_gates(
         with _gate(gate.name, model, sum(done.seconds[start:end])) as passed:
             passed.append(check(gate, done.answers[start:end]))
         start = end
-    numbers = [name for name, each in inputs.items() if each.per == "candidate" and not each.of_new_items]
-    logged_rows = [request_row(record, ids, [n for n in numbers if n != "item_id"]) for record in records]
-    with _gate("train / serve skew", model) as passed:
-        try:
-            with loopback_server(staged.parent) as server:
-                largest = check_skew(server, logged_rows, records, expected, inputs)
-        except CommandError as error:
-            raise VersionError(str(error)) from error
-        ways = ", ".join(f"{way} {difference:.1e}" for way, difference in largest.items())
-        passed.append(f"{len(records)} pages, largest difference: {ways}")
-    return max(largest.values())
+
+
+def _skew(base_path: Path, pages: ScoredPages, inputs: dict[str, RequestInput]) -> dict[str, float]:
+    try:
+        with loopback_server(base_path) as server:
+            return check_skew(server, pages, inputs)
+    except CommandError as error:
+        raise VersionError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -193,39 +179,37 @@ def _refuse_what_is_not_finite(pages: Sequence[Outputs]) -> None:
             raise VersionError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} values of {name} are not finite")
 
 
-def _warmup(
-    rows: Sequence[dict[str, Any]], records: Sequence[bytes], inputs: dict[str, RequestInput]
-) -> list[tuple[str, dict[str, np.ndarray]]]:
+def _warmup(pages: ScoredPages, inputs: dict[str, RequestInput]) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Warm-up requests of example pages, and of one with new items.
 
     They hold every input, so that they also run where a server knows no defaults.
     """
     requests = []
     for size in _WARMUP_BATCHES:
-        requests.append(("serving_default", complete(pad_rows(rows[:size]), inputs)))
-        requests.append(("tf_example", {"examples": np.array(records[:size], object)}))
-    new_items = {**rows[0], "item_id": [UNKNOWN_ID] * len(rows[0]["item_id"])}
+        requests.append(("serving_default", complete(pad_rows(pages.rows[:size]), inputs)))
+        requests.append(("tf_example", {"examples": np.array(pages.records[:size], object)}))
+    new_items = {**pages.rows[0], "item_id": [UNKNOWN_ID] * len(pages.rows[0]["item_id"])}
     return [*requests, ("serving_default", complete(pad_rows([new_items]), inputs))]
 
 
-def _golden(
-    rows: Sequence[dict[str, Any]],
-    records: Sequence[bytes],
-    expected: Sequence[Outputs],
-    inputs: dict[str, RequestInput],
-    candidates: int,
-) -> list[GoldenRequest]:
+def _golden(pages: ScoredPages, inputs: dict[str, RequestInput], candidates: int) -> list[GoldenRequest]:
     """Example pages, one by one, with their outputs in process; `tf_example` answers for so many candidates."""
     golden = []
-    for row, record, outputs in list(zip(rows, records, expected, strict=False))[:_GOLDEN_PAGES]:
+    for row, record, outputs in zip(*pages.some(slice(_GOLDEN_PAGES)), strict=True):
         scores = {name: values[None] for name, values in outputs.items()}
         golden.append(GoldenRequest("serving_default", complete(pad_rows([row]), inputs), scores))
-        scores = {
-            name: np.pad(values[:, :candidates], ((0, 0), (0, max(candidates - values.shape[1], 0))))
-            for name, values in scores.items()
-        }
-        golden.append(GoldenRequest("tf_example", {"examples": np.array([record], object)}, scores))
+        padded = {}
+        for name, values in outputs.items():
+            padded[name] = np.zeros((1, candidates), np.float32)
+            padded[name][0, : len(values)] = values[:candidates]
+        golden.append(GoldenRequest("tf_example", {"examples": np.array([record], object)}, padded))
     return golden
+
+
+def _example_request(pages: ScoredPages, inputs: dict[str, RequestInput]) -> str:
+    """The body of a REST request with every input, as TensorFlow Serving wants it there."""
+    row = {**{name: [] for name, each in inputs.items() if each.per != "page"}, **pages.rows[0]}
+    return json.dumps({"signature_name": "serving_default", "instances": [row]}, ensure_ascii=False) + "\n"
 
 
 def _manifest_of(dataset: Dataset | None, metadata: RankerMetadata) -> Manifest | None:

@@ -62,7 +62,9 @@ def _is_importable(name: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    # TensorFlow raises an operation's error anew, with remarks on where the operation was created.
+    text = getattr(error.__context__, "message", None) or str(error)
+    return text.strip().partition("\n")[0] or type(error).__name__
 
 
 if __name__ == "__main__":

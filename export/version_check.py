@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from export import session_replay
-from export.example_pages import MAX_DIFFERENCE, UNKNOWN_ID, pad_rows
+from export.example_pages import MAX_DIFFERENCE, UNKNOWN_ID, ScoredPages, pad_rows
 from export.golden_requests import read_golden
 from export.request_inputs import RequestInput
 from export.warmup import read_warmup
@@ -109,22 +109,20 @@ def check(gate: Gate, answers: Sequence[Outputs | str]) -> str:
     return gate.check(outputs)
 
 
-def session_gates(
-    version: Path, rows: Sequence[dict[str, Any]], records: Sequence[bytes], inputs: Mapping[str, RequestInput]
-) -> list[Gate]:
+def session_gates(version: Path, pages: ScoredPages, inputs: Mapping[str, RequestInput]) -> list[Gate]:
     """The gates that need the SavedModel alone.
 
     Args:
         version: the SavedModel, with its warm-up and golden requests.
-        rows, records: the same pages as requests and as page records.
+        pages: to ask for.
         inputs: of the signature `serving_default`.
     """
     return [
         _warm_up_gate(version),
         _golden_gate(version),
-        _batch_gate(rows[:_TOGETHER], records[:_TOGETHER]),
-        _edge_gate(max(rows, key=lambda row: len(row["item_id"])), records[0], inputs),
-        _nan_gate(rows[0], inputs),
+        _batch_gate(pages.some(slice(_TOGETHER))),
+        _edge_gate(max(pages.rows, key=lambda row: len(row["item_id"])), inputs),
+        _nan_gate(pages.rows[0], inputs),
     ]
 
 
@@ -182,16 +180,16 @@ def _golden_gate(version: Path) -> Gate:
     return Gate("golden requests", requests, verify)
 
 
-def _batch_gate(rows: Sequence[dict[str, Any]], records: Sequence[bytes]) -> Gate:
+def _batch_gate(scored: ScoredPages) -> Gate:
     """Pages alone, together, and together the other way round."""
-    pages = list(range(len(rows)))
+    pages = list(range(len(scored.rows)))
     orders = [*([n] for n in pages), pages, pages[::-1]]
     requests = []
     for order in orders:
-        inputs = pad_rows([rows[n] for n in order])
+        inputs = pad_rows([scored.rows[n] for n in order])
         requests.append(Request(f"serving_default of pages {order}", "serving_default", inputs))
     for order in orders:
-        examples = np.array([records[n] for n in order], object)
+        examples = np.array([scored.records[n] for n in order], object)
         requests.append(Request(f"tf_example of pages {order}", "tf_example", {"examples": examples}))
 
     def verify(answers: list[Outputs]) -> str:
@@ -209,7 +207,7 @@ def _batch_gate(rows: Sequence[dict[str, Any]], records: Sequence[bytes]) -> Gat
     return Gate("rows independent of batch mates", requests, verify)
 
 
-def _edge_gate(row: dict[str, Any], record: bytes, inputs: Mapping[str, RequestInput]) -> Gate:
+def _edge_gate(row: dict[str, Any], inputs: Mapping[str, RequestInput]) -> Gate:
     """Empty and absent histories, unknown IDs, new items, and nothing at all."""
     optional = [name for name, each in inputs.items() if not each.required]
     histories = [name for name, each in inputs.items() if each.per not in ("page", "candidate")]
@@ -240,7 +238,7 @@ def _edge_gate(row: dict[str, Any], record: bytes, inputs: Mapping[str, RequestI
     requests = [Request(what, "serving_default", pad_rows([page])) for what, page in pages.items()]
     empty = {name: value[:0] for name, value in pad_rows([row]).items()}
     requests.append(Request("no pages", "serving_default", empty))
-    requests.append(Request("no page records", "tf_example", {"examples": np.array([record], object)[:0]}))
+    requests.append(Request("no page records", "tf_example", {"examples": np.zeros(0, object)}))
 
     def verify(answers: list[Outputs]) -> str:
         answered = dict(zip(pages, answers, strict=False))

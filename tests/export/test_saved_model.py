@@ -22,7 +22,7 @@ from beam_pipelines.manifest import ids_sha256
 from beam_pipelines.records import FEATURES, HISTORIES, encode_page
 from export import saved_model
 from export.example_pages import (
-    outputs_in_process,
+    ScoredPages,
     pad_rows,
     read_page_records,
     read_row_ids,
@@ -362,8 +362,13 @@ def test_an_id_that_the_asset_files_cannot_hold_is_named(run_copy, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def gates(toy_base_path, toy_ranker, rows, ranker):
-    return session_gates(toy_base_path / "11", rows, read_page_records(toy_ranker.run), request_inputs(ranker))
+def pages(toy_ranker, ranker):
+    return ScoredPages.of(ranker, read_row_ids(toy_ranker.run), read_page_records(toy_ranker.run))
+
+
+@pytest.fixture(scope="module")
+def gates(toy_base_path, pages, ranker):
+    return session_gates(toy_base_path / "11", pages, request_inputs(ranker))
 
 
 def answer(servable, request):
@@ -437,7 +442,7 @@ def test_a_version_that_answers_wrongly_fails_its_gate(gates, answers, name, wha
 
 
 def test_recorded_requests_that_do_not_fit_the_version_fail_their_gates(
-    servable, toy_base_path, rows, ranker, tmp_path
+    servable, toy_base_path, pages, ranker, tmp_path
 ):
     """Of another version: golden scores that differ, warm-up that it cannot run, and none at all."""
     extra = tmp_path / "assets.extra"
@@ -448,7 +453,7 @@ def test_recorded_requests_that_do_not_fit_the_version_fail_their_gates(
     write_warmup(tmp_path, [warmup[0], ("serving_default", {**warmup[0][1], "query": warmup[2][1]["query"]})])
 
     def failing(number):
-        gate = session_gates(tmp_path, rows, [b""] * len(rows), request_inputs(ranker))[number]
+        gate = session_gates(tmp_path, pages, request_inputs(ranker))[number]
         with pytest.raises(VersionError) as caught:
             check(gate, [answer(servable, request) for request in gate.requests])
         return str(caught.value)
@@ -468,23 +473,22 @@ def test_a_version_without_its_variables_does_not_load(toy_base_path, gates, tmp
         replay(tmp_path / "1", gates[0].requests)
 
 
-def test_skew_is_found_on_every_way_to_the_scores(toy_base_path, toy_ranker, ranker, rows):
+def test_skew_is_found_on_every_way_to_the_scores(toy_base_path, toy_ranker, ranker):
     records = read_page_records(toy_ranker.run)
     altered = altered_pages(records, len(ITEM_IDS))
     assert len(altered) == 16
-    records, ids, inputs = records + altered, read_row_ids(toy_ranker.run), request_inputs(ranker)
-    rows = [request_row(record, ids, STATISTICS) for record in records]
-    expected = outputs_in_process(ranker, records)
+    pages = ScoredPages.of(ranker, read_row_ids(toy_ranker.run), records + altered)
+    inputs = request_inputs(ranker)
     with loopback_server(toy_base_path) as server:
-        largest = check_skew(server, rows, records, expected, inputs)
+        largest = check_skew(server, pages, inputs)
         assert len(largest) == 4
         assert max(largest.values()) <= 1e-6
-        shifted = [*expected[:20], {"ctr": expected[20]["ctr"] + 2e-6}]
+        shifted = [*pages.outputs[:20], {"ctr": pages.outputs[20]["ctr"] + 2e-6}, *pages.outputs[21:]]
         with pytest.raises(VersionError, match=r"gRPC serving_default, page 20: ctr is off by [12]\..e-06"):
-            check_skew(server, rows[:21], records[:21], shifted, inputs)
-        records[20] = records[19]
+            check_skew(server, pages._replace(outputs=shifted), inputs)
+        other = [*pages.records[:20], pages.records[19], *pages.records[21:]]
         with pytest.raises(VersionError, match="gRPC tf_example, page 20: ctr"):
-            check_skew(server, rows, records, expected, inputs)
+            check_skew(server, pages._replace(records=other), inputs)
 
 
 def test_an_export_that_is_killed_publishes_nothing(toy_ranker, tmp_path):
