@@ -114,14 +114,14 @@ class RankerModule(tf.Module):
                 not_given = tf.shape(value)[1] == 0
             rows = tf.shape(value)[0]
             fits = (rows == pages) | (not_given & (rows == 1))
-            checks.append(tf.debugging.assert_equal(fits, True, f"{name} must have one row per user_id"))
+            checks.append(tf.debugging.Assert(fits, [f"{name} must have one row per user_id"]))
             if each.per == "page":
                 continue
             leader = "item_id" if each.per == "candidate" else f"{each.per}_item_id"
             fits = tf.shape(value)[1] == tf.shape(inputs[leader])[1]
             if each.per == "candidate":
                 fits |= not_given
-            checks.append(tf.debugging.assert_equal(fits, True, f"{name} must have one value per {leader}"))
+            checks.append(tf.debugging.Assert(fits, [f"{name} must have one value per {leader}"]))
         return checks
 
     def _fill_in(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> dict[str, tf.Tensor]:
