@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST API on the standard library's HTTP server."""
+"""TensorFlow Serving's REST API and Prometheus metrics on the standard library's HTTP server."""
 
 import http.server
 import json
@@ -7,22 +7,33 @@ import re
 import socketserver
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import grpc
-from google.protobuf import json_format
+from google.protobuf import json_format, message
 
-from export.servable import DEFAULT_SIGNATURE, Servable
-from export.served_model import ServedModel
+from export.model_versions import MAX_VERSION
+from export.request_limits import RequestLimits
+from export.request_queue import Deadline, RequestQueue
+from export.servable import DEFAULT_SIGNATURE
+from export.served_models import ServedModels
 from export.serving_error import ServingError
+from export.serving_metrics import PROMETHEUS_PATH
 from export.tensor_json import decode_inputs, encode_outputs, parse_document
 
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]{1,19})|/labels/(?P<label>[^/:]+))?"
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _INFERENCE = re.compile(_MODEL + ":(?P<method>predict|classify|regress)", re.IGNORECASE)
 _STATUS = re.compile(_MODEL + "(?P<metadata>/metadata)?", re.IGNORECASE)
 _IDLE_SECONDS = 30
+_MAX_CONNECTIONS = 256
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+
+_JSON = "application/json"
+_Answer = tuple[int, str, str]
+"""Status, body and its type."""
 
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -45,13 +56,14 @@ _HTTP_STATUS = {
 
 
 class RestServer(socketserver.ThreadingTCPServer):
-    """Answers for a model over HTTP, from the moment it is made until `stop`.
+    """Answers for models over HTTP, from the moment it is made until `stop`.
 
     Args:
-        model: the model.
+        models: the models.
         host: the interface to listen on.
         port: the port to listen on; 0 takes a free one.
-        max_request_bytes: larger requests are refused with 413.
+        limits: larger bodies are refused with 413, larger inputs with 429.
+        queue: what a request must pass before a model runs.
 
     Raises:
         OSError: the port cannot be used.
@@ -61,14 +73,35 @@ class RestServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, model: ServedModel, host: str, port: int, max_request_bytes: int) -> None:
+    def __init__(self, models: ServedModels, host: str, port: int, limits: RequestLimits, queue: RequestQueue) -> None:
         super().__init__((host, port), _Handler)
         self.port: int = self.server_address[1]
-        self.model = model
-        self.max_request_bytes = max_request_bytes
+        self.models = models
+        self.limits = limits
+        self.queue = queue
         self.in_progress = 0
         self.lock = threading.Lock()
+        self._connections = threading.Semaphore(_MAX_CONNECTIONS)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Gives the connection a thread, or refuses it where there are too many."""
+        if self._connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        body = _error(f"The server has {_MAX_CONNECTIONS} connections; try again later").encode()
+        try:
+            request.settimeout(1)
+            request.sendall(_BUSY + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        finally:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serves a connection until it ends."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
 
     def stop(self, grace: float) -> None:
         """Refuses new connections and waits up to `grace` seconds for the requests in progress."""
@@ -91,11 +124,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1  # head and body leave in one packet
 
+    # What the base class calls for each verb.
     def do_GET(self) -> None:
         self._answer(self._get)
 
     def do_POST(self) -> None:
         self._answer(self._post)
+
+    def do_other(self) -> None:
+        self._answer(self._other)
+
+    do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_other
 
     def log_message(self, format: str, *args: Any) -> None:
         logging.debug("%s " + format, self.address_string(), *args)
@@ -103,9 +142,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         # The base class answers what it refuses itself (an unknown verb, a malformed head) in HTML.
         self.close_connection = True
-        self._reply(code, _error(message or HTTPStatus(code).phrase))
+        self._reply(code, _error(message or HTTPStatus(code).phrase), _JSON)
 
-    def _answer(self, method: Callable[[], tuple[int, str]]) -> None:
+    def _answer(self, method: Callable[[], _Answer]) -> None:
         with self.server.lock:
             self.server.in_progress += 1
         try:
@@ -114,22 +153,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.in_progress -= 1
 
-    def _outcome(self, method: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    def _outcome(self, method: Callable[[], _Answer]) -> _Answer:
         try:
             return method()
         except ServingError as error:
-            return _HTTP_STATUS[error.code], _error(error.message)
+            return _HTTP_STATUS[error.code], _error(error.message), _JSON
         except OSError:
             raise  # the connection is gone
         except Exception:
             logging.exception("%s %s failed", self.command, self.path)
-            return 500, _error("internal error, see the server's log")
+            return 500, _error("internal error, see the server's log"), _JSON
 
-    def _reply(self, status: int, body: str) -> None:
-        data = body.encode()
+    def _reply(self, status: int, body: str, content_type: str) -> None:
+        data = body.encode("utf-8", "replace")  # an error may quote half of a surrogate pair
         # By hand instead of `send_response`, which knows no 499 and adds the Python version.
         self.send_response_only(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         if self.close_connection:
             self.send_header("Connection", "close")
@@ -138,38 +177,66 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(data)
         self.wfile.flush()
 
-    def _get(self) -> tuple[int, str]:
+    def _get(self) -> _Answer:
         self._read_body()
-        path = self._path()
+        path, models = self._path(), self.server.models
+        if path == PROMETHEUS_PATH:
+            return 200, models.metrics.text(), "text/plain"
         if matched := _STATUS.fullmatch(path):
             if matched["metadata"]:
-                return 200, _metadata(self.server.model.find(*_requested(matched)), matched["name"])
-            status = self.server.model.status(*_requested(matched))
-            return 200, json_format.MessageToJson(
-                status, preserving_proto_field_name=True, including_default_value_fields=True
-            )
+                return 200, _metadata(models, *_requested(matched)), _JSON
+            status = models.status(*_requested(matched))
+            return 200, _to_json(status), _JSON
         if path.rstrip("/").lower() == "/v1/models":
             raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, "Missing model name in request.")
-        return self._unknown_path(path)
+        return self._other_path(path)
 
-    def _post(self) -> tuple[int, str]:
+    def _post(self) -> _Answer:
         body = self._read_body()
         if body is None:
-            return 413, _error(f"The request is larger than {self.server.max_request_bytes} bytes")
+            return 413, _error(f"The request is larger than {self.server.limits.request_bytes} bytes"), _JSON
         path = self._path()
         if matched := _INFERENCE.fullmatch(path):
             if matched["method"].lower() != "predict":
                 raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f":{matched['method']} is not served; use :predict")
-            return 200, _predict(self.server.model.find(*_requested(matched)), body)
-        return self._unknown_path(path)
+            return 200, self._predict(body, *_requested(matched)), _JSON
+        return self._other_path(path)
+
+    def _other(self) -> _Answer:
+        self.close_connection = True  # whatever follows the head is left there
+        return self._other_path(self._path())
+
+    def _predict(self, body: bytes, name: str, version: int | None, label: str | None) -> str:
+        models = self.server.models
+        known = name if name in models.names else ""
+        deadline = Deadline(self.server.limits.rest_seconds)
+        with (
+            models.metrics.request(known, "Predict", "REST"),
+            self.server.queue.admitted(deadline),
+            models.lease(name, version, label) as servable,
+        ):
+            document = parse_document(body)
+            signature_name = document.get("signature_name") or DEFAULT_SIGNATURE
+            if signature_name not in servable.signature_names:
+                raise ServingError(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f'Serving signature name: "{signature_name}" not found in signature def',
+                )
+            signature = servable.signature(signature_name)
+            inputs = decode_inputs(document, signature.inputs, signature.defaults.keys())
+            self.server.limits.check({key: value.shape for key, value in inputs.items()})
+            remaining = deadline.remaining()
+            with models.metrics.run(known, "Predict"):
+                outputs = servable.predict(signature_name, inputs, timeout=remaining)
+            return encode_outputs(outputs, row_format="instances" in document)
 
     def _path(self) -> str:
         return self.path.partition("?")[0]
 
-    def _unknown_path(self, path: str) -> tuple[int, str]:
-        if _STATUS.fullmatch(path) or _INFERENCE.fullmatch(path):
+    def _other_path(self, path: str) -> _Answer:
+        if path.lower().startswith("/v1/"):
             raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"Malformed request: {self.command} {path}")
-        return 404, ""
+        return 404, "", _JSON
 
     def _read_body(self) -> bytes | None:
         """The body; `None`, with at most as much read as is allowed, if it is too large."""
@@ -180,43 +247,51 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if size < 0 or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # where the body ends is unknown
             raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, "A request needs a Content-Length")
-        if size > self.server.max_request_bytes:
+        if size > self.server.limits.request_bytes:
             # A client that is still sending reads the answer only if its bytes are taken off the line for a while.
             self.close_connection = True
-            for _ in range(self.server.max_request_bytes >> 16):
+            for _ in range(self.server.limits.request_bytes >> 16):
                 if not self.rfile.read1(1 << 16):
                     break
             return None
         return self.rfile.read(size)
 
 
-def _predict(servable: Servable, body: bytes) -> str:
-    document = parse_document(body)
-    name = document.get("signature_name") or DEFAULT_SIGNATURE
-    if name not in servable.signature_names:
-        raise ServingError(
-            grpc.StatusCode.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def'
-        )
-    outputs = servable.predict(name, decode_inputs(document, servable.signature(name).inputs))
-    return encode_outputs(outputs, row_format="instances" in document)
-
-
-def _metadata(servable: Servable, name: str) -> str:
-    signatures = {
-        key: json_format.MessageToDict(value, preserving_proto_field_name=True)
-        for key, value in servable.signature_defs.items()
-    }
+def _metadata(models: ServedModels, name: str, version: int | None, label: str | None) -> str:
+    with models.lease(name, version, label) as servable:
+        signatures = {key: json.loads(_to_json(value)) for key, value in servable.signature_defs.items()}
+        number = servable.version
     return json.dumps(
         {
-            "model_spec": {"name": name, "signature_name": "", "version": str(servable.version)},
+            "model_spec": {"name": name, "signature_name": "", "version": str(number)},
             "metadata": {"signature_def": {"signature_def": signatures}},
         },
         indent=1,
     )
 
 
+def _to_json(proto: message.Message) -> str:
+    return json_format.MessageToJson(proto, preserving_proto_field_name=True, including_default_value_fields=True)
+
+
 def _requested(matched: re.Match) -> tuple[str, int | None, str | None]:
-    return matched["name"], int(matched["version"]) if matched["version"] else None, matched["label"]
+    name, label = (_decoded(matched[group]) for group in ("name", "label"))
+    if matched["version"] is None:
+        return name, None, label
+    if len(matched["version"]) > 19 or int(matched["version"]) > MAX_VERSION:
+        raise ServingError(
+            grpc.StatusCode.INVALID_ARGUMENT, f"Failed to convert version: {matched['version'][:40]} to numeric."
+        )
+    return name, int(matched["version"]), label
+
+
+def _decoded(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return urllib.parse.unquote(text, errors="strict")
+    except UnicodeDecodeError as error:
+        raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"Failed to decode {text!r}") from error
 
 
 def _error(message: str) -> str:

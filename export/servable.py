@@ -1,6 +1,7 @@
 """One loaded version of a model: a TF1 session over a SavedModel, as TensorFlow Serving runs it."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,53 @@ class TensorSpec(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """The inputs and outputs of a signature by name."""
+    """The inputs and outputs of a signature by name, and the values of inputs that a request may leave out."""
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    defaults: dict[str, np.ndarray]
+
+    def check_names(self, received: Iterable[str]) -> None:
+        """Refuses a request whose inputs are not those of the signature, but for some that have a default.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, with the names.
+        """
+        names = set(received)
+        extra, missing = names - self.inputs.keys(), self.inputs.keys() - names - self.defaults.keys()
+        if extra or missing:
+            sent, wanted, extra, missing = (",".join(sorted(group)) for group in (names, self.inputs, extra, missing))
+            raise ServingError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"input size does not match signature: {len(names)}!={len(self.inputs)} "
+                f"len({{{sent}}}) != len({{{wanted}}}). Sent extra: {{{extra}}}. Missing but required: {{{missing}}}.",
+            )
+
+    def check_tensor(self, name: str, dtype: int, shape: Sequence[int]) -> None:
+        """Refuses an input of another type or shape; Python would convert some, and crash on others.
+
+        Args:
+            name: the input's.
+            dtype: of `types_pb2.DataType`, or whatever a request says.
+            shape: its sizes, none negative.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT.
+        """
+        spec = self.inputs[name]
+        if dtype != spec.dtype.as_datatype_enum:
+            known = types_pb2.DataType.values()
+            received = type_name(tf.as_dtype(dtype)) if dtype in known and dtype else f"type {dtype}"
+            raise ServingError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Expects arg[{sorted(self.inputs).index(name)}] to be {type_name(spec.dtype)} but {received} is "
+                f"provided (input {name})",
+            )
+        if not spec.shape.is_compatible_with(shape):
+            raise ServingError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Input {name} must have shape {shape_text(spec.shape)}. Received: {shape_text(tf.TensorShape(shape))}",
+            )
 
 
 class Servable:
@@ -38,7 +82,8 @@ class Servable:
     TensorFlow Serving calls `Session::Run` on the tensors that a signature names; so does this class. It therefore
     needs nothing of the code that made the model, and an operation that fails gives the same error.
 
-    The warm-up requests of the model are run before the constructor returns: a model that fails on them does not load.
+    The warm-up requests of the model are run before the constructor returns: a model that fails on them, or answers
+    with NaN or infinity, does not load.
 
     Args:
         path: the version's directory.
@@ -56,12 +101,20 @@ class Servable:
         self._session.graph.finalize()
         self.signature_defs: dict[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
         self._signatures = {
-            name: Signature(_specs(definition.inputs), _specs(definition.outputs))
+            name: Signature(
+                _specs(definition.inputs),
+                _specs(definition.outputs),
+                {key: tf.make_ndarray(value) for key, value in definition.defaults.items()},
+            )
             for name, definition in self.signature_defs.items()
             if not name.startswith("__")  # `__saved_model_init_op`
         }
-        for signature, inputs in read_warmup(path):
-            self.predict(signature, inputs)
+        try:
+            for number, (signature, inputs) in enumerate(read_warmup(path)):
+                self._warm_up(number, signature, inputs)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def signature_names(self) -> set[str]:
@@ -76,38 +129,37 @@ class Servable:
         return self._signatures[name]
 
     def predict(
-        self, signature: str, inputs: Mapping[str, np.ndarray], output_filter: Sequence[str] = ()
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs a signature.
 
         Args:
             signature: its name, empty for `serving_default`.
-            inputs: input name to value; the types and shapes must be those of the signature.
+            inputs: input name to value; the types and shapes must be those of the signature. Those that have a default
+                may be left out.
             output_filter: the outputs to compute; empty for all.
+            timeout: seconds after which the run is given up; `None` for none.
 
         Raises:
             ServingError: the request does not fit the signature, or an operation of the graph failed.
         """
-        specs, outputs = self.signature(signature)
-        check_names(specs, inputs)
-        for index, (name, spec) in enumerate(sorted(specs.items())):
-            received = tf.as_dtype(inputs[name].dtype)
-            if received != spec.dtype:
-                raise ServingError(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"Expects arg[{index}] to be {type_name(spec.dtype)} but {type_name(received)} is provided "
-                    f"(input {name})",
-                )
-            if not spec.shape.is_compatible_with(inputs[name].shape):
-                raise ServingError(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"Input {name} must have shape {shape_text(spec.shape)}. "
-                    f"Received: {shape_text(tf.TensorShape(inputs[name].shape))}",
-                )
+        called = self.signature(signature)
+        called.check_names(inputs)
+        inputs = {**called.defaults, **inputs}
+        specs, outputs = called.inputs, called.outputs
+        for name, value in inputs.items():
+            called.check_tensor(name, tf.as_dtype(value.dtype).as_datatype_enum, value.shape)
         feed = {spec.tensor: inputs[name] for name, spec in specs.items()}
         fetch = {name: outputs[name].tensor for name in _selected(outputs, output_filter)}
+        options = None
+        if timeout is not None:
+            options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, math.ceil(1000 * timeout)))
         try:
-            values = self._session.run(fetch, feed)
+            values = self._session.run(fetch, feed, options)
         except tf.errors.OpError as error:
             # Python raises it anew with remarks on where the operation was created; clients get the original.
             original = error.__context__ if isinstance(error.__context__, tf.errors.OpError) else error
@@ -121,16 +173,12 @@ class Servable:
         """Frees the model."""
         self._session.close()
 
-
-def check_names(specs: Mapping[str, TensorSpec], received: Mapping[str, object]) -> None:
-    """Refuses a request whose inputs are not exactly those of the signature."""
-    if received.keys() != specs.keys():
-        extra, missing = sorted(received.keys() - specs.keys()), sorted(specs.keys() - received.keys())
-        raise ServingError(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            f"input size does not match signature: {len(received)}!={len(specs)}. Sent extra: {{{','.join(extra)}}}. "
-            f"Missing but required: {{{','.join(missing)}}}.",
-        )
+    def _warm_up(self, number: int, signature: str, inputs: Mapping[str, np.ndarray]) -> None:
+        for name, value in self.predict(signature, inputs).items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise ServingError(
+                    grpc.StatusCode.FAILED_PRECONDITION, f"warm-up request {number}: output {name} is not finite"
+                )
 
 
 def type_name(dtype: tf.DType) -> str:

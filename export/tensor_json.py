@@ -3,7 +3,9 @@
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -15,7 +17,6 @@ from export.serving_error import ServingError
 
 _JSON_TYPES = {
     type(None): "Null",
-    bool: "Bool",
     int: "Number",
     float: "Number",
     str: "String",
@@ -24,6 +25,11 @@ _JSON_TYPES = {
 }
 
 _MAX_RANK = 32  # of NumPy
+_MAX_DEPTH = 64
+"""Lists and objects inside each other: the largest rank, and some more for the document around it."""
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_EXACT = {tf.float16: 2**11 - 1, tf.bfloat16: 2**8 - 1, tf.float32: 2**24 - 1, tf.float64: 2**53 - 1}
+"""The largest integer up to which a type holds every integer."""
 
 
 def parse_document(body: bytes) -> dict[str, Any]:
@@ -31,8 +37,13 @@ def parse_document(body: bytes) -> dict[str, Any]:
     text after the document is ignored.
 
     Raises:
-        ServingError: the body is no JSON object, or holds not exactly one of `instances` and `inputs`.
+        ServingError: the body is no JSON object, or holds not exactly one of `instances` and `inputs`, or is nested too
+            deep (RESOURCE_EXHAUSTED).
     """
+    if _depth(body) > _MAX_DEPTH:
+        raise ServingError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, f"JSON is nested too deep: more than {_MAX_DEPTH} levels"
+        )
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -44,10 +55,10 @@ def parse_document(body: bytes) -> dict[str, Any]:
         document, _ = json.JSONDecoder().raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise _invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; lists nested too deep
-        raise _invalid("JSON Parse error: a number is too long or the nesting too deep") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise _invalid("JSON Parse error: a number is too long") from error
     if not isinstance(document, dict):
-        raise _invalid(f"Request must be a JSON object. Received: {_JSON_TYPES[type(document)]}")
+        raise _invalid(f"Request must be a JSON object. Received: {_json_type(document)}")
     if ("instances" in document) == ("inputs" in document):
         raise _invalid("Request must have exactly one of 'instances' (row format) and 'inputs' (column format)")
     if not isinstance(document.get("signature_name", ""), str):
@@ -55,21 +66,24 @@ def parse_document(body: bytes) -> dict[str, Any]:
     return document
 
 
-def decode_inputs(document: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:
+def decode_inputs(
+    document: Mapping[str, Any], specs: Mapping[str, TensorSpec], optional: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     """The inputs of a predict request.
 
     Args:
         document: from `parse_document`.
         specs: the inputs of its signature.
+        optional: those that may be left out, in row format from all rows.
 
     Raises:
         ServingError: the values do not fit the signature.
     """
     if "instances" in document:
-        columns = _columns_of_rows(document["instances"], specs)
+        columns = _columns_of_rows(document["instances"], specs, optional)
     else:
-        columns = _columns(document["inputs"], specs)
-    return {name: _to_array(name, columns[name], spec) for name, spec in specs.items()}
+        columns = _columns(document["inputs"], specs, optional)
+    return {name: _to_array(name, columns[name], spec) for name, spec in specs.items() if name in columns}
 
 
 def encode_outputs(outputs: Mapping[str, np.ndarray], *, row_format: bool) -> str:
@@ -96,9 +110,9 @@ def encode_outputs(outputs: Mapping[str, np.ndarray], *, row_format: bool) -> st
     return json.dumps({"predictions": rows}, ensure_ascii=False)
 
 
-def _columns_of_rows(instances: Any, specs: Mapping[str, TensorSpec]) -> dict[str, list]:
+def _columns_of_rows(instances: Any, specs: Mapping[str, TensorSpec], optional: Collection[str]) -> dict[str, list]:
     if not isinstance(instances, list):
-        raise _invalid(f"Expecting 'instances' to be a list. Received: {_JSON_TYPES[type(instances)]}")
+        raise _invalid(f"Expecting 'instances' to be a list. Received: {_json_type(instances)}")
     if not instances:
         raise _invalid("No values in 'instances' array.")
     if len(specs) == 1:
@@ -106,29 +120,32 @@ def _columns_of_rows(instances: Any, specs: Mapping[str, TensorSpec]) -> dict[st
         if all(isinstance(row, dict) and row.keys() == {name} for row in instances):
             return {name: [row[name] for row in instances]}
         return {name: instances}
+    names = specs.keys()
+    if isinstance(instances[0], dict) and specs.keys() - set(optional) <= instances[0].keys() <= specs.keys():
+        names = instances[0].keys()
     for number, row in enumerate(instances):
         if not isinstance(row, dict):
             raise _invalid(
                 f"Failed to process element: {number} of 'instances' list. The signature has several inputs, so each "
-                f"element must be an object. Received: {_JSON_TYPES[type(row)]}"
+                f"element must be an object. Received: {_json_type(row)}"
             )
-        if row.keys() != specs.keys():
+        if row.keys() != names:
             raise _invalid(
                 f"Failed to process element: {number} of 'instances' list. JSON object: keys must be equal to: "
-                f"{','.join(sorted(specs))}. Received: {_excerpt(','.join(sorted(row)))}"
+                f"{','.join(sorted(names))}. Received: {_excerpt(','.join(sorted(row)))}"
             )
-    return {name: [row[name] for row in instances] for name in specs}
+    return {name: [row[name] for row in instances] for name in names}
 
 
-def _columns(inputs: Any, specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
+def _columns(inputs: Any, specs: Mapping[str, TensorSpec], optional: Collection[str]) -> dict[str, Any]:
     if len(specs) == 1 and not (isinstance(inputs, dict) and inputs.keys() >= specs.keys()):
         return {next(iter(specs)): inputs}
     if not isinstance(inputs, dict):
         raise _invalid(
-            f"The signature has several inputs, so 'inputs' must be an object. Received: {_JSON_TYPES[type(inputs)]}"
+            f"The signature has several inputs, so 'inputs' must be an object. Received: {_json_type(inputs)}"
         )
     for name in sorted(specs):
-        if name not in inputs:
+        if name not in inputs and name not in optional:
             raise _invalid(f"Missing named input: {name} in 'inputs' object.")
     return inputs
 
@@ -152,7 +169,7 @@ def _flatten(name: str, value: Any, expected: tf.TensorShape) -> tuple[list[int]
         size = next(len(element) for element in flat if isinstance(element, list))
         for element in flat:
             if not isinstance(element, list):
-                raise _invalid(f"Encountered {_JSON_TYPES[type(element)]} at level: {level} expected a list: {name}")
+                raise _invalid(f"Encountered {_json_type(element)} at level: {level} expected a list: {name}")
             if len(element) != size:
                 raise _invalid(
                     f"Encountered list at unexpected size: {len(element)} at level: {level} expected size: {size}: "
@@ -176,16 +193,29 @@ def _scalars_to_array(name: str, scalars: Sequence[Any], dtype: tf.DType) -> np.
         allowed = (bool,)
     else:
         raise _invalid(f"Input {name} is of type {type_name(dtype)}, which JSON cannot express")
-    for scalar in scalars:
-        if type(scalar) not in allowed:  # `isinstance` would take a bool for an int
-            raise _wrong_type(name, scalar, dtype)
+    if not {*map(type, scalars)} <= {*allowed}:  # `isinstance` would take a bool for an int
+        raise _wrong_type(name, next(scalar for scalar in scalars if type(scalar) not in allowed), dtype)
+    if dtype.is_floating:
+        return _floats_to_array(name, scalars, dtype)
     if dtype.is_integer and scalars and not dtype.min <= min(scalars) <= max(scalars) <= dtype.max:
         raise _invalid(f"JSON number out of range: input {name} must fit {type_name(dtype)}")
-    try:
-        with np.errstate(over="ignore"):  # beyond the largest float is infinity, as in C++
-            return np.array(scalars, dtype.as_numpy_dtype)
-    except OverflowError as error:
-        raise _invalid(f"JSON number out of range: input {name} must fit {type_name(dtype)}") from error
+    return np.array(scalars, dtype.as_numpy_dtype)
+
+
+def _floats_to_array(name: str, scalars: Sequence[int | float], dtype: tf.DType) -> np.ndarray:
+    """Floats; refuses integers and magnitudes that the type cannot hold, as TensorFlow Serving does."""
+    exact, largest = _EXACT[dtype], float(dtype.max)
+    for scalar in scalars:
+        if type(scalar) is int:
+            lossy = not -exact <= scalar <= exact
+        else:
+            lossy = not -largest <= scalar <= largest and math.isfinite(scalar)
+        if lossy:
+            raise _invalid(
+                f"Cannot convert JSON value: {_excerpt(json.dumps(scalar))} to {type_name(dtype)} without loss of "
+                f"precision. (input {name})"
+            )
+    return np.array(scalars, dtype.as_numpy_dtype)
 
 
 def _to_bytes(name: str, scalar: Any) -> bytes:
@@ -221,9 +251,21 @@ def _map(value: Any, function: Any) -> Any:
 def _wrong_type(name: str, scalar: Any, dtype: tf.DType) -> ServingError:
     text = "{...}" if isinstance(scalar, dict) else _excerpt(json.dumps(scalar))
     return _invalid(
-        f"JSON Value: {text} Type: {_JSON_TYPES[type(scalar)]} is not of expected type: {type_name(dtype)} "
-        f"(input {name})"
+        f"JSON Value: {text} Type: {_json_type(scalar)} is not of expected type: {type_name(dtype)} (input {name})"
     )
+
+
+def _json_type(value: Any) -> str:
+    return str(value) if isinstance(value, bool) else _JSON_TYPES[type(value)]
+
+
+def _depth(body: bytes) -> int:
+    """How deep lists and objects lie inside each other, at most. Brackets in strings do not count."""
+    if body.count(b"[") + body.count(b"{") <= _MAX_DEPTH:
+        return 0
+    marks = np.frombuffer(_STRING.sub(b"", body), np.uint8)
+    opened = np.isin(marks, (0x5B, 0x7B)).astype(np.int32)
+    return int(np.cumsum(opened - np.isin(marks, (0x5D, 0x7D))).max(initial=0))
 
 
 def _excerpt(text: str) -> str:

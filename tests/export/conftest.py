@@ -18,6 +18,7 @@ from models.ctr.features import make_feature_tables
 from models.ctr.ranker import Ranker, save_ranker
 from models.ctr.training_counts import TrainingCounts
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
+from tests.export.toy_server import save_toy
 
 ITEM_IDS = ["007", "7", *(f"ring-{n}" for n in range(26)), "кольцо", "指輪 2"]
 USER_IDS = ["anna", "bo", "Zoë"]
@@ -119,3 +120,11 @@ def toy_base_path(toy_ranker, tmp_path_factory) -> Path:
     (base_path / "40").write_text("a file")
     saved_model.main(["--model", str(toy_ranker.run), "--base-path", str(base_path)])
     return base_path
+
+
+@pytest.fixture(scope="session")
+def toy_saved_model(tmp_path_factory) -> Path:
+    """The small SavedModel of the server's tests; copy it to where a version is needed."""
+    path = tmp_path_factory.mktemp("toy_saved_model") / "model"
+    save_toy(path)
+    return path

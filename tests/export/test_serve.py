@@ -2,6 +2,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,63 +22,33 @@ from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    model_management_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 
 from beam_pipelines.command import CommandError
 from export import serve
-from export.served_model import ServedModel
-from export.serving_error import ServingError
-from export.warmup import write_warmup
-
-MAX_REQUEST_BYTES = 200_000
-FIELDS = ("name", "amount", "counts")
-
-
-class Toy(tf.Module):
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.string, "name"),
-            tf.TensorSpec([None], tf.float32, "amount"),
-            tf.TensorSpec([None, None], tf.int64, "counts"),
-        ]
-    )
-    def default(self, name, amount, counts):
-        score = amount * 2 + tf.cast(tf.reduce_sum(counts, axis=1), tf.float32)
-        return {"score": score, "name_bytes": name}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "row")])
-    def pick(self, row):
-        return {"value": tf.gather([10.0, 20.0, 30.0], row)}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def total(self, x):
-        return {"sum": tf.reduce_sum(x)}
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int64, "steps")])
-    def count(self, steps):
-        counted = tf.constant(0, tf.int64)
-        while counted < steps:
-            counted += 1
-        return {"counted": counted}
-
-
-STEPS = 150_000  # about a second
-
-
-def save_toy(path):
-    toy = Toy()
-    signatures = {"serving_default": toy.default, "pick": toy.pick, "total": toy.total, "count": toy.count}
-    tf.saved_model.save(toy, str(path), signatures=signatures)
+from export.model_config import ModelConfig
+from export.request_limits import RequestLimits
+from export.request_queue import RequestQueue
+from export.served_models import ServedModels
+from tests.export.toy_server import (
+    FIELDS,
+    GOOD,
+    GOOD_REQUEST,
+    GOOD_ROWS,
+    MAX_REQUEST_BYTES,
+    STEPS,
+    request_proto,
+    rest,
+    serve_toy,
+)
 
 
 @pytest.fixture(scope="module")
-def base_path(tmp_path_factory):
+def base_path(toy_saved_model, tmp_path_factory):
     base = tmp_path_factory.mktemp("toy")
-    save_toy(base / "3")
+    shutil.copytree(toy_saved_model, base / "3")
     for skipped in ("2", "latest", ".7.incomplete-1"):  # not the largest; not a number; unfinished
         (base / skipped).mkdir()
     (base / "9").write_text("a file")
@@ -86,9 +57,8 @@ def base_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def endpoint(base_path):
-    endpoint = serve.Endpoint(ServedModel.load_latest("toy", base_path), "127.0.0.1", 0, 0, MAX_REQUEST_BYTES)
-    yield endpoint.listening
-    endpoint.stop()
+    with serve_toy(base_path) as (_, listening):
+        yield listening
 
 
 @pytest.fixture(scope="module")
@@ -100,39 +70,6 @@ def channel(endpoint):
 @pytest.fixture(scope="module")
 def prediction(channel):
     return prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-
-def request_proto(inputs, name="toy", signature="", version=None, label=None, output_filter=()):
-    request = predict_pb2.PredictRequest(output_filter=output_filter)
-    request.model_spec.name = name
-    request.model_spec.signature_name = signature
-    if version is not None:
-        request.model_spec.version.value = version
-    if label is not None:
-        request.model_spec.version_label = label
-    for key, value in inputs.items():
-        request.inputs[key].CopyFrom(
-            value if isinstance(value, tensor_pb2.TensorProto) else tf.make_tensor_proto(value)
-        )
-    return request
-
-
-def rest(endpoint, path, body=None, method=None):
-    """Status and document of a request; `path` is relative to the server."""
-    root = endpoint.rest.removesuffix("/v1/models/toy")
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(root + path, data=data, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        text = error.read()
-        return error.code, json.loads(text)["error"] if text else ""
-
-
-GOOD = {"name": [b"a", b"b"], "amount": np.array([1, 2], np.float32), "counts": np.array([[1, 2], [3, 4]])}
-GOOD_REQUEST = request_proto(GOOD)
-GOOD_ROWS = [{"name": "a", "amount": 1, "counts": [1, 2]}, {"name": "b", "amount": 2.0, "counts": [3, 4]}]
 
 
 def test_predict_over_grpc(prediction):
@@ -168,6 +105,21 @@ def test_predict_with_another_signature_over_rest(endpoint):
     assert rest(endpoint, "/v1/models/toy:predict", body) == (200, {"outputs": 3.0})
 
 
+def test_an_input_with_a_default_may_be_left_out(endpoint, prediction):
+    for more, expected in (({}, [2.0, 4.0]), ({"factor": np.array([10], np.float32)}, [10.0, 20.0])):
+        request = request_proto({"x": np.array([1, 2], np.float32), **more}, signature="scale")
+        assert tf.make_ndarray(prediction.Predict(request).outputs["scaled"]).tolist() == expected
+    for body in ({"instances": [{"x": 1}, {"x": 2}]}, {"inputs": {"x": [1, 2]}}):
+        document = rest(endpoint, "/v1/models/toy:predict", {"signature_name": "scale", **body})[1]
+        assert next(iter(document.values())) == [2.0, 4.0]
+    rows = [{"x": 1, "factor": 3}, {"x": 2}]
+    error = rest(endpoint, "/v1/models/toy:predict", {"signature_name": "scale", "instances": rows})
+    assert error[0] == 400
+    assert "element: 1 of 'instances' list. JSON object: keys must be equal to: factor,x. Received: x" in error[1]
+    with pytest.raises(grpc.RpcError, match=r"Missing but required: \{x\}"):
+        prediction.Predict(request_proto({"factor": np.array([1], np.float32)}, signature="scale"))
+
+
 def test_an_empty_batch_and_empty_lists_are_answered(prediction):
     empty = {"name": np.zeros(0, object), "amount": np.zeros(0, np.float32), "counts": np.zeros((0, 0), np.int64)}
     assert tf.make_ndarray(prediction.Predict(request_proto(empty)).outputs["score"]).shape == (0,)
@@ -180,6 +132,10 @@ NEGATIVE.tensor_shape.dim.add(size=-1)
 HUGE = tensor_pb2.TensorProto(dtype=tf.float32.as_datatype_enum, float_val=[1.0])
 for _ in range(4):
     HUGE.tensor_shape.dim.add(size=2**31)
+LONG = tensor_pb2.TensorProto(dtype=tf.int64.as_datatype_enum, int64_val=[1])
+LONG.tensor_shape.dim.add(size=2**40)
+FILLED = tensor_pb2.TensorProto(dtype=tf.string.as_datatype_enum, string_val=[b"x" * 1000])
+FILLED.tensor_shape.dim.add(size=1000)
 TRUNCATED = tf.make_tensor_proto(np.zeros(8, np.float32))
 TRUNCATED.tensor_content = TRUNCATED.tensor_content[:-1]
 UNTYPED = tensor_pb2.TensorProto(dtype=999)
@@ -221,8 +177,10 @@ UNTYPED = tensor_pb2.TensorProto(dtype=999)
         (request_proto(GOOD, output_filter=["score"] * 2), "INVALID_ARGUMENT", "duplicate output tensor alias: score"),
         (request_proto({**GOOD, "amount": NEGATIVE}), "INVALID_ARGUMENT", "not a valid TensorProto"),
         (request_proto({**GOOD, "amount": TRUNCATED}), "INVALID_ARGUMENT", "not a valid TensorProto"),
-        (request_proto({**GOOD, "amount": UNTYPED}), "INVALID_ARGUMENT", "not a valid TensorProto"),
-        (request_proto({**GOOD, "amount": HUGE}), "RESOURCE_EXHAUSTED", "is larger than"),
+        (request_proto({**GOOD, "amount": UNTYPED}), "INVALID_ARGUMENT", "to be float but type 999 is provided"),
+        (request_proto({**GOOD, "amount": HUGE}), "RESOURCE_EXHAUSTED", "a row may have 4096 values"),
+        (request_proto({**GOOD, "name": FILLED}), "RESOURCE_EXHAUSTED", "is larger than 200000 bytes"),
+        (request_proto({"row": LONG}, signature="pick"), "RESOURCE_EXHAUSTED", "a request may have 4194304"),
         (request_proto({**GOOD, "name": [b"x" * MAX_REQUEST_BYTES] * 2}), "RESOURCE_EXHAUSTED", "larger than max"),
     ],
 )
@@ -246,17 +204,22 @@ def with_row(**changes):
     [
         ("/v1/models/x:predict", {"instances": GOOD_ROWS}, 404, "Servable not found for request: Latest(x)"),
         ("/v1/models/toy/versions/2:predict", {"instances": GOOD_ROWS}, 404, "Specific(toy, 2)"),
-        ("/v1/models/toy/versions/" + "9" * 19 + ":predict", {"instances": GOOD_ROWS}, 404, "Servable not found"),
-        ("/v1/models/toy/versions/" + "9" * 5000 + ":predict", {"instances": GOOD_ROWS}, 404, ""),
+        ("/v1/models/toy/versions/" + "9" * 18 + ":predict", {"instances": GOOD_ROWS}, 404, "Servable not found"),
+        (
+            "/v1/models/toy/versions/" + "9" * 5000 + ":predict",
+            {"instances": GOOD_ROWS},
+            400,
+            "Failed to convert version",
+        ),
         ("/v1/models/toy/labels/best:predict", {"instances": GOOD_ROWS}, 400, "version label: best"),
         ("/v1/models/..%2f..%2fetc:predict", {"instances": GOOD_ROWS}, 404, "Servable not found"),
         ("/v1/models/toy:classify", {"examples": []}, 501, ":classify is not served"),
         ("/v1/models/toy", {"instances": GOOD_ROWS}, 400, "Malformed request: POST /v1/models/toy"),
-        ("/v1/models/toy:explain", {"instances": GOOD_ROWS}, 404, ""),
+        ("/v1/models/toy:explain", {"instances": GOOD_ROWS}, 400, "Malformed request: POST /v1/models/toy:explain"),
         ("/v2/models/toy:predict", {"instances": GOOD_ROWS}, 404, ""),
         ("/v1/models/toy:predict", b"", 400, "The document is empty"),
         ("/v1/models/toy:predict", b"{", 400, "JSON Parse error"),
-        ("/v1/models/toy:predict", b"[" * 50_000 + b"]" * 50_000, 400, "JSON Parse error"),
+        ("/v1/models/toy:predict", b"[" * 50_000 + b"]" * 50_000, 429, "nested too deep"),
         ("/v1/models/toy:predict", {"inputs": {}, "instances": []}, 400, "exactly one of"),
         ("/v1/models/toy:predict", {"instances": []}, 400, "No values in 'instances' array."),
         (
@@ -264,6 +227,12 @@ def with_row(**changes):
             {"signature_name": "x", "instances": GOOD_ROWS},
             400,
             'Serving signature name: "x" not found in signature def',
+        ),
+        (
+            "/v1/models/toy:predict",
+            {"signature_name": "\ud800", "instances": GOOD_ROWS},
+            400,
+            'Serving signature name: "?" not found in signature def',
         ),
         ("/v1/models/toy:predict", with_row(clicked=1), 400, "keys must be equal to: amount,counts,name"),
         ("/v1/models/toy:predict", {"inputs": {"name": ["a"]}}, 400, "Missing named input: amount"),
@@ -281,6 +250,12 @@ def with_row(**changes):
         ),
         ("/v1/models/toy:predict", {"signature_name": "pick", "instances": [7]}, 400, "= 7 is not in [0, 3)"),
         ("/v1/models/toy:predict", {"signature_name": "total", "instances": [7]}, 400, "no common batch dimension"),
+        (
+            "/v1/models/%2e%2e%2fetc:predict",
+            {"instances": GOOD_ROWS},
+            404,
+            "Servable not found for request: Latest(../etc)",
+        ),
         ("/v1/models/toy:predict", b" " * (MAX_REQUEST_BYTES + 1), 413, f"larger than {MAX_REQUEST_BYTES} bytes"),
     ],
 )
@@ -335,7 +310,10 @@ def test_status_of_what_is_not_served(channel, name, version, code, text):
         ("/v1/models/toy/labels/best", "GET", 400, "Unrecognized servable version label: best"),
         ("/v1/models/toy:predict", "GET", 400, "Malformed request: GET /v1/models/toy:predict"),
         ("/", "GET", 404, ""),
-        ("/v1/models/toy", "DELETE", 501, "Unsupported method"),
+        ("/v1/models/toy", "DELETE", 400, "Malformed request: DELETE /v1/models/toy"),
+        ("/v1/models/toy", "BREW", 501, "Unsupported method"),
+        ("/v1/models/toy/versions/99999999999999999999", "GET", 400, "Failed to convert version: 99999999999999999999"),
+        ("/v1/models/%ff", "GET", 400, "Failed to decode '%ff'"),
     ],
 )
 def test_other_bad_requests_over_rest(endpoint, path, method, status, text):
@@ -368,18 +346,10 @@ def test_bad_metadata_requests(prediction, fields, text):
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_methods_that_are_not_served(channel, prediction, capfd):
-    calls = [
-        (prediction.Classify, classification_pb2.ClassificationRequest()),
-        (
-            model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest,
-            model_management_pb2.ReloadConfigRequest(),
-        ),
-    ]
-    for method, request in calls:
-        with pytest.raises(grpc.RpcError) as caught:
-            method(request)
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+def test_methods_that_are_not_served(prediction, capfd):
+    with pytest.raises(grpc.RpcError) as caught:
+        prediction.Classify(classification_pb2.ClassificationRequest())
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -433,27 +403,26 @@ def test_requests_at_the_same_time_get_their_own_answers(endpoint, prediction):
     assert answers == [([2.0 * n + 3, 4.0 * n + 7], 2.0 * n + 3) for n in range(40)]
 
 
-def test_a_failing_warm_up_request_fails_the_load(tmp_path):
-    save_toy(tmp_path / "1")
-    write_warmup(tmp_path / "1", [("", GOOD), ("pick", {"row": np.array([1])})])
-    ServedModel.load_latest("toy", tmp_path).close()
-    write_warmup(tmp_path / "1", [("pick", {"row": np.array([7])})])
-    with pytest.raises(ServingError, match="is not in"):
-        ServedModel.load_latest("toy", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         (["--base-path", "{tmp}/none"], "--base-path: no directory"),
         (["--base-path", "{tmp}"], "--base-path: no version under"),
-        (["--base-path", "{tmp}", "--model-name", "a/b"], "--model-name must not hold"),
+        (["--base-path", "{tmp}", "--model-name", "a/b"], "--model-name: a model's name must not be empty or hold"),
         (["--base-path", "{tmp}", "--port", "70000"], "--port must be between 0 and 65535. Received: 70000"),
         (["--base-path", "{tmp}", "--max-request-mb", "0"], "--max-request-mb must be at least 1"),
+        (["--base-path", "{tmp}", "--poll-seconds", "-1"], "--poll-seconds must be at least 0. Received: -1.0"),
+        (["--base-path", "{tmp}", "--version-policy", "newest"], "--version-policy must be `latest:N`"),
+        (
+            ["--base-path", "{tmp}", "--version-label", "best"],
+            "--version-label must be LABEL=VERSION. Received: 'best'",
+        ),
+        (["--base-path", "{tmp}", "--digests", "{tmp}/none"], "--digests: no file"),
+        (["--model-config-file", "{tmp}/none"], "--model-config-file: {tmp}/none is no ModelServerConfig"),
     ],
 )
 def test_options_are_checked(tmp_path, options, text):
-    with pytest.raises(CommandError, match=re.escape(text)):
+    with pytest.raises(CommandError, match=re.escape(text.format(tmp=tmp_path))):
         serve.main([option.format(tmp=tmp_path) for option in options])
 
 
@@ -466,7 +435,8 @@ def test_a_port_in_use_is_named(base_path, endpoint, option):
 
 
 def test_requests_in_progress_are_answered_when_the_server_stops(base_path):
-    endpoint = serve.Endpoint(ServedModel.load_latest("toy", base_path), "127.0.0.1", 0, 0, MAX_REQUEST_BYTES)
+    models = ServedModels([ModelConfig("toy", base_path)], base_path)
+    endpoint = serve.Endpoint(models, "127.0.0.1", 0, 0, RequestLimits(), RequestQueue(4, 4))
     listening = endpoint.listening
     body = {"signature_name": "count", "inputs": STEPS}
     with futures.ThreadPoolExecutor(2) as pool, grpc.insecure_channel(listening.grpc) as channel:
@@ -485,7 +455,7 @@ def test_requests_in_progress_are_answered_when_the_server_stops(base_path):
 def test_a_damaged_version_is_named(tmp_path):
     (tmp_path / "4").mkdir()
     (tmp_path / "4" / "saved_model.pb").write_bytes(b"\xff\xff")
-    with pytest.raises(CommandError, match=r"the newest version in .* does not load"):
+    with pytest.raises(CommandError, match=r"--base-path: version 4 in .* does not load"):
         serve.main(["--base-path", str(tmp_path)])
 
 
