@@ -459,8 +459,7 @@ def test_a_damaged_version_is_named(tmp_path):
         serve.main(["--base-path", str(tmp_path)])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_until_a_signal(base_path, number):
+def test_the_command_serves_until_a_signal(base_path):
     command = [sys.executable, "-m", "export.serve", "--base-path", str(base_path), "--model-name", "toy"]
     with subprocess.Popen(
         [*command, "--port", "0", "--rest-port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -473,7 +472,7 @@ def test_the_command_serves_until_a_signal(base_path, number):
             with grpc.insecure_channel(listening.grpc) as channel:
                 stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
                 assert stub.Predict(request_proto(GOOD)).model_spec.version.value == 3
-            os.kill(process.pid, number)
+            os.kill(process.pid, signal.SIGTERM)
             out, err = process.communicate()
         finally:
             alarm.cancel()
@@ -481,3 +480,5 @@ def test_the_command_serves_until_a_signal(base_path, number):
     assert process.returncode == 0
     assert out.startswith("stopped serving toy version 3 from ")
     assert "Traceback" not in err
+    assert ("running as root" in err) == (os.geteuid() == 0)
+    assert "toy: version 3 loaded in" in err

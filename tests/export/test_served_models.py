@@ -88,6 +88,7 @@ def test_a_hot_swap_fails_no_request_and_never_goes_back(publish):
             publish(version)
             wait_until(lambda version=version: states(models).get(version, "")[0:1] == ("AVAILABLE",))
             wait_until(lambda version=version: states(models)[version - 1][0] == "END")
+            wait_until(lambda version=version: all(version in versions for versions in seen))
         stop.set()
         for thread in threads:
             thread.join()
