@@ -32,6 +32,7 @@ bench: .venv/.installed bench-env $(A)/dataset/manifest.json $(A)/embeddings/met
 	$(PY) benchmarks/encoder.py --quick
 	$(PY) benchmarks/clustering.py --quick
 	$(PY) benchmarks/ranker.py --quick
+	$(PY) benchmarks/serving.py --quick
 
 bench-env: .venv-bench/.installed .venv-deepctr/.installed .venv-fuxictr/.installed ## install what benchmarks compare with
 
