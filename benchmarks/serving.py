@@ -88,8 +88,8 @@ class Scale(NamedTuple):
     warm_up: int
     calls: int
     turns: int
-    load_seconds: float
-    swap_seconds: float
+    load_seconds: int
+    swap_seconds: int
 
 
 FULL, QUICK = Scale(20, 1000, 30, 60, 5), Scale(5, 100, 5, 12, 5)
@@ -319,7 +319,7 @@ def measure_load(base: Path, page: Page, scale: Scale) -> dict[str, float]:
                     shutil.copytree(base / "1", base / f".{version}")
                     os.replace(base / f".{version}", base / str(version))
                 time.sleep(0.1)
-                bar.update(time.perf_counter() - start - bar.n)
+                bar.update(min(int(elapsed) + 1, scale.load_seconds) - bar.n)
         stop.set()
         for client in clients:
             client.join()
