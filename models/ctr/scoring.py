@@ -11,6 +11,7 @@ from models.ctr.calibrator import Calibrator, to_logits
 from models.ctr.ranker import Ranker
 from models.ctr.scores import Scores
 from models.data.dataset import Dataset
+from models.data.map_ahead import map_ahead
 from models.data.pages import PADDING, page_records
 from models.metrics.auc import auc, group_auc
 from models.metrics.calibration import calibration_curve, copc
@@ -72,7 +73,7 @@ def click_history_lengths(dataset: Dataset, split: str) -> np.ndarray:
         return tf.cast(tf.io.parse_example(serialized, spec)["click_item"].row_lengths(), tf.int64)
 
     records = page_records(dataset, split).batch(_TOGETHER)
-    return np.concatenate(list(records.map(lengths, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator()))
+    return np.concatenate(list(map_ahead(records, lengths).as_numpy_iterator()))
 
 
 def measure(scores: Scores, negative_rate: float = 1.0) -> dict[str, Any]:

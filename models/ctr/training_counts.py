@@ -10,6 +10,7 @@ from beam_pipelines.manifest import Window
 from beam_pipelines.records import HISTORIES
 from models.ctr.feature_config import STATISTICS
 from models.data.dataset import Dataset
+from models.data.map_ahead import map_ahead
 from models.data.pages import page_records
 
 _PARSE_TOGETHER = 1024
@@ -59,8 +60,8 @@ def count_training(dataset: Dataset, cut: int) -> tuple[TrainingCounts, np.ndarr
     kept: dict[str, list[np.ndarray]] = {name: [] for name in STATISTICS}
     number_count = 0
     with tqdm(total=dataset.split("train").pages, desc="counting", unit="page") as progress:
-        batches = page_records(dataset, "train").batch(_PARSE_TOGETHER).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
-        for page in batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        batches = map_ahead(page_records(dataset, "train").batch(_PARSE_TOGETHER), parse)
+        for page in batches.as_numpy_iterator():
             counted = page["timestamp"] <= cut
             counts.users[:] += np.bincount(page["user"][counted], minlength=users)
             for name in _ROWS:

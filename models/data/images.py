@@ -7,6 +7,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tqdm import tqdm
 
 from models.data.dataset import Dataset
+from models.data.map_ahead import map_ahead
 
 _BATCH = 256  # pictures per read of a whole pass
 
@@ -76,8 +77,7 @@ class PictureStore:
             chosen = tf.data.Dataset.range(self.pictures)
         else:
             chosen = tf.data.Dataset.from_tensor_slices(numbers)
-        batches = chosen.batch(batch_size)
-        return batches.map(self.read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return map_ahead(chosen.batch(batch_size), self.read)
 
     def _read_records(self, numbers: np.ndarray) -> np.ndarray:
         records = self._records.__getitems__(numbers.tolist()) if len(numbers) else []

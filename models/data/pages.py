@@ -10,6 +10,7 @@ from beam_pipelines.manifest import Window
 from beam_pipelines.records import FEATURES, HISTORIES
 from models.config import Config
 from models.data.dataset import Dataset
+from models.data.map_ahead import map_ahead
 
 PADDING = -1
 """Fills item rows (and every other int64 feature) beyond a page's candidates or a history's steps."""
@@ -106,18 +107,13 @@ def page_batches(
         drop_remainder: whether a last, smaller batch is left out.
     """
     records = page_records(dataset, split, window=window).batch(batch_size, drop_remainder=drop_remainder)
-    batches = records.map(
-        lambda serialized: parse_pages(serialized, lengths, to_longest=to_longest),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return map_ahead(records, lambda serialized: parse_pages(serialized, lengths, to_longest=to_longest))
 
 
 def page_timestamps(dataset: Dataset, split: str) -> np.ndarray:
     """Timestamps of the pages of a split in the order of the files: int64, epoch milliseconds."""
     records = page_records(dataset, split).batch(_PARSE_TOGETHER)
-    batches = records.map(_timestamps, num_parallel_calls=tf.data.AUTOTUNE)
-    return np.concatenate(list(batches.as_numpy_iterator()))
+    return np.concatenate(list(map_ahead(records, _timestamps).as_numpy_iterator()))
 
 
 def items_on_pages(dataset: Dataset, split: str) -> np.ndarray:
@@ -136,8 +132,8 @@ def items_on_pages(dataset: Dataset, split: str) -> np.ndarray:
     found = np.zeros(dataset.manifest.items.file.records, bool)
     with tqdm(total=dataset.split(split).pages, desc="reading pages", unit="page") as progress:
         batches = page_records(dataset, split).batch(_PARSE_TOGETHER)
-        counted = batches.map(lambda records: (tf.size(records), items(records)), num_parallel_calls=tf.data.AUTOTUNE)
-        for pages, rows in counted.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        counted = map_ahead(batches, lambda records: (tf.size(records), items(records)))
+        for pages, rows in counted.as_numpy_iterator():
             found[rows] = True
             progress.update(int(pages))
     return found

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from beam_pipelines.command import CommandError
 from beam_pipelines.manifest import PRETRAINING, Window
 from models.data.dataset import Dataset
+from models.data.map_ahead import map_ahead
 from models.data.pages import PADDING, PageLengths, page_batches
 
 _PARSED_TOGETHER = 512  # pages; parsing and trimming are vectorised over them
@@ -268,14 +269,10 @@ class PretrainingPages:
             return made if augment is None else {**made, "pictures": augment(made["pictures"], number)}
 
         elements = tf.data.Dataset.range(first_step * here, tf.int64.max)
-        return elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return map_ahead(elements, batch)
 
     def _trimmed(self, split: str, window: Window | None, candidates: int, clicks: int) -> tf.data.Dataset:
         longest = self.view.max_candidates if split == PRETRAINING else self.dataset.manifest.max_candidates
         lengths = PageLengths(candidates=longest, click=clicks, pay=0, cart=0)
         batches = page_batches(self.dataset, split, lengths, batch_size=_PARSED_TOGETHER, window=window)
-        trimmed = batches.map(
-            lambda page: trim_page(page, self._picture_of_item, candidates, clicks),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        return trimmed.prefetch(tf.data.AUTOTUNE)
+        return map_ahead(batches, lambda page: trim_page(page, self._picture_of_item, candidates, clicks))

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from beam_pipelines.manifest import Window
 from models.data.dataset import Dataset
+from models.data.map_ahead import map_ahead
 from models.data.pages import GROUPS, PageLengths, pages_inside, parse_pages
 
 _SHUFFLE_BUFFER = 20_000
@@ -78,7 +79,7 @@ class TrainingBatches:
         if replicas > 1:
             own = tf.data.Dataset.range(first, first + here)
             batches = batches.flat_map(lambda records: own.map(lambda replica: records[replica::replicas]))
-        return batches.map(self._parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return map_ahead(batches, self._parse)
 
     def _epoch(self, epoch: int) -> tf.data.Dataset:
         """The serialized records of an epoch's batches."""

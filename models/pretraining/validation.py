@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from models.data.map_ahead import map_ahead
 from models.data.pages import PADDING
 from models.metrics.auc import PageAUC
 from models.metrics.effective_rank import effective_rank, mean_cosine
@@ -49,7 +50,7 @@ class SimilarityValidation(keras.callbacks.Callback):
             "click_picture": rows[:, candidates:],
             "clicked": pages["clicked"],
         }
-        self._batches = tf.data.Dataset.from_tensor_slices(numbers).batch(_BATCH).map(read)
+        self._batches = map_ahead(tf.data.Dataset.from_tensor_slices(numbers).batch(_BATCH), read)
         self.pictures = numbers
         self._image_size = image_size
 
