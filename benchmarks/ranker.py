@@ -12,9 +12,10 @@ What is compared:
 
 - `ours`: the ranker on pages. The 1,024 candidates lie on 51 pages of 20 and one of 4 (padded to 20), and share their
   page's history. **The attention differs here**: two heads of dot-product attention of each candidate over the whole
-  history and DIN's activation unit over the newest 50 clicks, computed page by page; the peers' DIN has the activation
-  unit on every step, row by row: a candidate with a history of its own, which is the only input they take. These
-  figures say what a product costs that ranks pages, not how fast one layer is.
+  history, computed page by page; the peers' DIN has its activation unit on every step, row by row: a candidate with a
+  history of its own, which is the only input they take. These figures say what a product costs that ranks pages, not
+  how fast one layer is.
+- `ours_recent`: the same with DIN's activation unit over the newest 50 clicks beside it, as the ranker is by default.
 - `din`: like for like with the peers. The same DIN as theirs, one candidate per row, the same 2,539,842 parameters, the
   activation unit with Dice as our `TargetAttention` computes it. All three start from the same weights; that their
   first losses are equal is checked.
@@ -80,8 +81,10 @@ MANY_ITEMS = 10_000_000
 TOLERANCE = 1e-4
 NOW = 1_700_000_000_000
 MINUTE = 60_000
+OURS = {"ours": 0, "ours_recent": 50}
+"""Sides that rank pages: newest steps of a history that DIN's activation unit weighs."""
 PEERS = ("deepctr", "fuxictr")
-MEMORY_NEEDED_GB = 14  # four sides at once with histories of 1000
+MEMORY_NEEDED_GB = 15  # five sides at once with histories of 1000
 
 
 class Scale(NamedTuple):
@@ -99,7 +102,7 @@ class Side:
     """A process that does one measured thing after another.
 
     Args:
-        name: `ours`, `din`, `deepctr` or `fuxictr`.
+        name: `ours`, `ours_recent`, `din`, `deepctr` or `fuxictr`.
         work: what `write_inputs` wrote.
         steps: length of the histories.
         options: more of the process's options.
@@ -222,12 +225,13 @@ def write_inputs(work: Path) -> None:
         np.savez(work / f"page_{steps}.npz", **rows)
 
 
-def our_ranker(items: int, category: np.ndarray) -> Ranker:
+def our_ranker(items: int, category: np.ndarray, recent_steps: int) -> Ranker:
     """The ranker on IDs and categories, ready to train, with the widths that all sides have.
 
     Args:
         items: number of items.
         category: of each item, 1 and up.
+        recent_steps: newest steps of a history that DIN's activation unit weighs.
     """
     config = RankerConfig(
         features=FeaturesConfig(
@@ -238,7 +242,7 @@ def our_ranker(items: int, category: np.ndarray) -> Ranker:
         ),
         embedding_dim=DIM,
         item_dim=2 * DIM,
-        attention=AttentionConfig(units=ATTENTION_UNITS),
+        attention=AttentionConfig(recent_steps=recent_steps, units=ATTENTION_UNITS),
         mlp_units=MLP_UNITS,
         token_buckets=1,
     )
@@ -339,11 +343,11 @@ class LikeForLike(keras.Model):
         return tf.concat([gather_rows(self.tables[name], ids) for name, ids in names.items()], axis=-1)
 
 
-def serve_ours(work: Path, steps: int, items: int) -> None:
+def serve_ours(work: Path, steps: int, items: int, recent_steps: int) -> None:
     """Serves steps of the ranker's `fit`, and scores of a page."""
     spread = items // ITEMS
     category = np.repeat(np.load(work / "category.npy"), spread)[spread:]
-    ranker = our_ranker(len(category), category)
+    ranker = our_ranker(len(category), category, recent_steps)
     ranker.prepare_fit()
     ranker.make_train_function()
     batches = {}
@@ -449,7 +453,7 @@ def training_figures(turns: Turns, suffix: str) -> dict[str, float]:
         figures[f"peak_mb_{side}{suffix}"] = answers[-1]["peak_mb"]
         print(f"{side}{suffix}: {figures[f'examples_per_s_{side}{suffix}']:,.0f} examples/s", flush=True)
     for peer in PEERS:
-        for prefix, side in (("train", "ours"), ("like_for_like", "din")):
+        for prefix, side in (("train", "ours"), ("train_recent", "ours_recent"), ("like_for_like", "din")):
             figures[f"{prefix}_speedup_{peer}{suffix}"] = turns.ratio(side, peer, "seconds")
             figures[f"{prefix}_cpu_ratio_{peer}{suffix}"] = turns.ratio(side, peer, "cpu_seconds")
     return figures
@@ -471,11 +475,11 @@ def compare(work: Path, steps: int, scale: Scale) -> dict[str, Any]:
     """All sides at one length of the histories."""
     result: dict[str, Any] = {}
     sides = {}
-    for name in tqdm(("ours", "din", *PEERS), desc=f"histories of {steps}: starting", unit="side"):
+    for name in tqdm((*OURS, "din", *PEERS), desc=f"histories of {steps}: starting", unit="side"):
         sides[name] = Side(name, work, steps)
     for name, side in sides.items():
         result[f"parameters_{name}"] = side.about["parameters"]
-        if name != "ours" and side.about["parameters"] != PARAMETERS:
+        if name not in OURS and side.about["parameters"] != PARAMETERS:
             sys.exit(f"{name} must have {PARAMETERS} parameters. Received: {side.about['parameters']}")
     for lengths in LENGTHS:
         turns = in_turns(f"histories of {steps}, {lengths}", sides, scale.warm_up, scale.steps[steps], "train", lengths)
@@ -484,14 +488,14 @@ def compare(work: Path, steps: int, scale: Scale) -> dict[str, Any]:
         if lengths == "full":
             result[f"largest_first_loss_difference_t{steps}"] = check_losses(turns.losses)
     if steps == max(STEPS):
-        scoring = {name: sides[name] for name in ("ours", *PEERS)}
+        scoring = {name: sides[name] for name in (*OURS, *PEERS)}
         turns = in_turns(f"a page of {PAGE_CANDIDATES} candidates", scoring, scale.warm_up, scale.calls, "score")
-        result["page_200_p50_ms"] = 1e3 * turns.median("ours", "seconds")
+        for side in scoring:
+            result[f"page_200_p50_ms_{side}"] = 1e3 * turns.median(side, "seconds")
         for peer in PEERS:
-            result[f"page_200_p50_ms_{peer}"] = 1e3 * turns.median(peer, "seconds")
             result[f"per_candidate_speedup_{peer}"] = turns.ratio("ours", peer, "seconds")
     for peer in PEERS:
-        for prefix, side in (("", "ours"), ("like_for_like_", "din")):
+        for prefix, side in (("", "ours"), ("recent_", "ours_recent"), ("like_for_like_", "din")):
             peaks = result[f"peak_mb_{side}_t{steps}"], result[f"peak_mb_{peer}_t{steps}"]
             result[f"{prefix}memory_ratio_{peer}_t{steps}"] = peaks[0] / peaks[1]
     for side in sides.values():
@@ -523,7 +527,7 @@ def print_table(result: dict[str, Any]) -> None:
     for steps in STEPS:
         for lengths in LENGTHS:
             suffix = f"_t{steps}" if lengths == "full" else f"_t{steps}_{lengths}"
-            for side in ("ours", "din", *PEERS):
+            for side in (*OURS, "din", *PEERS):
                 values = "".join(f"{result[f'{column}_{side}{suffix}']:22,.0f}" for column in columns)
                 print(f"{f'{steps} {lengths} {side}':28s}{values}")
 
@@ -532,7 +536,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark and prints its table and its JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer steps")
-    parser.add_argument("--side", choices=("ours", "din"), help=argparse.SUPPRESS)  # the processes of ours
+    parser.add_argument("--side", choices=(*OURS, "din"), help=argparse.SUPPRESS)  # the processes of ours
     for option, kind in (("--work-dir", Path), ("--steps", int), ("--rows", int), ("--threads", int)):
         parser.add_argument(option, type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--items", type=int, default=ITEMS, help=argparse.SUPPRESS)
@@ -540,8 +544,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.side:
         tf.config.threading.set_intra_op_parallelism_threads(args.threads)
         tf.config.threading.set_inter_op_parallelism_threads(args.threads)
-        if args.side == "ours":
-            serve_ours(args.work_dir, args.steps, args.items)
+        if args.side in OURS:
+            serve_ours(args.work_dir, args.steps, args.items, OURS[args.side])
         else:
             serve_din(args.work_dir, args.steps)
         return
