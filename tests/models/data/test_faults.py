@@ -31,7 +31,12 @@ TINY_ENCODER = {
     "batch_size": 16,
     "epochs": 1,
 }
-TINY_RANKER = {"ranker.mlp_units": "[8]", "ranker.lengths.click": 4, "epochs": 1}
+TINY_RANKER = {
+    "ranker.mlp_units": "[8]",
+    "ranker.lengths": "{click: 4, pay: 0, cart: 0}",
+    "ranker.attention.histories": "none",
+    "epochs": 1,
+}
 
 
 def settings(values):
