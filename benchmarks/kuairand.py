@@ -191,7 +191,9 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     print(f"notice: {dataset.manifest.notice}", flush=True)
     grid = list(itertools.product(LEARNING_RATES, DROPOUTS))[: 1 if args.quick else None]
     seeds = range(1 if args.quick else args.seeds)
-    ours = Ours(dataset, args.work_dir)
+    runs_dir = args.work_dir / ("quick" if args.quick else "runs")  # trainings of other lengths do not mix
+    runs_dir.mkdir(exist_ok=True)
+    ours = Ours(dataset, runs_dir)
     our_options = ("epochs=2",) if args.quick else ("epochs=8",)
     peer_options = ("--epochs", "2") if args.quick else ()
 
@@ -202,7 +204,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         tried["ours"][point] = max(history["val_auc"])
         print(f"ours, learning rate and dropout {point}: validation AUC {tried['ours'][point]:.4f}", flush=True)
     windows = part_windows(dataset, load_config(TrainingConfig, str(run / CONFIG_FILE)))
-    rows, file = make_rows(load_ranker(run), dataset, windows), args.work_dir / "rows.npz"
+    rows, file = make_rows(load_ranker(run), dataset, windows), runs_dir / "rows.npz"
     np.savez(file, **rows)
     clicked = rows["clicked"] == 1
     parts = {part: rows["part"] == number for number, part in enumerate(PARTS)}

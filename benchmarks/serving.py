@@ -6,8 +6,8 @@
 Everything is published by `export.saved_model` and served by `export.serve` as it comes, on loopback and two cores,
 which server and client share. Weights are random; sizes are those of `ranker.py`: 100,000 items, 1,000 categories,
 50,000 users, embeddings of 16, MLP of 512, 128 and 64. The ranker reads IDs and categories alone: no pictures, titles,
-query or statistics. Its attention is another than DIN's (see `ranker.py`, `ours`), so that the speed-up is that of a
-product which ranks pages, not of one layer.
+query or statistics. Its attention is another than DIN's (see `ranker.py`, `ours_recent`), so that the speed-up is that
+of a product which ranks pages, not of one layer.
 
 - latency: one page of 200 candidates over gRPC. Ours is one row with histories of 1,000 clicks, 1,000 payments and 200
   cart additions, as strings. DeepCTR's DIN (exported in its own environment, served by the same process) takes numbers,

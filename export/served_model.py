@@ -122,12 +122,7 @@ class ServedModel:
             ServingError: it is not served here.
         """
         with self._lock:
-            if label is not None:
-                if label not in self._labels:
-                    raise ServingError(
-                        grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}"
-                    )
-                version = self._labels[label]
+            version = self._asked_for(version, label)
             number = self._latest() if version is None else version
             servable = None if number is None else self._available(number)
             if servable is None:
@@ -150,12 +145,7 @@ class ServedModel:
         """
         response = get_model_status_pb2.GetModelStatusResponse()
         with self._lock:
-            if label is not None:
-                if label not in self._labels:
-                    raise ServingError(
-                        grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}"
-                    )
-                version = self._labels[label]
+            version = self._asked_for(version, label)
             for number in sorted(self._versions, reverse=True):
                 if version in (None, number):
                     seen = self._versions[number]
@@ -184,6 +174,14 @@ class ServedModel:
                 numbers = [number for number, version in self._versions.items() if version.servable is not None]
             for number in numbers:
                 self._unload(number)
+
+    def _asked_for(self, version: int | None, label: str | None) -> int | None:
+        """The version that a request names, by number or label; `None` if it names none."""
+        if label is None:
+            return version
+        if label not in self._labels:
+            raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+        return self._labels[label]
 
     def _latest(self) -> int | None:
         return max((number for number in self._versions if self._available(number) is not None), default=None)

@@ -9,9 +9,9 @@ import tensorflow as tf
 def map_ahead(elements: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
     """`function` of the elements in their order, several at a time and ahead of the reader.
 
-    The whole pipeline goes without tf.data's autotuner. TensorFlow 2.17 joins the autotuner's thread when an iterator
-    under a `tf.distribute` strategy is destroyed, and that thread can sleep on: now and then a run stood still for
-    minutes between two epochs.
+    The whole pipeline goes without tf.data's autotuner. Now and then a run stood still for minutes between two epochs:
+    an iterator under a `tf.distribute` strategy waited for its thread to end, which seems to have been that of the
+    autotuner, asleep (TensorFlow 2.17).
 
     Args:
         elements: what to map.

@@ -95,7 +95,6 @@ def page_batches(
     *,
     batch_size: int,
     window: Window | None = None,
-    drop_remainder: bool = False,
     to_longest: Collection[str] = (),
 ) -> tf.data.Dataset:
     """Batches of parsed pages (see `parse_pages`), one pass over a split.
@@ -104,9 +103,8 @@ def page_batches(
         dataset, split, window: which pages, see `page_records`.
         lengths, to_longest: sizes of the batches, see `parse_pages`.
         batch_size: pages per batch.
-        drop_remainder: whether a last, smaller batch is left out.
     """
-    records = page_records(dataset, split, window=window).batch(batch_size, drop_remainder=drop_remainder)
+    records = page_records(dataset, split, window=window).batch(batch_size)
     return map_ahead(records, lambda serialized: parse_pages(serialized, lengths, to_longest=to_longest))
 
 
