@@ -9,14 +9,16 @@ def same_id(candidates: tf.Tensor, steps: tf.Tensor, known: tf.Tensor) -> tf.Ten
     """Whether a step has the candidate's ID.
 
     Args:
-        candidates: IDs, shape `(batch, candidates)`.
+        candidates: IDs, 0 or more, shape `(batch, candidates)`.
         steps: IDs, shape `(batch, steps)`.
         known: bool, shape `(batch, steps)`: false at steps that match nothing.
 
     Returns:
         float32 0 or 1, shape `(batch, candidates, steps)`.
     """
-    return tf.cast((candidates[:, :, None] == steps[:, None, :]) & known[:, None, :], tf.float32)
+    # Pages to rank have hundreds of thousands of pairs, so that each pass over them counts.
+    steps = tf.where(known, steps, -1)
+    return tf.cast(candidates[:, :, None] == steps[:, None, :], tf.float32)
 
 
 def cosine(candidates: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
@@ -37,13 +39,13 @@ def mean_match(match: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
     Args:
         match: shape `(batch, candidates, steps)`.
-        mask: bool, broadcastable to it.
+        mask: bool, shape `(batch, steps)`.
 
     Returns:
         Shape `(batch, candidates)`.
     """
-    weights = tf.broadcast_to(tf.cast(mask, match.dtype), tf.shape(match))
-    return tf.math.divide_no_nan(tf.reduce_sum(match * weights, axis=-1), tf.reduce_sum(weights, axis=-1))
+    weights = tf.cast(mask, match.dtype)
+    return tf.math.divide_no_nan(tf.linalg.matvec(match, weights), tf.reduce_sum(weights, axis=-1, keepdims=True))
 
 
 def mean_of_largest(match: tf.Tensor, mask: tf.Tensor, count: int) -> tf.Tensor:
@@ -59,4 +61,5 @@ def mean_of_largest(match: tf.Tensor, mask: tf.Tensor, count: int) -> tf.Tensor:
     """
     match = tf.pad(tf.where(mask, match, _BELOW_ANY_COSINE), ((0, 0), (0, 0), (0, count)), constant_values=-2.0)
     largest = tf.math.top_k(match, k=count, sorted=False).values
-    return mean_match(largest, largest > _BELOW_ANY_COSINE)
+    present = tf.cast(largest > _BELOW_ANY_COSINE, match.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(largest * present, axis=-1), tf.reduce_sum(present, axis=-1))

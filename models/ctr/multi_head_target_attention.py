@@ -36,7 +36,8 @@ class MultiHeadTargetAttention(keras.layers.Layer):
     Call arguments:
         query: candidates, shape `(batch, candidates, query_dim)`.
         keys: history steps, shape `(batch, steps, key_dim)`; also the values that are summed.
-        mask: bool, shape `(batch, steps)`, false at padding, where `keys` and `pairs` may hold anything.
+        mask: bool, shape `(batch, steps)`, false at padding, where `keys` may hold anything, and `pairs` any finite
+            numbers.
         pairs: `pair_features` tensors that tell something about a candidate and a step, such as whether they are of the
             same category: each of shape `(batch, candidates, steps)`.
 
@@ -99,14 +100,15 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         query_heads = tf.matmul(query, self.query_kernel.value) + self.query_bias.value
         query_heads = tf.reshape(query_heads, (batch, candidates, self.heads, self.head_dim))
         on_keys = tf.einsum("bche,dhe->bhcd", query_heads, self._by_head(self.key_kernel)) / math.sqrt(self.head_dim)
-        # Every pass over (batch, heads * candidates, steps) counts; nothing else here is as large.
-        logits = tf.matmul(tf.reshape(on_keys, (batch, rows, keys.shape[-1])), keys, transpose_b=True)
+        # Every pass over (batch, heads * candidates, steps) counts; nothing else here is as large. The mask costs none:
+        # it is one more column of the keys, which each candidate multiplies with one.
+        on_keys = tf.concat([on_keys, tf.ones_like(on_keys[..., :1])], axis=-1)
+        masked_keys = tf.concat([keys, tf.cast(tf.where(mask, 0.0, _MASKED), keys.dtype)[..., None]], axis=-1)
+        logits = tf.matmul(tf.reshape(on_keys, (batch, rows, keys.shape[-1] + 1)), masked_keys, transpose_b=True)
         if pairs:
-            stacked = tf.where(mask[:, None, None, :], tf.stack(pairs, axis=1), 0)
-            stacked = tf.reshape(stacked, (batch, self.pair_features, candidates * steps))
+            stacked = tf.reshape(tf.stack(pairs, axis=1), (batch, self.pair_features, candidates * steps))
             biases = tf.matmul(self.pair_kernel.value, stacked, transpose_a=True)
             logits += tf.reshape(biases, (batch, rows, steps))
-        logits += tf.cast(tf.where(mask, 0.0, _MASKED), logits.dtype)[:, None, :]
         summed = tf.reshape(tf.matmul(tf.nn.softmax(logits), keys), (batch, self.heads, candidates, keys.shape[-1]))
 
         values = tf.einsum("bhcd,dhe->bche", summed, self._by_head(self.value_kernel))

@@ -300,16 +300,16 @@ class Ranker(DistributedFit, tfrs.Model):
         for table, of_new in self._matched_tables(new_items):
             step_ids = look_up(table, steps, of_new)
             pairs.append(matches.same_id(look_up(table, items, of_new), step_ids, mask & (step_ids != 0)))
-        mask = mask[:, None, :]
         pooled = [matches.mean_match(match, mask) for match in pairs]
         if self.image_feature == "simscore":
             images = look_up(self.items.image.value, items), look_up(self.items.image.value, steps)
-            has_image = [tf.reduce_any(image != 0, axis=-1) for image in images]
-            mask = mask & has_image[0][:, :, None] & has_image[1][:, None, :]
+            of_items, of_steps = (tf.reduce_any(image != 0, axis=-1) for image in images)
+            of_steps &= mask
             similarity = matches.cosine(*images)
             pairs.append(similarity)
-            pooled += [matches.mean_of_largest(similarity, mask, count) for count in (1, _LARGEST)]
-            pooled.append(matches.mean_match(similarity, mask))
+            both = of_items[:, :, None] & of_steps[:, None, :]
+            pooled += [matches.mean_of_largest(similarity, both, count) for count in (1, _LARGEST)]
+            pooled.append(matches.mean_match(similarity, of_steps))  # a candidate without picture is like none
         return pairs, [match[..., None] for match in pooled]
 
     def _mlp(self, candidate: tf.Tensor, page: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:

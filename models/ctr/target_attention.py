@@ -21,6 +21,7 @@ class TargetAttention(keras.layers.Layer):
     The activation unit `w` is an MLP with one hidden layer on `[q, k, q - k, q * k]` and the pairs. That concatenation
     is never made: with the layer's kernel split into `W1..W4` along its input, the layer is exactly
     `k @ (W2 - W3 + diag(q) W4) + q @ (W1 + W3) + b`, a matrix product of the keys with a kernel of the candidate's own.
+    It is as simple the other way round, with a kernel of each step, which inference uses.
 
     Nor do the moments that Dice needs take a pass over the hidden units, which dwarf all else: `x = W k + c` has the
     mean `W mean(k) + c` and the variance `W cov(k) W^T`.
@@ -124,45 +125,71 @@ class TargetAttention(keras.layers.Layer):
         keys = tf.where(mask[..., None], keys, 0)
         if query_mask is not None:
             query = tf.where(query_mask[..., None], query, 0)
-        inputs = _Inputs(
-            tf.concat([keys, tf.cast(mask, keys.dtype)[..., None]], axis=-1),
-            tf.where(mask[:, None, None, :], tf.stack(pairs, axis=2), 0) if pairs else None,
-        )
-        kernels = _Kernels(self._kernels(query), self.pair_kernel.value)
-        if self.dice is None:
-            hidden = tf.nn.relu(_products(kernels, inputs))
-            scores = tf.matmul(self.score_kernel.value[None], hidden)[:, :, 0]
+        pairs = tf.where(mask[:, None, None, :], tf.stack(pairs, axis=2), 0) if pairs else None
+        if training:
+            scores = self._scores_by_candidate(query, keys, pairs, mask, query_mask)
         else:
-            scores = self._dice_scores(kernels, inputs, mask, query_mask, training)
+            scores = self._scores_by_step(query, keys, pairs)
         if self.normalization == "none":
             weights = scores + self.score_bias.value
         else:
             weights = tf.nn.softmax(scores + tf.cast(tf.where(mask, 0.0, _MASKED), scores.dtype)[:, None, :])
         return tf.cast(tf.matmul(weights, keys), self.compute_dtype)
 
-    def _kernels(self, query: tf.Tensor) -> tf.Tensor:
-        """What each candidate multiplies `[k, 1]` with, `(batch, candidates, units, dim + 1)`."""
-        on_query, on_key, on_difference, on_product = tf.split(self.kernel.value, 4)
-        on_keys = query[:, :, None, :] * tf.transpose(on_product) + tf.transpose(on_key - on_difference)
-        biases = tf.matmul(query, on_query + on_difference) + self.bias.value
-        return tf.concat([on_keys, biases[..., None]], axis=-1)
-
-    def _dice_scores(
+    def _scores_by_candidate(
         self,
-        kernels: "_Kernels",
-        inputs: "_Inputs",
+        query: tf.Tensor,
+        keys: tf.Tensor,
+        pairs: tf.Tensor | None,
         mask: tf.Tensor,
         query_mask: tf.Tensor | None,
-        training: bool,
     ) -> tf.Tensor:
+        """Scores `(batch, candidates, steps)` with a kernel of each candidate, as training has fewer of them."""
+        on_query, on_key, on_difference, _ = tf.split(self.kernel.value, 4)
+        kernels = self._kernels(query, on_query + on_difference, on_key - on_difference)
+        inputs = _Inputs(tf.concat([keys, tf.cast(mask, keys.dtype)[..., None]], axis=-1), pairs)
+        if self.dice is None:
+            return self._relu_scores(kernels, inputs)
+        moments = self.dice.pool_moments(*_moments(kernels, inputs, mask, query_mask))
+        return self._dice_scores(kernels, inputs, *moments)
+
+    def _scores_by_step(self, query: tf.Tensor, keys: tf.Tensor, pairs: tf.Tensor | None) -> tf.Tensor:
+        """Scores `(batch, candidates, steps)` with a kernel of each step: a page that is ranked has fewer of them.
+
+        The hidden layer is as simple in the candidate as in the step: `q @ (W1 + W3 + diag(k) W4) + k @ (W2 - W3) + b`.
+        """
+        on_query, on_key, on_difference, _ = tf.split(self.kernel.value, 4)
+        kernels = self._kernels(keys, on_key - on_difference, on_query + on_difference)
+        by_step = None if pairs is None else tf.transpose(pairs, (0, 3, 2, 1))
+        inputs = _Inputs(tf.concat([query, tf.ones_like(query[..., :1])], axis=-1), by_step)
+        if self.dice is None:
+            scores = self._relu_scores(kernels, inputs)
+        else:
+            scores = self._dice_scores(kernels, inputs, self.dice.moving_mean.value, self.dice.moving_variance.value)
+        return tf.transpose(scores, (0, 2, 1))
+
+    def _kernels(self, rows: tf.Tensor, on_rows: tf.Tensor, on_others: tf.Tensor) -> "_Kernels":
+        """What each candidate multiplies the steps with, or each step the candidates.
+
+        Args:
+            rows: shape `(batch, rows, dim)`.
+            on_rows, on_others: kernels on these alone, and on what they are multiplied with: `(dim, units)`.
+        """
+        on_product = tf.split(self.kernel.value, 4)[3]
+        on_others = rows[:, :, None, :] * tf.transpose(on_product) + tf.transpose(on_others)
+        biases = tf.matmul(rows, on_rows) + self.bias.value
+        return _Kernels(tf.concat([on_others, biases[..., None]], axis=-1), self.pair_kernel.value)
+
+    def _relu_scores(self, kernels: "_Kernels", inputs: "_Inputs") -> tf.Tensor:
+        """`score_kernel . relu(hidden units)`."""
+        return tf.matmul(self.score_kernel.value[None], tf.nn.relu(_products(kernels, inputs)))[:, :, 0]
+
+    def _dice_scores(self, kernels: "_Kernels", inputs: "_Inputs", mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
         """`score_kernel . dice(hidden units)`, with the hidden units standardised by their kernels."""
-        mean, variance = self.dice.moving_mean.value, self.dice.moving_variance.value
-        if training:
-            mean, variance = self.dice.pool_moments(*_moments(kernels, inputs, mask, query_mask))
         deviation = tf.sqrt(variance + self.dice.epsilon)
-        on_keys, on_pairs = kernels
-        on_keys = tf.concat([on_keys[..., :-1], on_keys[..., -1:] - mean[:, None]], axis=-1) / deviation[:, None]
-        kernels = _Kernels(on_keys, on_pairs / deviation)
+        on_vectors, on_pairs = kernels
+        on_vectors = tf.concat([on_vectors[..., :-1], on_vectors[..., -1:] - mean[:, None]], axis=-1)
+        kernels = _Kernels(on_vectors / deviation[:, None], on_pairs / deviation)
         # With z = (x - mean) / deviation and shift = mean / deviation, dice(x) = (1 - alpha) deviation (z + shift)
         # sigmoid(z) + alpha x, and the sum over units of the latter is one more product with the inputs.
         alpha, score_kernel = self.dice.alpha.value, self.score_kernel.value
@@ -170,7 +197,7 @@ class TargetAttention(keras.layers.Layer):
         scores = _sum_gated(_products(kernels, inputs), mean / deviation, gated)
         weights = linear * deviation
         summed = _Kernels(
-            tf.einsum("bcui,u->bci", kernels.on_keys, weights)[:, :, None],
+            tf.einsum("brui,u->bri", kernels.on_vectors, weights)[:, :, None],
             tf.linalg.matvec(kernels.on_pairs, weights)[:, None],
         )
         return scores + _products(summed, inputs)[:, :, 0] + tf.reduce_sum(linear * mean)
@@ -187,14 +214,14 @@ class TargetAttention(keras.layers.Layer):
 
 
 class _Inputs(NamedTuple):
-    """What hidden units are made of, zeros at padding.
+    """What hidden units are made of, zeros at padded steps.
 
     Attributes:
-        keys: `[k, 1]`, which all candidates share, `(batch, steps, dim + 1)`.
-        pairs: `(batch, candidates, pair_features, steps)`, or None if there are none.
+        vectors: `[k, 1]`, which all candidates share, or `[q, 1]`, which all steps share, `(batch, columns, dim + 1)`.
+        pairs: `(batch, rows, pair_features, columns)`, or None if there are none.
     """
 
-    keys: tf.Tensor
+    vectors: tf.Tensor
     pairs: tf.Tensor | None
 
 
@@ -202,24 +229,24 @@ class _Kernels(NamedTuple):
     """What makes hidden units of `_Inputs`.
 
     Attributes:
-        on_keys: of each candidate, `(batch, candidates, units, dim + 1)`.
+        on_vectors: of each candidate or step, `(batch, rows, units, dim + 1)`.
         on_pairs: of all, `(pair_features, units)`.
     """
 
-    on_keys: tf.Tensor
+    on_vectors: tf.Tensor
     on_pairs: tf.Tensor
 
 
 def _products(kernels: _Kernels, inputs: _Inputs) -> tf.Tensor:
-    """Hidden units `(batch, candidates, units, steps)`.
+    """Hidden units `(batch, rows, units, columns)`.
 
-    One product per page with the keys and a thin one with the pairs: four times as fast as a product per candidate with
-    both, for which the keys are repeated. Units stay outside of the steps: no transposition of the largest tensor.
+    One product per page with the vectors and a thin one with the pairs: faster than a product per row with both, for
+    which the vectors are repeated. Units stay outside of the columns: no transposition of the largest tensor.
     """
-    batch, candidates, units, size = tf.unstack(tf.shape(kernels.on_keys))
-    rows = tf.reshape(kernels.on_keys, (batch, candidates * units, size))
-    hidden = tf.matmul(rows, inputs.keys, transpose_b=True)
-    hidden = tf.reshape(hidden, (batch, candidates, units, tf.shape(inputs.keys)[1]))
+    batch, rows, units, size = tf.unstack(tf.shape(kernels.on_vectors))
+    on_vectors = tf.reshape(kernels.on_vectors, (batch, rows * units, size))
+    hidden = tf.matmul(on_vectors, inputs.vectors, transpose_b=True)
+    hidden = tf.reshape(hidden, (batch, rows, units, tf.shape(inputs.vectors)[1]))
     return hidden if inputs.pairs is None else hidden + tf.matmul(kernels.on_pairs, inputs.pairs, transpose_a=True)
 
 
@@ -228,10 +255,10 @@ def _sum_gated(z: tf.Tensor, shift: tf.Tensor, weights: tf.Tensor) -> tuple[tf.T
     """`sum_u weights[u] (z + shift[u]) sigmoid(z)`, in as few passes over `z` as its gradient allows.
 
     Args:
-        z: shape `(batch, candidates, units, steps)`.
+        z: shape `(batch, rows, units, columns)`.
         shift, weights: shape `(units,)`.
 
-    Output shape: `(batch, candidates, steps)`.
+    Output shape: `(batch, rows, columns)`.
     """
     share = tf.sigmoid(z)
     gated = (z + shift[:, None]) * share
@@ -249,12 +276,12 @@ def _sum_gated(z: tf.Tensor, shift: tf.Tensor, weights: tf.Tensor) -> tuple[tf.T
 def _moments(
     kernels: _Kernels, inputs: _Inputs, mask: tf.Tensor, query_mask: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Number, mean and variance of the present hidden units, none of which is made.
+    """Number, mean and variance of the present hidden units of candidates with steps, none of which is made.
 
     Page by page, by the law of total variance.
     """
     keys, pairs = inputs
-    on_keys, on_pairs = kernels.on_keys, tf.transpose(kernels.on_pairs)
+    on_keys, on_pairs = kernels.on_vectors, tf.transpose(kernels.on_pairs)
     batch, candidates, units, size = tf.unstack(tf.shape(on_keys))
     steps = tf.reduce_sum(tf.cast(mask, keys.dtype), axis=1)
     # The sum of squared distances does not change when the mean that they are taken from does.

@@ -138,7 +138,8 @@ def test_padding_changes_neither_values_nor_gradients(extra, content, seed):
     padded_mask = np.pad(mask, ((0, 0), (0, extra)))
     padded_keys[~padded_mask] = content
     padded_pairs = [np.pad(pair, ((0, 0), (0, 0), (0, extra))) for pair in pairs]
-    padded_pairs = [np.where(padded_mask[:, None], pair, np.float32(content)) for pair in padded_pairs]
+    finite = np.nan_to_num(np.float32(content), posinf=1e6)
+    padded_pairs = [np.where(padded_mask[:, None], pair, finite) for pair in padded_pairs]
     expected = values_and_gradients(layer, layer, (query, keys, mask, pairs))
     actual = values_and_gradients(layer, layer, (query, padded_keys, padded_mask, padded_pairs))
     assert not actual[2][~padded_mask].any()

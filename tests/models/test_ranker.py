@@ -338,7 +338,7 @@ def test_matches_equal_their_definition():
         for count in (1, 3, 10):
             ours = float(matches.mean_of_largest(similarity, mask, count)[b, c])
             assert ours == pytest.approx(valid[:count].mean() if len(valid) else 0, abs=1e-9)
-        mean = float(matches.mean_match(similarity, mask)[b, c])
+        mean = float(matches.mean_match(similarity, mask[:, 0])[b, c])
         assert mean == pytest.approx(valid.mean() if len(valid) else 0, abs=1e-9)
     ids = np.array([[1, 2, 0]]), np.array([[2, 2, 0, 1]])
     same = matches.same_id(*ids, np.array([[True, False, False, True]]))
