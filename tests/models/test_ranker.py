@@ -171,7 +171,9 @@ def test_unknown_steps_match_no_unknown_candidate(make):
     items = tf.constant([[ranker.sizes.items, 3]], tf.int64)
     pairs, pooled = ranker._match(items, items, tf.constant([[True, True]]))
     np.testing.assert_array_equal(pairs[0][0], [[0, 0], [0, 1]])
-    np.testing.assert_array_equal(pooled[0][0, :, 0], [0, 0.5])
+    share, number = pooled[0], pooled[len(pairs)]
+    np.testing.assert_array_equal(share[0, :, 0], [0, 0.5])
+    np.testing.assert_allclose(number[0, :, 0], np.log1p([0, 1]), rtol=1e-6)
 
 
 def test_labels_and_positions_are_no_inputs(ranker, page):
