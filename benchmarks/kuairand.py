@@ -1,7 +1,8 @@
 """Accuracy on KuaiRand's real impressions: the ranker against DIN of FuxiCTR on the same features.
 
     make bench-env
-    .venv/bin/python benchmarks/kuairand.py [--source DIR] [--work-dir DIR] [--quick]
+    .venv/bin/python benchmarks/kuairand.py [--source DIR] [--work-dir DIR] [--learning-rates LR ...] [--dropouts SHARE ...]
+        [--seeds N] [--quick]
 
 The last two days are the test, the days before for training and, their latest tenth, for validation. The peer reads
 what the ranker's tables hold: IDs with the same thresholds, vocabularies and scales, of items, users and candidates;
@@ -51,7 +52,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER_PYTHON = ROOT / ".venv-fuxictr/bin/python"
 SPLIT_TIMES = "2022-04-25,2022-05-04"
 STEPS = 50  # newest clicks that both read
-LEARNING_RATES, DROPOUTS = (2e-3, 1e-3, 5e-4), (0.0, 0.2)
+LEARNING_RATES, DROPOUTS = (2e-3, 1e-3, 5e-4), (0.0, 0.2)  # the grid, unless options say otherwise
 CONFIG = (
     "batch_size=256",
     "monitor=auc",
@@ -189,7 +190,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     """Tunes, trains and measures both, prints the table and returns the result."""
     dataset = open_dataset(args.source, args.work_dir)
     print(f"notice: {dataset.manifest.notice}", flush=True)
-    grid = list(itertools.product(LEARNING_RATES, DROPOUTS))[: 1 if args.quick else None]
+    grid = list(itertools.product(args.learning_rates, args.dropouts))[: 1 if args.quick else None]
     seeds = range(1 if args.quick else args.seeds)
     runs_dir = args.work_dir / ("quick" if args.quick else "runs")  # trainings of other lengths do not mix
     runs_dir.mkdir(exist_ok=True)
@@ -228,7 +229,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     result = {
         "notice": dataset.manifest.notice,
         "seeds": len(seeds),
-        "grid_points": len(grid),
+        "grid": {"learning_rates": args.learning_rates, "dropouts": args.dropouts},
         "candidates": len(first.clicked),
         "ours": mine,
         "fuxictr": peer,
@@ -250,6 +251,8 @@ def main() -> None:
     add = parser.add_argument
     add("--source", type=Path, default=Path("../shared/data/kuairand_impressions"), help="KuaiRand's files")
     add("--work-dir", type=Path, default=Path("artifacts/benchmarks/kuairand"), help="what is there is reused")
+    add("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, metavar="LR", help="of the grid")
+    add("--dropouts", type=float, nargs="+", default=DROPOUTS, metavar="SHARE", help="of the grid")
     add("--seeds", type=int, default=3)
     add("--quick", action="store_true", help="one point of the grid, one seed, two epochs")
     args = parser.parse_args()

@@ -1,6 +1,7 @@
 """Strict, typed configuration: YAML files and `--set key=value` overrides, checked before any work starts."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -30,6 +31,13 @@ class Config(pydantic.BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-3` as a number, as YAML 1.2 does and people write it."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), "-+0123456789")
+
+
 def load_config(kind: type[ConfigT], file: str | None, overrides: Sequence[str] = ()) -> ConfigT:
     """Reads a configuration.
 
@@ -48,7 +56,7 @@ def load_config(kind: type[ConfigT], file: str | None, overrides: Sequence[str] 
             presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
             raise CommandError(f"--config: no file {file} and no preset of that name (presets: {presets})")
         try:
-            values = yaml.safe_load(path.read_text()) or {}
+            values = yaml.load(path.read_text(), _Loader) or {}
         except yaml.YAMLError as error:
             raise CommandError(f"{path}: not valid YAML: {error}") from error
         if not isinstance(values, dict):
@@ -64,7 +72,7 @@ def load_config(kind: type[ConfigT], file: str | None, overrides: Sequence[str] 
             if not isinstance(section, dict):
                 raise CommandError(f"--set {override}: {parent} is a value, not a section")
         try:
-            section[last] = yaml.safe_load(text)
+            section[last] = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise CommandError(f"--set {override}: the value is not valid YAML") from error
     try:

@@ -20,6 +20,16 @@ def test_yaml_round_trip(tmp_path):
     assert load_config(TrainingConfig, str(tmp_path / "config.yaml"), ["epochs=1"]).epochs == 1
 
 
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001", "+1e-03"])
+def test_powers_of_ten_are_numbers(text, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"learning_rate: {text}")
+    for config in (
+        load_config(TrainingConfig, None, [f"learning_rate={text}"]),
+        load_config(TrainingConfig, str(tmp_path / "config.yaml")),
+    ):
+        assert config.learning_rate == 0.001
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
