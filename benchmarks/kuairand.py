@@ -1,8 +1,8 @@
 """Accuracy on KuaiRand's real impressions: the ranker against DIN of FuxiCTR on the same features.
 
     make bench-env
-    .venv/bin/python benchmarks/kuairand.py [--source DIR] [--work-dir DIR] [--learning-rates LR ...] [--dropouts SHARE ...]
-        [--seeds N] [--quick]
+    .venv/bin/python benchmarks/kuairand.py [--source DIR] [--work-dir DIR] [--learning-rates LR ...]
+        [--dropouts SHARE ...] [--seeds N] [--quick]
 
 The last two days are the test, the days before for training and, their latest tenth, for validation. The peer reads
 what the ranker's tables hold: IDs with the same thresholds, vocabularies and scales, of items, users and candidates;
