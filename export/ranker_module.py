@@ -17,6 +17,9 @@ from models.ctr.ranker import Ranker
 from models.data.pages import PADDING, parse_pages
 
 _FINGERPRINTS = 2**62
+_MOST_PAIRS = 2**26
+"""Pairs of a candidate and a history step that a request may have: attention makes tensors of 256 MB for that many."""
+_LEAST_STEPS = 16  # what a candidate costs without any history
 
 
 class RankerModule(tf.Module):
@@ -101,7 +104,7 @@ class RankerModule(tf.Module):
             rows = self._refer_to_candidates(steps, rows, inputs["item_id"], item, is_new)
             page[f"{name}_item"] = rows
             page[f"{name}_time"] = tf.where(rows == PADDING, rows, times)
-        return self._score(page)
+        return self._score_small(page)
 
     def _shape_checks(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> list[tf.Operation | None]:
         """Refuses inputs that do not belong together; those that are not given may have one row."""
@@ -167,11 +170,28 @@ class RankerModule(tf.Module):
         return tf.cond(tf.reduce_any(is_new), referring, lambda: rows)
 
     def _score_records(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies([_size_check(tf.size(examples), self._lengths.candidates, 0)]):
+            examples = tf.identity(examples)
         parsed = parse_pages(examples, self._lengths, to_longest=HISTORIES)
-        return self._score({f.name: parsed[f.name] for f in FEATURES if not f.is_label})
+        return self._score_small({f.name: parsed[f.name] for f in FEATURES if not f.is_label})
+
+    def _score_small(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Scores pages, unless they are so many or so long that this could take all memory."""
+        pages, candidates = tf.unstack(tf.shape(page["item"]))
+        steps = tf.reduce_max([tf.shape(page[f"{name}_item"])[1] for name in HISTORIES])
+        with tf.control_dependencies([_size_check(pages, candidates, steps)]):
+            page["item"] = tf.identity(page["item"])  # of what no pair is without
+        return self._score(page)
 
     def _rows(self, item_ids: tf.Tensor) -> tf.Tensor:
         return tf.where(item_ids == "", tf.constant(PADDING, tf.int64), self._items.lookup(item_ids))
+
+
+def _size_check(pages: tf.Tensor, candidates: tf.Tensor | int, steps: tf.Tensor | int) -> tf.Operation | None:
+    pairs = tf.reduce_prod([tf.cast(n, tf.int64) for n in (pages, candidates, tf.maximum(steps, _LEAST_STEPS))])
+    return tf.debugging.Assert(
+        pairs <= _MOST_PAIRS, [f"a request may have {_MOST_PAIRS} pairs of a candidate and a history step, not", pairs]
+    )
 
 
 def _table(ids: Sequence[str], file: Path, unknown: int) -> tf.lookup.StaticHashTable:

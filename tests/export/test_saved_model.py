@@ -283,6 +283,17 @@ def test_inputs_that_do_not_belong_together_are_refused(servable, rows, name, va
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_requests_that_would_take_all_memory_are_refused(servable):
+    pages = 2**26 // 16 // 4 + 1  # of four candidates
+    many = {"user_id": np.full(pages, b"", object), "timestamp": np.zeros(pages, np.int64)}
+    many["item_id"] = np.full((pages, 4), b"", object)
+    records = np.full(2**26 // 16 + 1, b"", object)
+    for signature, inputs in (("", with_defaults(servable, "", many)), ("tf_example", {"examples": records})):
+        with pytest.raises(ServingError, match="may have 67108864 pairs of a candidate and a history step") as caught:
+            servable.predict(signature, inputs)
+        assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_what_is_no_page_record_is_refused(servable):
     with pytest.raises(ServingError, match="Could not parse example input") as caught:
         servable.predict("tf_example", {"examples": np.array([b"\xff"], object)})
