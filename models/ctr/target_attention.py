@@ -21,7 +21,7 @@ class TargetAttention(keras.layers.Layer):
     The activation unit `w` is an MLP with one hidden layer on `[q, k, q - k, q * k]` and the pairs. That concatenation
     is never made: with the layer's kernel split into `W1..W4` along its input, the layer is exactly
     `k @ (W2 - W3 + diag(q) W4) + q @ (W1 + W3) + b`, a matrix product of the keys with a kernel of the candidate's own.
-    It is as simple the other way round, with a kernel of each step, which inference uses.
+    It is as simple the other way round, with a kernel of each step, which inference uses where there are fewer of them.
 
     Nor do the moments that Dice needs take a pass over the hidden units, which dwarf all else: `x = W k + c` has the
     mean `W mean(k) + c` and the variance `W cov(k) W^T`.
@@ -127,9 +127,14 @@ class TargetAttention(keras.layers.Layer):
             query = tf.where(query_mask[..., None], query, 0)
         pairs = tf.where(mask[:, None, None, :], tf.stack(pairs, axis=2), 0) if pairs else None
         if training:
-            scores = self._scores_by_candidate(query, keys, pairs, mask, query_mask)
+            scores = self._scores_by_candidate(query, keys, pairs, mask, query_mask, training=True)
         else:
-            scores = self._scores_by_step(query, keys, pairs)
+            # The fewer kernels the better: a page that is ranked often has more candidates than the unit sees steps.
+            scores = tf.cond(
+                tf.shape(query)[1] < tf.shape(keys)[1],
+                lambda: self._scores_by_candidate(query, keys, pairs, mask),
+                lambda: self._scores_by_step(query, keys, pairs),
+            )
         if self.normalization == "none":
             weights = scores + self.score_bias.value
         else:
@@ -142,19 +147,22 @@ class TargetAttention(keras.layers.Layer):
         keys: tf.Tensor,
         pairs: tf.Tensor | None,
         mask: tf.Tensor,
-        query_mask: tf.Tensor | None,
+        query_mask: tf.Tensor | None = None,
+        training: bool = False,
     ) -> tf.Tensor:
-        """Scores `(batch, candidates, steps)` with a kernel of each candidate, as training has fewer of them."""
+        """Scores `(batch, candidates, steps)` with a kernel of each candidate."""
         on_query, on_key, on_difference, _ = tf.split(self.kernel.value, 4)
         kernels = self._kernels(query, on_query + on_difference, on_key - on_difference)
         inputs = _Inputs(tf.concat([keys, tf.cast(mask, keys.dtype)[..., None]], axis=-1), pairs)
         if self.dice is None:
             return self._relu_scores(kernels, inputs)
-        moments = self.dice.pool_moments(*_moments(kernels, inputs, mask, query_mask))
+        moments = self.dice.moving_mean.value, self.dice.moving_variance.value
+        if training:
+            moments = self.dice.pool_moments(*_moments(kernels, inputs, mask, query_mask))
         return self._dice_scores(kernels, inputs, *moments)
 
     def _scores_by_step(self, query: tf.Tensor, keys: tf.Tensor, pairs: tf.Tensor | None) -> tf.Tensor:
-        """Scores `(batch, candidates, steps)` with a kernel of each step: a page that is ranked has fewer of them.
+        """Scores `(batch, candidates, steps)` with a kernel of each step.
 
         The hidden layer is as simple in the candidate as in the step: `q @ (W1 + W3 + diag(k) W4) + k @ (W2 - W3) + b`.
         """
