@@ -164,7 +164,7 @@ class Ours:
         if not path.exists():
             words = [word for override in overrides for word in ("--set", override)]
             arguments = ("--data", self.dataset.path, "--output", path, "--image-feature", "none", "--seed", str(seed))
-            run_module("models.train_ctr", *arguments, *words, log=path.with_suffix(".log"))
+            run_module("models.train_ctr", *arguments, *words, log=path.with_name(f"{path.name}.log"))
         return path
 
     def scores(self, run: Path, split: str, window: Window | None) -> Scores:
