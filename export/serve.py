@@ -175,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> str:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     print(endpoint.listening.line(), flush=True)
-    stop.wait()
+    while not stop.wait(1.0):  # in intervals: a signal that another thread receives does not end this one's wait
+        pass
     versions = ", ".join(f"{name} version {models.latest(name)}" for name in models.names)
     endpoint.stop()
     return f"stopped serving {versions} from {root}"
