@@ -6,9 +6,9 @@ H&M has purchases but no impressions: the unclicked candidates are sampled. Of i
 first 40 %, the rankers on the next 40 %, and all are measured on the rest, the test pages of `courier_quality.py`. Each
 seed has an encoder, its clusters and rankers: made by `models.pretrain`, `models.embed`, `models.cluster`,
 `models.train_ctr` and `models.evaluate` as a user would run them. The rankers have no IDs and no titles: on 2,700 pages
-these are learned by heart (GAUC of the validation pages 0.645 with them, 0.660 without; one seed each). Each image feature has rankers
-that read category and six catalogue attributes; `none` and `cluster_id` also ones of a shop that knows the category
-alone. Beside them:
+these are learned by heart (GAUC of the validation pages 0.645 with them, 0.660 without; one seed each). Each image
+feature has rankers that read category and six catalogue attributes; `none` and `cluster_id` also ones of a shop that
+knows the category alone. Beside them:
 
 - `boosting`: gradient boosting on what they read besides pictures, and a little more (the share of the same item, all
   columns of the user where they read the age): of each candidate its category and six

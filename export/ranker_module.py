@@ -86,7 +86,10 @@ class RankerModule(tf.Module):
 
     def _score_request(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         pages = tf.shape(inputs["user_id"])[0]
-        with tf.control_dependencies(self._shape_checks(inputs, pages)):  # before an operation complains less clearly
+        candidates = tf.shape(inputs["item_id"])[1]
+        steps = [tf.minimum(tf.shape(inputs[f"{n}_item_id"])[1], getattr(self._lengths, n)) for n in HISTORIES]
+        checks = [*self._shape_checks(inputs, pages), _size_check(pages, candidates, tf.reduce_max(steps))]
+        with tf.control_dependencies(checks):  # before an operation complains less clearly
             inputs = self._fill_in({name: tf.identity(value) for name, value in inputs.items()}, pages)
         item, new_items, is_new = self._candidates(inputs)
         page = {
@@ -104,7 +107,7 @@ class RankerModule(tf.Module):
             rows = self._refer_to_candidates(steps, rows, inputs["item_id"], item, is_new)
             page[f"{name}_item"] = rows
             page[f"{name}_time"] = tf.where(rows == PADDING, rows, times)
-        return self._score_small(page)
+        return self._score(page)
 
     def _shape_checks(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> list[tf.Operation | None]:
         """Refuses inputs that do not belong together; those that are not given may have one row."""
@@ -173,10 +176,7 @@ class RankerModule(tf.Module):
         with tf.control_dependencies([_size_check(tf.size(examples), self._lengths.candidates, 0)]):
             examples = tf.identity(examples)
         parsed = parse_pages(examples, self._lengths, to_longest=HISTORIES)
-        return self._score_small({f.name: parsed[f.name] for f in FEATURES if not f.is_label})
-
-    def _score_small(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Scores pages, unless they are so many or so long that this could take all memory."""
+        page = {f.name: parsed[f.name] for f in FEATURES if not f.is_label}
         pages, candidates = tf.unstack(tf.shape(page["item"]))
         steps = tf.reduce_max([tf.shape(page[f"{name}_item"])[1] for name in HISTORIES])
         with tf.control_dependencies([_size_check(pages, candidates, steps)]):
@@ -188,6 +188,7 @@ class RankerModule(tf.Module):
 
 
 def _size_check(pages: tf.Tensor, candidates: tf.Tensor | int, steps: tf.Tensor | int) -> tf.Operation | None:
+    """Refuses pages that are so many or so long that to score them could take all memory."""
     pairs = tf.reduce_prod([tf.cast(n, tf.int64) for n in (pages, candidates, tf.maximum(steps, _LEAST_STEPS))])
     return tf.debugging.Assert(
         pairs <= _MOST_PAIRS, [f"a request may have {_MOST_PAIRS} pairs of a candidate and a history step, not", pairs]
