@@ -2,14 +2,16 @@
 
     make bench-env
     .venv/bin/python benchmarks/kuairand.py [--source DIR] [--work-dir DIR] [--learning-rates LR ...]
-        [--dropouts SHARE ...] [--seeds N] [--quick]
+        [--dropouts SHARE ...] [--weight-decays DECAY ...] [--seeds N] [--quick]
 
 The last two days are the test, the days before for training and, their latest tenth, for validation. The peer reads
 what the ranker's tables hold: IDs with the same thresholds, vocabularies and scales, of items, users and candidates;
 the query as an ID; the newest 50 clicks as item and its ID columns, as ours. It reads no ages of clicks.
 
-Both are tuned alike: learning rate and dropout of the MLP are those of the same grid that are best on the same
-validation pages by AUC, by which every training also stops early and chooses its epoch; no choice sees the test pages.
+Both are tuned alike: learning rate, dropout of the MLP and weight decay (the peer's is of embeddings alone) are those
+of the same grid that are best on the same validation pages by AUC, by which every training also stops early and chooses
+its epoch; no choice sees the test pages. Otherwise both train as they do of their own accord: ours validates and keeps
+averages of its weights, the peer lowers its learning rate when validation stops improving.
 (GAUC over pages says little here: most pages show one video.) Each then learns from several seeds. Test scores of both
 are measured by the same code; intervals are over users, with seeds averaged; differences are paired.
 
@@ -24,7 +26,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -52,7 +54,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER_PYTHON = ROOT / ".venv-fuxictr/bin/python"
 SPLIT_TIMES = "2022-04-25,2022-05-04"
 STEPS = 50  # newest clicks that both read
-LEARNING_RATES, DROPOUTS = (2e-3, 1e-3, 5e-4), (0.0, 0.2)  # the grid, unless options say otherwise
+LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (4e-3, 2e-3, 1e-3), (0.0, 0.2), (0.0, 1e-5)
+"""The grid, unless options say otherwise."""
 CONFIG = (
     "batch_size=256",
     "monitor=auc",
@@ -145,6 +148,18 @@ def open_dataset(source: Path, work_dir: Path) -> Dataset:
     return Dataset(path)
 
 
+class Point(NamedTuple):
+    """One of the grid."""
+
+    learning_rate: float
+    dropout: float
+    weight_decay: float
+
+    def name(self, side: str, seed: int) -> str:
+        """Of what a training with it makes."""
+        return "_".join(str(part) for part in (side, *self, seed))
+
+
 class Ours:
     """Rankers of the project.
 
@@ -157,10 +172,11 @@ class Ours:
         self.dataset = dataset
         self._work_dir = work_dir
 
-    def run(self, learning_rate: float, dropout: float, seed: int, *options: str) -> Path:
+    def run(self, point: Point, seed: int, *options: str) -> Path:
         """The run directory of a ranker, trained if it is not there."""
-        path = self._work_dir / f"ours_{learning_rate}_{dropout}_{seed}"
-        overrides = [*CONFIG, f"learning_rate={learning_rate}", f"ranker.mlp_dropout={dropout}", *options]
+        path = self._work_dir / point.name("ours", seed)
+        overrides = [*CONFIG, f"learning_rate={point.learning_rate}", f"ranker.mlp_dropout={point.dropout}"]
+        overrides += [f"weight_decay={point.weight_decay}", *options]
         if not path.exists():
             words = [word for override in overrides for word in ("--set", override)]
             arguments = ("--data", self.dataset.path, "--output", path, "--image-feature", "none", "--seed", str(seed))
@@ -175,12 +191,13 @@ class Ours:
         return score_pages(ranker, tqdm(pages, desc="scoring", leave=False))
 
 
-def peer_scores(rows: Path, learning_rate: float, dropout: float, seed: int, *options: str) -> np.ndarray:
+def peer_scores(rows: Path, point: Point, seed: int, *options: str) -> np.ndarray:
     """Scores of all rows by the peer, trained if they are not there."""
-    scores = rows.with_name(f"fuxictr_{learning_rate}_{dropout}_{seed}.npz")
+    scores = rows.with_name(f"{point.name('fuxictr', seed)}.npz")
     if not scores.exists():
         command = [PEER_PYTHON, ROOT / "benchmarks/kuairand_fuxictr.py", "--rows", rows, "--scores", scores]
-        command += ["--learning-rate", learning_rate, "--dropout", dropout, "--seed", seed, *options]
+        command += ["--learning-rate", point.learning_rate, "--dropout", point.dropout]
+        command += ["--embedding-l2", point.weight_decay, "--seed", seed, *options]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         subprocess.run([str(word) for word in command], stdout=sys.stderr, env=environment, check=True)
     return np.load(scores)["scores"]
@@ -190,7 +207,8 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     """Tunes, trains and measures both, prints the table and returns the result."""
     dataset = open_dataset(args.source, args.work_dir)
     print(f"notice: {dataset.manifest.notice}", flush=True)
-    grid = list(itertools.product(args.learning_rates, args.dropouts))[: 1 if args.quick else None]
+    axes = (args.learning_rates, args.dropouts, args.weight_decays)
+    grid = list(itertools.starmap(Point, itertools.product(*axes)))[: 1 if args.quick else None]
     seeds = range(1 if args.quick else args.seeds)
     runs_dir = args.work_dir / ("quick" if args.quick else "runs")  # trainings of other lengths do not mix
     runs_dir.mkdir(exist_ok=True)
@@ -198,12 +216,12 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     our_options = ("epochs=2",) if args.quick else ("epochs=8",)
     peer_options = ("--epochs", "2") if args.quick else ()
 
-    tried: dict[str, dict[tuple[float, float], float]] = {"ours": {}, "fuxictr": {}}
+    tried: dict[str, dict[Point, float]] = {"ours": {}, "fuxictr": {}}
     for point in tqdm(grid, desc="grid of ours", unit="training"):
-        run = ours.run(*point, 0, *our_options)
+        run = ours.run(point, 0, *our_options)
         history = json.loads((run / HISTORY_FILE).read_text())
         tried["ours"][point] = max(history["val_auc"])
-        print(f"ours, learning rate and dropout {point}: validation AUC {tried['ours'][point]:.4f}", flush=True)
+        print(f"ours, {point}: validation AUC {tried['ours'][point]:.4f}", flush=True)
     windows = part_windows(dataset, load_config(TrainingConfig, str(run / CONFIG_FILE)))
     rows, file = make_rows(load_ranker(run), dataset, windows), runs_dir / "rows.npz"
     np.savez(file, **rows)
@@ -211,16 +229,16 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     parts = {part: rows["part"] == number for number, part in enumerate(PARTS)}
     print(", ".join(f"{part}: {chosen.sum()} candidates" for part, chosen in parts.items()), flush=True)
     for point in tqdm(grid, desc="grid of FuxiCTR", unit="training"):
-        scores = peer_scores(file, *point, 0, *peer_options)
+        scores = peer_scores(file, point, 0, *peer_options)
         tried["fuxictr"][point] = auc(scores[parts["validation"]], clicked[parts["validation"]])
-        print(f"FuxiCTR, learning rate and dropout {point}: validation AUC {tried['fuxictr'][point]:.4f}", flush=True)
+        print(f"FuxiCTR, {point}: validation AUC {tried['fuxictr'][point]:.4f}", flush=True)
 
     best = {side: max(points, key=points.__getitem__) for side, points in tried.items()}
-    scores = [ours.scores(ours.run(*best["ours"], seed, *our_options), *windows["test"]) for seed in seeds]
+    scores = [ours.scores(ours.run(best["ours"], seed, *our_options), *windows["test"]) for seed in seeds]
     first = scores[0]
     if not np.array_equal(first.clicked, clicked[parts["test"]]):
         raise CommandError("the rows and the scores of the ranker are not in the same order")
-    theirs = [peer_scores(file, *best["fuxictr"], seed, *peer_options)[parts["test"]] for seed in seeds]
+    theirs = [peer_scores(file, best["fuxictr"], seed, *peer_options)[parts["test"]] for seed in seeds]
     candidates = Candidates.of(first.page, first.user, first.clicked, 1.0)
     counts = bootstrap_counts(int(candidates.user.max()) + 1)
     samples = metric_samples([*theirs, *(side.ctr for side in scores)], candidates, counts)
@@ -229,12 +247,12 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     result = {
         "notice": dataset.manifest.notice,
         "seeds": len(seeds),
-        "grid": {"learning_rates": args.learning_rates, "dropouts": args.dropouts},
+        "grid": dict(zip(("learning_rates", "dropouts", "weight_decays"), axes, strict=True)),
         "candidates": len(first.clicked),
         "ours": mine,
         "fuxictr": peer,
         "of_seeds": {side: samples[list(rows), : len(METRICS), 0].tolist() for side, rows in runs.items()},
-        "tuned": {side: {"learning_rate": point[0], "dropout": point[1]} for side, point in best.items()},
+        "tuned": {side: point._asdict() for side, point in best.items()},
         "validation_auc": {side: max(points.values()) for side, points in tried.items()},
     }
     print(f"{'test':24s}{'ours':>10s}{'fuxictr':>10s}  difference [95 %]")
@@ -253,6 +271,7 @@ def main() -> None:
     add("--work-dir", type=Path, default=Path("artifacts/benchmarks/kuairand"), help="what is there is reused")
     add("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, metavar="LR", help="of the grid")
     add("--dropouts", type=float, nargs="+", default=DROPOUTS, metavar="SHARE", help="of the grid")
+    add("--weight-decays", type=float, nargs="+", default=WEIGHT_DECAYS, metavar="DECAY", help="of the grid")
     add("--seeds", type=int, default=3)
     add("--quick", action="store_true", help="one point of the grid, one seed, two epochs")
     args = parser.parse_args()

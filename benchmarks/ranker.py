@@ -259,7 +259,7 @@ def our_ranker(items: int, category: np.ndarray, recent_steps: int) -> Ranker:
     tables["item_id"].assign(np.append(np.arange(1, items + 1), 0))
     tables["category"].assign(np.append(category, 0))
     ranker.users.tables["user_id"].assign(np.append(np.arange(1, users + 1), 0))
-    ranker.compile(LazyAdam(1e-3))
+    ranker.compile(LazyAdam(1e-3, average=True))
     return ranker
 
 

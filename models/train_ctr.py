@@ -163,7 +163,10 @@ def main(argv: Sequence[str] | None = None) -> str:
         with strategy.scope():
             ranker = Ranker(config.ranker, tables.sizes, args.image_feature, train.negative_rate)
             optimizer = LazyAdam(
-                config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm
+                config.learning_rate,
+                weight_decay=config.weight_decay,
+                average=config.average_weights,
+                global_clipnorm=config.clip_norm,
             )
             ranker.compile(optimizer=optimizer, jit_compile=False)
             tables.fill(ranker)

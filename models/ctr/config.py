@@ -95,6 +95,8 @@ class TrainingConfig(Config):
         learning_rate: of Adam. On the sample, cluster_id comes to a validation GAUC of 0.669 in 5 epochs with 0.002, to
             0.653 in 7 with 0.001.
         weight_decay: of Adam, coupled; of embeddings, only rows that a step has read decay.
+        average_weights: whether validation sees, and the run keeps, an average of the weights after each step, of the
+            newest tenth of all, instead of the last ones.
         clip_norm: gradients of the whole batch are scaled down to this length; null for none.
         loss_half_life_days: age at which a page counts half as much in the loss as the newest one; null for all alike.
             Metrics count every page once.
@@ -111,6 +113,7 @@ class TrainingConfig(Config):
     patience: PositiveInt = 2
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: NonNegativeFloat = 0.0
+    average_weights: bool = True
     clip_norm: float | None = Field(None, gt=0)
     loss_half_life_days: float | None = Field(None, gt=0)
     validation_share: float = Field(0.1, gt=0, lt=1)

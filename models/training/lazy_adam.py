@@ -1,5 +1,7 @@
 """Lazy Adam: a step reads and changes only the table rows that its batch looks up."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -8,6 +10,8 @@ import tensorflow as tf
 from models.training.adam import Adam
 from models.training.table_rows import add_up_rows, gather_rows
 
+_POWER = 9
+_STEPS = 2.0**12  # so that the powers of 1 to 7e7 steps are numbers of float32
 _DENSE_OPTIONS = ("amsgrad", "clipnorm", "clipvalue", "gradient_accumulation_steps", "loss_scale_factor", "use_ema")
 
 
@@ -20,8 +24,16 @@ class LazyAdam(Adam):
     moving rows that it no longer sees. The other rows follow Adam's equations, with the bias correction of the global
     step; where every row has a gradient in every step, both are the same. Dense gradients are treated as in `Adam`.
 
+    With `average`, it also knows a mean of the weights after each step, for `averaged_weights`. Of `t` steps, the first
+    `k` have `(k / t) ** 9` of the weight in it: it follows the newest tenth, however long training has run. By parts,
+
+        average = weight - sum over steps k of ((k - 1) / t) ** 9 * (change of the weight by step k),
+
+    a sum to which rows that do not change contribute nothing.
+
     Args:
         learning_rate, weight_decay, weight_decay_kind: as in `Adam`.
+        average: whether it keeps the average.
         **kwargs: of `keras.optimizers.Adam`, except those that need whole tables.
 
     Raises:
@@ -30,7 +42,8 @@ class LazyAdam(Adam):
     Example:
         >>> LazyAdam(1e-3, weight_decay=1e-6, global_clipnorm=1.0)
 
-    Reference: Kingma & Ba, Adam, algorithm 1, row by row.
+    Reference: Kingma & Ba, Adam, algorithm 1, row by row; Shamir & Zhang, Stochastic Gradient Descent for Non-smooth
+    Optimization (ICML 2013), polynomial-decay averaging.
     """
 
     def __init__(
@@ -38,12 +51,32 @@ class LazyAdam(Adam):
         learning_rate: Any = 0.001,
         weight_decay: float = 0.0,
         weight_decay_kind: str = "coupled",
+        average: bool = False,
         **kwargs: Any,
     ) -> None:
         refused = [name for name in _DENSE_OPTIONS if kwargs.get(name)]
         if refused:
             raise ValueError(f"`LazyAdam` has no options that need whole tables. Received: {', '.join(refused)}")
         super().__init__(learning_rate, weight_decay, weight_decay_kind, **kwargs)
+        self.average = average
+        self._lags: list[keras.Variable] = []
+
+    def build(self, variables: list[Any]) -> None:
+        """Keras' method: makes the moments and what averages are found from."""
+        if self.built:
+            return
+        super().build(variables)
+        if self.average:
+            self._lags = self.add_optimizer_variables(variables, "lag")
+
+    def averages(self) -> list[tf.Tensor]:
+        """The average of each weight, in the order that the optimizer was built with."""
+        done = _power(self.iterations)
+        pairs = zip(self._trainable_variables, self._lags, strict=True)
+        return [
+            tf.convert_to_tensor(weight) - tf.math.divide_no_nan(tf.convert_to_tensor(lag), done)
+            for weight, lag in pairs
+        ]
 
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Keras' method, for decoupled decay; left to `update_step`, which knows the rows."""
@@ -53,14 +86,18 @@ class LazyAdam(Adam):
         learning_rate = tf.cast(learning_rate, variable.dtype)
         decay = self.weight_decay * learning_rate if self.weight_decay else None
         if not isinstance(gradient, tf.IndexedSlices):
+            before = tf.identity(variable) if self.average else None
             if decay is not None:
                 self.assign_sub(variable, variable * decay)
             super().update_step(gradient, variable, learning_rate)
+            if self.average:
+                lag = self._lags[self._get_variable_index(variable)]
+                self.assign_add(lag, _power(self.iterations) * (variable - before))
             return
 
         gradient = add_up_rows(gradient)
         rows, gradient = gradient.indices, tf.cast(gradient.values, variable.dtype)
-        weight = gather_rows(variable, rows)
+        before = weight = gather_rows(variable, rows)
         if self.coupled_weight_decay:
             gradient += weight * self.coupled_weight_decay
         if decay is not None:
@@ -78,3 +115,35 @@ class LazyAdam(Adam):
         self.assign(self._momentums[index], tf.IndexedSlices(momentum, rows))
         self.assign(self._velocities[index], tf.IndexedSlices(velocity, rows))
         self.assign(variable, tf.IndexedSlices(weight, rows))
+        if self.average:
+            self.assign_add(self._lags[index], tf.IndexedSlices(_power(self.iterations) * (weight - before), rows))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "average": self.average}
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """In it, a model has the averages for weights if its optimizer keeps them; afterwards its own ones again."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # which one may scale the loss for
+    if not isinstance(optimizer, LazyAdam) or not optimizer.average:
+        yield
+        return
+    weights = model.trainable_variables
+    own = [tf.identity(weight.value) for weight in weights]
+    _assign(model, weights, optimizer.averages())
+    try:
+        yield
+    finally:
+        _assign(model, weights, own)
+
+
+def _assign(model: keras.Model, weights: list[keras.Variable], values: list[tf.Tensor]) -> None:
+    with model.distribute_strategy.scope():
+        for weight, value in zip(weights, values, strict=True):
+            weight.assign(value)
+
+
+def _power(steps: tf.Tensor) -> tf.Tensor:
+    return (tf.cast(steps, tf.float32) / _STEPS) ** _POWER

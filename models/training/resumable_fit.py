@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from models.training.best_weights import BestWeights
 from models.training.checkpoints import Checkpoints
+from models.training.lazy_adam import averaged_weights
 from models.training.step_checkpoints import StepCheckpoints
 
 
@@ -63,7 +64,8 @@ def resumable_fit(
         model.prepare_fit()
         progress.resume(model)
         everything = _Callbacks(
-            [*callbacks, *([best] if best else []), progress],
+            [*callbacks, *([best] if best else [])],
+            progress,
             add_history=True,
             add_progbar=verbose != 0,
             model=model,
@@ -84,7 +86,13 @@ def resumable_fit(
 
 
 class _Callbacks(keras.callbacks.CallbackList):
-    """Does not tell of steps that are skipped."""
+    """Does not tell of steps that are skipped, and at the end of an epoch shows averages, if there are any."""
+
+    def __init__(
+        self, callbacks: Sequence[keras.callbacks.Callback], progress: StepCheckpoints, **options: Any
+    ) -> None:
+        super().__init__([*callbacks, progress], **options)
+        self._progress = progress
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._skipped = self.model.steps_to_skip > 0
@@ -94,6 +102,12 @@ class _Callbacks(keras.callbacks.CallbackList):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._skipped:
             super().on_train_batch_end(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # What validates and what keeps the best weights sees averages; checkpoints hold the weights themselves.
+        with averaged_weights(self.model):
+            super().on_epoch_end(epoch, logs)
+        self._progress.epoch_has_ended()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ TERMINATED = 143
 class StepCheckpoints(keras.callbacks.Callback):
     """Writes a checkpoint every few minutes, when the steps of an epoch are done, and before it ends the process.
 
-    Put it last: it records what other callbacks add to the logs.
+    Put it last: it records what other callbacks add to the logs. After each epoch, call `epoch_has_ended`.
 
     Args:
         checkpoints: where they go, open.
@@ -116,6 +116,9 @@ class StepCheckpoints(keras.callbacks.Callback):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         self.epoch, self.steps = epoch + 1, 0
+
+    def epoch_has_ended(self) -> None:
+        """Writes a checkpoint if it is time; after `on_epoch_end`, when the model has its own weights again."""
         self._write_or_stop(write=False)
 
     def _write_or_stop(self, *, write: bool) -> None:

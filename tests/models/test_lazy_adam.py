@@ -1,10 +1,12 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from models.training.adam import Adam
-from models.training.lazy_adam import LazyAdam
+from models.training.lazy_adam import LazyAdam, averaged_weights
 from models.training.loss_scale import ReplicaLossScaleOptimizer
 from models.training.table_rows import gather_rows
 from models.training.training_state import read_training_state, write_training_state
@@ -47,6 +49,13 @@ def draw(lookups=8, steps=4, shape=(3,), seed=0, dtype=np.int64):
         rows[:, -1] = rows[:, 0]
     gradients = rng.normal(size=(steps, lookups, *shape)).astype(np.float32)
     return rng.normal(size=(ROWS, *shape)).astype(np.float32), rows, gradients
+
+
+def mean_of(weights):
+    """The average of the weights after each step: of t steps, the first k count (k / t) ** 9."""
+    t = len(weights)
+    share = [(k / t) ** 9 - ((k - 1) / t) ** 9 for k in range(1, t + 1)]
+    return sum(part * weight.astype(np.float64) for part, weight in zip(share, weights, strict=True))
 
 
 def state_of(optimizer, variable):
@@ -120,6 +129,61 @@ def test_rows_without_a_lookup_do_not_change_at_all(kind):
     assert (both[0][11] != first[0][11]).all()
 
 
+@pytest.mark.parametrize(
+    "optimizer", [LazyAdam(RATE), LazyAdam(RATE, weight_decay=DECAY, weight_decay_kind="decoupled")]
+)
+@pytest.mark.parametrize("steps", [1, 2, 40])
+def test_averages_are_those_of_the_weights_after_each_step(optimizer, steps):
+    """Of rows, whether they are looked up in every step, in some or in none, and of dense weights."""
+    table, rows, gradients = draw(lookups=2, steps=steps)
+    averaging = LazyAdam.from_config({**optimizer.get_config(), "average": True})
+    variables = [keras.Variable(table), keras.Variable(table[:2])]
+    averaging.build(variables)
+    after = [[], []]
+    for named, gradient in zip(rows, gradients, strict=True):
+        of_rows = tf.IndexedSlices(tf.constant(gradient), tf.constant(named), tf.constant(table.shape))
+        averaging.apply([of_rows, tf.constant(gradient)], variables)
+        for weights, variable in zip(after, variables, strict=True):
+            weights.append(keras.ops.convert_to_numpy(variable))
+    for average, weights in zip(averaging.averages(), after, strict=True):
+        np.testing.assert_allclose(average, mean_of(weights), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(averaging.averages()[0][0], table[0])  # never looked up
+    plain = LazyAdam.from_config(optimizer.get_config())
+    np.testing.assert_allclose(after[0][-1], train(plain, table, rows, gradients)[0], rtol=1e-5)  # training is the same
+
+
+def test_averages_hold_for_millions_of_steps():
+    """They are found from the ninth power of the step's number, which must stay a number."""
+    variable = keras.Variable(np.zeros(1, np.float32))
+    optimizer = LazyAdam(RATE, average=True)
+    optimizer.build([variable])
+    for steps in (10_000, 50_000_000):
+        optimizer.iterations.assign(steps)
+        before = variable.numpy()
+        optimizer.apply([tf.ones(1)], [variable])
+        gap = variable.numpy() - optimizer.averages()[0].numpy()
+        np.testing.assert_allclose(gap, (variable.numpy() - before) * (steps / (steps + 1)) ** 9, rtol=1e-3)
+
+
+def test_a_model_has_averages_for_weights_for_a_while():
+    model = Model(draw()[0])
+    optimizer = LazyAdam(RATE, average=True)
+    model.compile(optimizer)
+    optimizer.build(model.trainable_variables)
+    for sign in (1.0, 1.0, -1.0):
+        optimizer.apply([sign * tf.ones_like(w) for w in model.trainable_variables], model.trainable_variables)
+    own, averages = model.get_weights(), optimizer.averages()
+    with averaged_weights(model):
+        for weight, average in zip(model.get_weights(), averages, strict=True):
+            np.testing.assert_array_equal(weight, average)
+    for weight, before, average in zip(model.get_weights(), own, averages, strict=True):
+        np.testing.assert_array_equal(weight, before)
+        assert np.abs(average - before).max() > 1e-4
+    model.compile(LazyAdam(RATE))
+    with averaged_weights(model):
+        np.testing.assert_array_equal(model.get_weights()[0], own[0])
+
+
 def test_a_step_without_lookups_changes_the_step_count_alone():
     table, rows, gradients = draw(lookups=0, steps=1)
     optimizer = LazyAdam(RATE, weight_decay=DECAY, global_clipnorm=0.5)
@@ -191,7 +255,9 @@ def assert_two_replicas_are_one(make, disjoint, scale=1.0):
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("disjoint", [False, True])
 def test_two_replicas_train_as_one_does(kind, clip, disjoint):
-    make = lambda: LazyAdam(RATE, weight_decay=DECAY, weight_decay_kind=kind, global_clipnorm=clip)  # noqa: E731
+    make = lambda: LazyAdam(  # noqa: E731
+        RATE, weight_decay=DECAY, weight_decay_kind=kind, global_clipnorm=clip, average=True
+    )
     assert_two_replicas_are_one(make, disjoint)
 
 
@@ -212,8 +278,9 @@ def shapes_in(graph):
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": DECAY, "global_clipnorm": 0.5}], ids=str)
-def test_no_tensor_of_a_step_has_the_size_of_the_table(replicas, options):
+def test_no_tensor_of_a_step_has_the_size_of_the_table(replicas, options, average):
     """A step that computed or read one would cost what the table costs."""
     rows = 9973
     strategy = mirrored([f"CPU:{i}" for i in range(replicas)])
@@ -236,7 +303,7 @@ def test_no_tensor_of_a_step_has_the_size_of_the_table(replicas, options):
         graph = step.get_concrete_function(tf.TensorSpec((7,), tf.int64)).graph
         return [shape for shape in shapes_in(graph) if shape.rank and rows in shape]
 
-    assert sizes(LazyAdam) == []
+    assert sizes(functools.partial(LazyAdam, average=average)) == []
     assert sizes(Adam)
 
 
