@@ -4,15 +4,18 @@
     nice -n -5 .venv/bin/python benchmarks/serving.py [--quick]
 
 Everything is published by `export.saved_model` and served by `export.serve` as it comes, on loopback and two cores,
-which server and client share. Weights are random; sizes are those of `ranker.py`: 100,000 items, 1,000 categories,
-50,000 users, embeddings of 16, MLP of 512, 128 and 64. The ranker reads IDs and categories alone: no pictures, titles,
-query or statistics. Its attention is another than DIN's (see `ranker.py`, `ours_recent`), so that the speed-up is that
-of a product which ranks pages, not of one layer.
+which server and client share. Weights are random; tables are those of `ranker.py`: 100,000 items, 1,000 categories,
+50,000 users, embeddings of 16. The ranker reads IDs and categories alone: no pictures, titles, query or statistics. Its
+attention is another than DIN's (see `ranker.py`, `ours_recent`), so that the speed-up is that of a product which ranks
+pages, not of one layer.
 
 - latency: one page of 200 candidates over gRPC. Ours is one row with histories of 1,000 clicks, 1,000 payments and 200
   cart additions, as strings. DeepCTR's DIN (exported in its own environment, served by the same process) takes numbers,
-  and 200 rows with the same history of 1,000 clicks. Requests are built once, and the two are asked in turns; the
-  speed-up is the median over the turns. `client_p50_ms` is of `RankerClient.rank`, which builds the request each time.
+  and 200 rows with the same history of 1,000 clicks. Requests are built once, and all are asked in turns; speed-ups
+  are medians over the turns. Two rankers of ours: with the sizes that `models.train_ctr` gives a ranker unless it is
+  told otherwise (activation unit of 32, MLP of 128, 64, 32 and 16), of which all figures are but those whose name ends
+  in `equal_sizes` and `speedup_deepctr`: these are of one with DeepCTR's sizes (64; 512, 128 and 64). `client_p50_ms`
+  is of `RankerClient.rank`, which builds the request each time.
 - load: 8 clients without a pause for 60 seconds, while a new version is published every 5 seconds. Each failed request
   and each answer of an older version than the client has seen counts as an error.
 - cold start: from the start of the server's process to the first answer.
@@ -84,6 +87,10 @@ CLIENTS = 8
 SECONDS = 300  # for anything to happen
 
 
+EQUAL_SIZES: dict[str, Any] = {"attention": AttentionConfig(units=ATTENTION_UNITS), "mlp_units": MLP_UNITS}
+"""What a ranker's configuration must say to have the sizes of DeepCTR's DIN."""
+
+
 class Scale(NamedTuple):
     """How often everything is measured."""
 
@@ -113,7 +120,7 @@ def to_page(drawn: dict[str, np.ndarray]) -> Page:
     return Page(f"user-{drawn['user'][0]}", items, NOW, histories=histories)
 
 
-def write_run(run: Path, items: int, category: np.ndarray, rng: np.random.Generator) -> None:
+def write_run(run: Path, items: int, category: np.ndarray, rng: np.random.Generator, sizes: dict[str, Any]) -> None:
     """Writes a run of `models.train_ctr` with random weights, histories and candidates as on the page."""
     run.mkdir(parents=True)
     table = {
@@ -133,9 +140,8 @@ def write_run(run: Path, items: int, category: np.ndarray, rng: np.random.Genera
         features=resolve_features(features, table["items"].schema, table["users"].schema),
         embedding_dim=DIM,
         item_dim=2 * DIM,
-        attention=AttentionConfig(units=ATTENTION_UNITS),
-        mlp_units=MLP_UNITS,
         token_buckets=1,
+        **sizes,
     )
     counts = TrainingCounts(np.full(items, 9), np.full(USERS, 9), {})
     tables = make_feature_tables(config, table["items"], table["users"], counts)
@@ -168,9 +174,16 @@ def write_run(run: Path, items: int, category: np.ndarray, rng: np.random.Genera
     ).write(run)
 
 
-def publish(work: Path, name: str, items: int, category: np.ndarray, rng: np.random.Generator) -> Path:
+def publish(
+    work: Path,
+    name: str,
+    items: int,
+    category: np.ndarray,
+    rng: np.random.Generator,
+    sizes: dict[str, Any] | None = None,
+) -> Path:
     """Writes and publishes version 1 of a ranker; returns its base path."""
-    write_run(work / f"{name}_run", items, category, rng)
+    write_run(work / f"{name}_run", items, category, rng, sizes or {})
     base = work / name
     words = [sys.executable, "-m", "export.saved_model", "--model", work / f"{name}_run", "--base-path", base]
     subprocess.run([str(word) for word in words], cwd=ROOT, check=True, stdout=sys.stderr)
@@ -234,21 +247,22 @@ def milliseconds(ask: Callable[[], Any]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def page_request(running: Server, page: Page) -> predict_pb2.PredictRequest:
+def page_request(running: Server, page: Page, model: str = "ranker") -> predict_pb2.PredictRequest:
     """The page as a request, with the types that the ranker reads."""
-    with RankerClient(running.grpc, timeout=SECONDS) as client:
-        return to_request("ranker", page_inputs(page, client.inputs))
+    with RankerClient(running.grpc, timeout=SECONDS, model=model) as client:
+        return to_request(model, page_inputs(page, client.inputs))
 
 
 def measure_latency(work: Path, page: Page, rows: dict[str, np.ndarray], scale: Scale) -> dict[str, float]:
     """One page of ours beside the same candidates of DeepCTR, from one server."""
     config = "".join(
         f'config {{ name: "{name}" base_path: "{work / name}" model_platform: "tensorflow" }} '
-        for name in ("ranker", "deepctr")
+        for name in ("ranker", "equal_sizes", "deepctr")
     )
     (work / "models.config").write_text(f"model_config_list {{ {config}}}")
     with server("--model-config-file", str(work / "models.config")) as running:
-        requests = {"ranker": page_request(running, page), "deepctr": to_request("deepctr", rows)}
+        requests = {name: page_request(running, page, name) for name in ("ranker", "equal_sizes")}
+        requests["deepctr"] = to_request("deepctr", rows)
         asks = {name: lambda name=name: running.stub.Predict(requests[name], timeout=SECONDS) for name in requests}
         for _ in range(scale.warm_up):
             for ask in asks.values():
@@ -264,8 +278,10 @@ def measure_latency(work: Path, page: Page, rows: dict[str, np.ndarray], scale: 
         "p50_ms": float(np.percentile(alone, 50)),
         "p99_ms": float(np.percentile(alone, 99)),
         "client_p50_ms": float(np.percentile(whole, 50)),
+        "p50_ms_equal_sizes": statistics.median(turn["equal_sizes"] for turn in turns),
         "deepctr_p50_ms": statistics.median(turn["deepctr"] for turn in turns),
-        "speedup_deepctr": statistics.median(turn["deepctr"] / turn["ranker"] for turn in turns),
+        "speedup_deepctr": statistics.median(turn["deepctr"] / turn["equal_sizes"] for turn in turns),
+        "speedup_deepctr_default_sizes": statistics.median(turn["deepctr"] / turn["ranker"] for turn in turns),
     }
 
 
@@ -370,6 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         drawn = draw_page(ITEMS, rng)
         page = to_page(drawn)
         base = publish(work, "ranker", ITEMS, category, rng)
+        publish(work, "equal_sizes", ITEMS, category, rng, EQUAL_SIZES)
         rows = to_rows({**drawn, "clicked": np.zeros_like(drawn["item"])}, category)
         del rows["clicked"]
         np.savez(work / "weights.npz", **draw_weights(rng))

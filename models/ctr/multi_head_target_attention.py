@@ -18,8 +18,9 @@ class MultiHeadTargetAttention(keras.layers.Layer):
 
     `logit[h, c, t] = (q_c @ Q_h + b_h) . (k_t @ K_h) / sqrt(head_dim) + sum_f w[f, h] pair_f[c, t]`.
 
-    A history has far more steps than a page has candidates, so no step is ever projected: `(q_c @ Q_h + b_h) @ K_h^T`
-    is a vector that meets the steps as they are, and the values are projected after they are summed. Both are the same
+    Where a history has far more steps than its page has candidates, as in training, no step is projected: `(q_c @ Q_h +
+    b_h) @ K_h^T` is a vector that meets the steps as they are, and the values are projected after they are summed. To
+    rank a page of many candidates the steps are projected first, since heads are smaller than steps. Both are the same
     sums in another order. Time and memory are `O(batch * heads * candidates * steps)`.
 
     Keys have no bias, which softmax would not see. Values have none, so that an empty history gives zeros, and there is
@@ -40,6 +41,7 @@ class MultiHeadTargetAttention(keras.layers.Layer):
             numbers.
         pairs: `pair_features` tensors that tell something about a candidate and a step, such as whether they are of the
             same category: each of shape `(batch, candidates, steps)`.
+        training: whether to assume few candidates, instead of counting them.
 
     Output shape: `(batch, candidates, heads * head_dim)`.
 
@@ -85,7 +87,12 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         self.built = True
 
     def call(
-        self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, pairs: Sequence[tf.Tensor] | None = None
+        self,
+        query: tf.Tensor,
+        keys: tf.Tensor,
+        mask: tf.Tensor,
+        pairs: Sequence[tf.Tensor] | None = None,
+        training: bool = False,
     ) -> tf.Tensor:
         """Attends; see the class."""
         pairs = pairs or ()
@@ -95,30 +102,55 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         # `where`, not a product: padding may hold anything, NaN included. An empty history sums up zeros.
         keys = tf.where(mask[..., None], keys, 0)
         batch, candidates, steps = tf.shape(query)[0], tf.shape(query)[1], tf.shape(keys)[1]
-        rows = self.heads * candidates
-
-        query_heads = tf.matmul(query, self.query_kernel.value) + self.query_bias.value
-        query_heads = tf.reshape(query_heads, (batch, candidates, self.heads, self.head_dim))
-        on_keys = tf.einsum("bche,dhe->bhcd", query_heads, self._by_head(self.key_kernel)) / math.sqrt(self.head_dim)
-        # Every pass over (batch, heads * candidates, steps) counts; nothing else here is as large. The mask costs none:
-        # it is one more column of the keys, which each candidate multiplies with one.
-        on_keys = tf.concat([on_keys, tf.ones_like(on_keys[..., :1])], axis=-1)
-        masked_keys = tf.concat([keys, tf.cast(tf.where(mask, 0.0, _MASKED), keys.dtype)[..., None]], axis=-1)
-        logits = tf.matmul(tf.reshape(on_keys, (batch, rows, keys.shape[-1] + 1)), masked_keys, transpose_b=True)
+        query = tf.matmul(query, self.query_kernel.value) + self.query_bias.value
+        query = tf.reshape(query / math.sqrt(self.head_dim), (batch, candidates, self.heads, self.head_dim))
+        key_kernel, value_kernel = (
+            tf.reshape(kernel.value, (-1, self.heads, self.head_dim)) for kernel in (self.key_kernel, self.value_kernel)
+        )
+        shape = (batch, self.heads, candidates, steps)
+        biases = None
         if pairs:
             stacked = tf.reshape(tf.stack(pairs, axis=1), (batch, self.pair_features, candidates * steps))
-            biases = tf.matmul(self.pair_kernel.value, stacked, transpose_a=True)
-            logits += tf.reshape(biases, (batch, rows, steps))
-        summed = tf.reshape(tf.matmul(tf.nn.softmax(logits), keys), (batch, self.heads, candidates, keys.shape[-1]))
+            biases = tf.reshape(tf.matmul(self.pair_kernel.value, stacked, transpose_a=True), shape)
 
-        values = tf.einsum("bhcd,dhe->bche", summed, self._by_head(self.value_kernel))
+        def attend(query: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+            """With vectors `(batch, heads, candidates or steps, dim)`; heads may share steps."""
+            # Every pass over `shape` counts; nothing else here is as large. The mask costs none: it is one more column
+            # of the keys, which each candidate multiplies with one.
+            blocked = tf.cast(tf.where(mask, 0.0, _MASKED), keys.dtype)[:, None, :, None]
+            keys = tf.concat([keys, tf.broadcast_to(blocked, tf.concat([tf.shape(keys)[:-1], [1]], axis=0))], axis=-1)
+            query = tf.concat([query, tf.ones_like(query[..., :1])], axis=-1)
+            logits = _product(query, keys, transpose_b=True)
+            if biases is not None:
+                logits += biases
+            return _product(tf.nn.softmax(logits), values)
+
+        def by_candidate() -> tf.Tensor:
+            vectors = tf.einsum("bche,dhe->bhcd", query, key_kernel)
+            summed = attend(vectors, keys[:, None], keys[:, None])
+            return tf.einsum("bhcd,dhe->bche", summed, value_kernel)
+
+        def by_step() -> tf.Tensor:
+            heads = (tf.einsum("btd,dhe->bhte", keys, kernel) for kernel in (key_kernel, value_kernel))
+            return tf.transpose(attend(tf.transpose(query, (0, 2, 1, 3)), *heads), (0, 2, 1, 3))
+
+        # To project the steps costs `dim * head_dim` each and saves every candidate `dim - head_dim`.
+        dim = keys.shape[-1]
+        many = candidates * (dim - self.head_dim) > dim * self.head_dim
+        values = by_candidate() if training or dim <= self.head_dim else tf.cond(many, by_step, by_candidate)
         values = tf.reshape(values, (batch, candidates, self.heads * self.head_dim))
         return tf.cast(values, self.compute_dtype)
-
-    def _by_head(self, kernel: keras.Variable) -> tf.Tensor:
-        return tf.reshape(kernel.value, (-1, self.heads, self.head_dim))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         arguments = {"heads": self.heads, "head_dim": self.head_dim, "pair_features": self.pair_features}
         return {**super().get_config(), **arguments}
+
+
+def _product(first: tf.Tensor, second: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
+    """Product of `(batch, heads, n, m)` with `(batch, heads or 1, ...)`; all heads at once where they share it."""
+    if second.shape[1] != 1:
+        return tf.matmul(first, second, transpose_b=transpose_b)
+    batch, heads, rows, size = tf.unstack(tf.shape(first))
+    product = tf.matmul(tf.reshape(first, (batch, heads * rows, size)), second[:, 0], transpose_b=transpose_b)
+    return tf.reshape(product, (batch, heads, rows, tf.shape(product)[-1]))

@@ -67,6 +67,9 @@ def values_and_gradients(attend, layer, inputs):
         (2, 3, 5, 4, 4, 2, 3, 0),
         (3, 1, 7, 2, 5, 3, 1, 1),
         (4, 5, 2, 8, 3, 2, 4, 3),
+        (2, 40, 6, 5, 8, 2, 2, 2),
+        (2, 40, 0, 5, 8, 2, 2, 2),
+        (1, 40, 6, 5, 8, 3, 8, 0),
         (2, 3, 0, 4, 4, 2, 2, 0),
         (2, 3, 0, 4, 4, 2, 2, 2),
         (2, 0, 3, 4, 4, 2, 2, 2),
@@ -76,7 +79,9 @@ def values_and_gradients(attend, layer, inputs):
 def test_equals_definition(batch, candidates, steps, query_dim, key_dim, heads, head_dim, pair_features):
     inputs = make_inputs(batch, candidates, steps, query_dim, key_dim, pair_features)
     layer = make_layer(heads, head_dim, inputs)
-    np.testing.assert_allclose(layer(*inputs), attention_by_definition(layer, *inputs), rtol=1e-4, atol=1e-5)
+    expected = attention_by_definition(layer, *inputs)
+    for training in (False, True):  # training takes its candidates for few
+        np.testing.assert_allclose(layer(*inputs, training=training), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_equal_logits_give_the_mean_of_the_values():

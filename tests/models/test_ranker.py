@@ -169,7 +169,8 @@ def test_unknown_items_and_users_are_scored(ranker, page):
 def test_unknown_steps_match_no_unknown_candidate(make):
     ranker = make("none")
     items = tf.constant([[ranker.sizes.items, 3]], tf.int64)
-    pairs, pooled = ranker._match(items, items, tf.constant([[True, True]]))
+    compared = ranker._compared_by(items)
+    pairs, pooled = ranker._match(compared, compared, tf.constant([[True, True]]))
     np.testing.assert_array_equal(pairs[0][0], [[0, 0], [0, 1]])
     share, number = pooled[0], pooled[len(pairs)]
     np.testing.assert_array_equal(share[0, :, 0], [0, 0.5])
@@ -353,7 +354,8 @@ def test_simscore_leaves_out_missing_pictures(make):
     images = ranker.items.image.numpy()
     assert not images[0].any()  # item 0 has no picture
     items = tf.constant([[0, 1, 2]], tf.int64)
-    pairs, pooled = ranker._match(items, items, tf.constant([[True, True, True]]))
+    compared = ranker._compared_by(items)
+    pairs, pooled = ranker._match(compared, compared, tf.constant([[True, True, True]]))
     cosine = images[1] @ images[2]
     np.testing.assert_allclose(pairs[2][0], [[0, 0, 0], [0, 1, cosine], [0, cosine, 1]], atol=1e-6)
     expected = [[0, 0, 0], [1, (1 + cosine) / 2, (1 + cosine) / 2], [1, (1 + cosine) / 2, (1 + cosine) / 2]]
