@@ -40,7 +40,6 @@ from beam_pipelines.manifest import Window
 from models.config import load_config
 from models.ctr.config import TrainingConfig
 from models.ctr.evaluation import METRICS, Candidates, mean_over_runs, metric_samples, summaries
-from models.ctr.feature_config import FeaturesConfig, resolve_features
 from models.ctr.ranker import CONFIG_FILE, Ranker, load_ranker
 from models.ctr.scores import Scores
 from models.ctr.scoring import score_pages
@@ -65,9 +64,6 @@ CONFIG = (
     "ranker.attention.histories=none",
 )
 """Of our rankers: DIN's activation unit on the same steps as the peer's."""
-ID_DROPOUT = {"user_id": 0.4, "item_id": 0.3}
-"""Of ours. Chosen on earlier days (trained before 2022-05-02, measured on the two days before the test): with 0.1, the
-default, AUC there is 0.0005 lower, over users without an ID of their own 0.002."""
 PARTS = ("fit", "validation", "test")
 _BATCH = 512
 
@@ -175,16 +171,11 @@ class Ours:
     def __init__(self, dataset: Dataset, work_dir: Path) -> None:
         self.dataset = dataset
         self._work_dir = work_dir
-        features = resolve_features(FeaturesConfig(), dataset.items().schema, dataset.users().schema)
-        for section, column in ((features.user, "user_id"), (features.item, "item_id")):
-            section[column] = section[column].model_copy(update={"dropout": ID_DROPOUT[column]})
-        self._features = features
 
     def run(self, point: Point, seed: int, *options: str) -> Path:
         """The run directory of a ranker, trained if it is not there."""
         path = self._work_dir / point.name("ours", seed)
         overrides = [*CONFIG, f"learning_rate={point.learning_rate}", f"ranker.mlp_dropout={point.dropout}"]
-        overrides.append(f"ranker.features={self._features.model_dump_json(exclude_none=True)}")
         overrides += [f"weight_decay={point.weight_decay}", *options]
         if not path.exists():
             words = [word for override in overrides for word in ("--set", override)]
