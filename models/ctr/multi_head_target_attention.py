@@ -1,7 +1,7 @@
 """Multi-head target attention: each candidate looks at the whole of a long history that its page shares."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -107,32 +107,35 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         key_kernel, value_kernel = (
             tf.reshape(kernel.value, (-1, self.heads, self.head_dim)) for kernel in (self.key_kernel, self.value_kernel)
         )
-        shape = (batch, self.heads, candidates, steps)
         biases = None
         if pairs:
             stacked = tf.reshape(tf.stack(pairs, axis=1), (batch, self.pair_features, candidates * steps))
-            biases = tf.reshape(tf.matmul(self.pair_kernel.value, stacked, transpose_a=True), shape)
+            biases = tf.matmul(self.pair_kernel.value, stacked, transpose_a=True)
 
-        def attend(query: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-            """With vectors `(batch, heads, candidates or steps, dim)`; heads may share steps."""
-            # Every pass over `shape` counts; nothing else here is as large. The mask costs none: it is one more column
-            # of the keys, which each candidate multiplies with one.
-            blocked = tf.cast(tf.where(mask, 0.0, _MASKED), keys.dtype)[:, None, :, None]
-            keys = tf.concat([keys, tf.broadcast_to(blocked, tf.concat([tf.shape(keys)[:-1], [1]], axis=0))], axis=-1)
+        def attend(query: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+            """Of queries `(n, rows, dim)` over steps `(n, steps, dim)`; there are `n * rows` candidates of heads."""
+            # Every pass over `(n, rows, steps)` counts; nothing else here is as large. The mask costs none: it is one
+            # more column of the keys, which each query multiplies with one.
             query = tf.concat([query, tf.ones_like(query[..., :1])], axis=-1)
-            logits = _product(query, keys, transpose_b=True)
+            keys = tf.concat([keys, tf.cast(tf.where(mask, 0.0, _MASKED), keys.dtype)[..., None]], axis=-1)
+            logits = tf.matmul(query, keys, transpose_b=True)
             if biases is not None:
-                logits += biases
-            return _product(tf.nn.softmax(logits), values)
+                logits += tf.reshape(biases, tf.shape(logits))
+            return _weighted_sums(logits, values)
 
         def by_candidate() -> tf.Tensor:
             vectors = tf.einsum("bche,dhe->bhcd", query, key_kernel)
-            summed = attend(vectors, keys[:, None], keys[:, None])
+            vectors = tf.reshape(vectors, (batch, self.heads * candidates, keys.shape[-1]))
+            summed = tf.reshape(attend(vectors, keys, keys, mask), (batch, self.heads, candidates, keys.shape[-1]))
             return tf.einsum("bhcd,dhe->bche", summed, value_kernel)
 
         def by_step() -> tf.Tensor:
-            heads = (tf.einsum("btd,dhe->bhte", keys, kernel) for kernel in (key_kernel, value_kernel))
-            return tf.transpose(attend(tf.transpose(query, (0, 2, 1, 3)), *heads), (0, 2, 1, 3))
+            pages = batch * self.heads
+            heads = tf.reshape(tf.transpose(query, (0, 2, 1, 3)), (pages, candidates, self.head_dim))
+            projected = (tf.einsum("btd,dhe->bhte", keys, kernel) for kernel in (key_kernel, value_kernel))
+            projected = [tf.reshape(each, (pages, steps, self.head_dim)) for each in projected]
+            summed = attend(heads, *projected, tf.repeat(mask, self.heads, axis=0))
+            return tf.transpose(tf.reshape(summed, (batch, self.heads, candidates, self.head_dim)), (0, 2, 1, 3))
 
         # To project the steps costs `dim * head_dim` each and saves every candidate `dim - head_dim`.
         dim = keys.shape[-1]
@@ -147,10 +150,20 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         return {**super().get_config(), **arguments}
 
 
-def _product(first: tf.Tensor, second: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
-    """Product of `(batch, heads, n, m)` with `(batch, heads or 1, ...)`; all heads at once where they share it."""
-    if second.shape[1] != 1:
-        return tf.matmul(first, second, transpose_b=transpose_b)
-    batch, heads, rows, size = tf.unstack(tf.shape(first))
-    product = tf.matmul(tf.reshape(first, (batch, heads * rows, size)), second[:, 0], transpose_b=transpose_b)
-    return tf.reshape(product, (batch, heads, rows, tf.shape(product)[-1]))
+@tf.custom_gradient
+def _weighted_sums(logits: tf.Tensor, values: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """`softmax(logits) @ values`, of `(n, rows, steps)` and `(n, steps, dim)`.
+
+    The gradient of the softmax needs the sum of its weights times their gradients. That is the product of the output
+    with its own gradient, which is small, and saves two passes over the logits (Dao et al., FlashAttention, NeurIPS
+    2022, appendix B).
+    """
+    weights = tf.nn.softmax(logits)
+    sums = tf.matmul(weights, values)
+
+    def gradient(on_sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        on_weights = tf.matmul(on_sums, values, transpose_b=True)
+        on_logits = weights * (on_weights - tf.reduce_sum(on_sums * sums, axis=-1, keepdims=True))
+        return on_logits, tf.matmul(weights, on_sums, transpose_a=True)
+
+    return sums, gradient
