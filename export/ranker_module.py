@@ -85,13 +85,13 @@ class RankerModule(tf.Module):
         _add_defaults(path, "serving_default", defaults)
 
     def _score_request(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        pages, candidates = tf.unstack(tf.shape(inputs["item_id"]))
+        pages, candidates = tf.size(inputs["user_id"]), tf.shape(inputs["item_id"])[1]
         steps = [tf.minimum(tf.shape(inputs[f"{n}_item_id"])[1], getattr(self._lengths, n)) for n in HISTORIES]
-        fitting, complete = self._check_shapes(inputs)
+        fitting, complete = self._check_shapes(inputs, pages)
         # Before an operation complains less clearly.
         with tf.control_dependencies([fitting, _size_check(pages, candidates, tf.reduce_max(steps))]):
             given = {name: tf.identity(value) for name, value in inputs.items()}
-        inputs = tf.cond(complete, lambda: given, lambda: self._fill_in(given))
+        inputs = tf.cond(complete, lambda: given, lambda: self._fill_in(given, pages))
         item, new_items, is_new = self._candidates(inputs)
         page = {
             "user": self._users.lookup(inputs["user_id"]),
@@ -110,7 +110,7 @@ class RankerModule(tf.Module):
             page[f"{name}_time"] = tf.where(rows == PADDING, rows, times)
         return self._score(page)
 
-    def _check_shapes(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Operation | None, tf.Tensor]:
+    def _check_shapes(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> tuple[tf.Operation | None, tf.Tensor]:
         """Refuses inputs that do not belong together; those that are not given may have one row.
 
         A check of all inputs at once: hundreds of small operations would take a tenth of the time of a page.
@@ -120,8 +120,6 @@ class RankerModule(tf.Module):
         """
         of_pages = [name for name, each in self._request_inputs.items() if each.per == "page"]
         others = [name for name in inputs if name not in of_pages]
-        pages = tf.size(inputs["user_id"])
-
         page_rows = tf.stack([tf.size(inputs[name]) for name in of_pages])
         left_out = [
             tf.constant(False) if each.required else tf.reduce_all(inputs[name] == each.missing)
@@ -133,10 +131,8 @@ class RankerModule(tf.Module):
         wanted_columns = tf.gather(columns, [others.index(leader) for leader in leaders])
         of_candidates = tf.constant([each == "candidate" for each in per])
 
-        all_rows, not_given = (
-            tf.concat([page_rows, rows], axis=0),
-            tf.concat([tf.stack(left_out), columns == 0], axis=0),
-        )
+        all_rows = tf.concat([page_rows, rows], axis=0)
+        not_given = tf.concat([tf.stack(left_out), columns == 0], axis=0)
         fits = tf.concat(
             [
                 (all_rows == pages) | (not_given & (all_rows == 1)),
@@ -150,9 +146,9 @@ class RankerModule(tf.Module):
         complete = tf.reduce_all(all_rows == pages) & tf.reduce_all(columns == wanted_columns)
         return tf.debugging.Assert(tf.reduce_all(fits), [first]), complete
 
-    def _fill_in(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _fill_in(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> dict[str, tf.Tensor]:
         """The inputs in their full shapes, with what is missing where they are not given."""
-        full, (pages, candidates) = {}, tf.unstack(tf.shape(inputs["item_id"]))
+        full, candidates = {}, tf.shape(inputs["item_id"])[1]
         for name, each in self._request_inputs.items():
             value, shape = inputs[name], [pages]
             if each.per != "page":

@@ -223,6 +223,9 @@ def test_empty_histories_pages_and_batches(servable, ranker, rows):
     np.testing.assert_allclose(ask(servable, empty)[0], ask_in_process(ranker, empty), **CLOSE)
     assert ask(servable, with_items(empty)).shape == (1, 0)
     assert ask(servable, with_items(rows[1])).shape == (1, 0)
+    users = {"user_id": np.array([b"a", b"b"], object), "timestamp": np.array([1, 2])}
+    for pages in (1, 2):
+        assert servable.predict("", {**users, "item_id": np.empty((pages, 0), object)})["ctr"].shape == (2, 0)
     no_pages = with_defaults(servable, "", {name: value[:0] for name, value in pad_rows(rows).items()})
     assert servable.predict("", no_pages)["ctr"].shape == (0, 9)
     assert servable.predict("tf_example", {"examples": np.zeros(0, object)})["ctr"].shape == (0, LENGTHS.candidates)
