@@ -195,6 +195,9 @@ def test_bad_requests_over_grpc(prediction, capfd, bad, code, text):
     assert tf.make_ndarray(prediction.Predict(GOOD_REQUEST).outputs["score"]).tolist() == [5.0, 11.0]
 
 
+COLUMNS = {name: [row[name] for row in GOOD_ROWS] for name in GOOD}
+
+
 def with_row(**changes):
     return {"instances": [{**GOOD_ROWS[0], **changes}]}
 
@@ -240,6 +243,7 @@ def with_row(**changes):
         ("/v1/models/toy:predict", with_row(counts=[1.0]), 400, "Type: Number is not of expected type: int64"),
         ("/v1/models/toy:predict", with_row(counts=[float("nan")]), 400, "JSON Value: NaN"),
         ("/v1/models/toy:predict", with_row(name={"b64": "!"}), 400, "Unable to base64 decode"),
+        ("/v1/models/toy:predict", {"inputs": {**COLUMNS, "amount": [0.5] * 3}}, 400, "Incompatible shapes"),
         ("/v1/models/toy:predict", with_row(counts=1), 400, "Input counts must have shape [?,?]. Received: [1]"),
         ("/v1/models/toy:predict", with_row(counts=[[1]]), 400, "Encountered list at unexpected level: 2"),
         (
