@@ -23,7 +23,8 @@ What is compared:
 TensorFlow runs with oneDNN on all sides, as the project does. Equal on all sides: query = item and category, shared
 with the history; activation unit of 64; MLP of 512, 128 and 64 with ReLU; log loss; Adam at 1e-3, epsilon 1e-8; no
 regularisation, no dropout, no clipping of gradients. The peers' optimizers go through whole tables in every step, ours
-only through the rows it has read.
+only through the rows it has read. Our rankers, not `din`, also keep averages of their weights, as `models.train_ctr`
+does.
 
 - `full`: every history is as long as it can be. `realistic`: lengths are log-normal, the median a tenth of the longest.
 - page: one page of 200 candidates, in process. Ours reads histories of 1,000 clicks, 1,000 payments and 200 cart

@@ -20,7 +20,7 @@ class MultiHeadTargetAttention(keras.layers.Layer):
 
     Where a history has far more steps than its page has candidates, as in training, no step is projected: `(q_c @ Q_h +
     b_h) @ K_h^T` is a vector that meets the steps as they are, and the values are projected after they are summed. To
-    rank a page of many candidates the steps are projected first, since heads are smaller than steps. Both are the same
+    rank a page of many candidates the steps are projected first, since a head is smaller than a step. Both are the same
     sums in another order. Time and memory are `O(batch * heads * candidates * steps)`.
 
     Keys have no bias, which softmax would not see. Values have none, so that an empty history gives zeros, and there is
