@@ -69,8 +69,14 @@ ATTRIBUTES = (
     "cat_product_group",
     "cat_section",
 )
-CONFIG = ("ranker.features.user={stat_age: {type: number}}", "learning_rate=0.001", "patience=3")
-"""Of all rankers, chosen by the GAUC of the validation pages."""
+CONFIG = (
+    "ranker.features.user={stat_age: {type: number}}",
+    "ranker.tasks={ctr: 0.01, pairwise: 1.0}",
+    "batch_size=32",
+    "learning_rate=0.001",
+    "patience=3",
+)
+"""Of all rankers, chosen by the GAUC of the latest training pages: without pairs it is 0.640 there, with them 0.648."""
 
 
 def item_features(*columns: str) -> str:

@@ -118,7 +118,7 @@ def model_card(
     return {
         "image_feature": metadata.image_feature,
         "seed": metadata.seed,
-        "outputs": list(ranker.tasks),
+        "outputs": ranker.outputs,
         "data": data,
         "validation": {key: value for key, value in metadata.validation.items() if isinstance(value, int | float)},
         "report": report,

@@ -192,10 +192,15 @@ class TasksConfig(Config):
 
     Attributes:
         ctr: click probability.
+        pairwise: that a clicked candidate has larger log-odds than an unclicked one of its page: RankNet's log loss of
+            the difference, a mean over the pairs of a page and then over pages, as GAUC is. It adds no output. On
+            later training pages of H&M, `none` has a GAUC of 0.640 without it, 0.645 with 1, and 0.648 if `ctr` is 0.01
+            beside it (mean of two seeds).
         ctcvr: probability of a click and a conversion, the product of click and conversion probability (ESMM).
         dwell: log(1 + seconds) after a click.
     """
 
     ctr: float = Field(1.0, gt=0)
+    pairwise: NonNegativeFloat = 0.0
     ctcvr: NonNegativeFloat = 0.0
     dwell: NonNegativeFloat = 0.0

@@ -41,6 +41,8 @@ LOSS_WEIGHT = "loss_weight"
 _MINUTE = 60_000
 _AGE_BUCKETS = 24  # powers of two of minutes: the last one begins at 16 years
 _LARGEST = 5
+_HEADS = {"ctr": "ctr", "ctcvr": "cvr", "dwell": "dwell"}
+"""Output to the logit that it has of its own."""
 
 
 class Ranker(DistributedFit, tfrs.Model):
@@ -174,8 +176,9 @@ class Ranker(DistributedFit, tfrs.Model):
             layer.build(None)
         weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
         self.tasks = {name: _task(name, weight) for name, weight in weights.items()}
-        heads = {"ctr": "ctr", "ctcvr": "cvr", "dwell": "dwell"}
-        self.heads = {heads[name]: keras.layers.Dense(1, name=f"{heads[name]}_logit") for name in self.tasks}
+        self.outputs = [name for name in self.tasks if name in _HEADS]
+        heads = [_HEADS[name] for name in self.outputs]
+        self.heads = {head: keras.layers.Dense(1, name=f"{head}_logit") for head in heads}
         for layer in self.heads.values():
             layer.build((None, None, units[-1]))
         self.task_weights = weights
@@ -338,8 +341,10 @@ class Ranker(DistributedFit, tfrs.Model):
         logits = self.logits(page, training)
         clicked = page["clicked"] == 1
         present = tf.cast(page["item"] != PADDING, tf.float32)
-        # Label, prediction, and which candidates count.
+        # Label, prediction, and how much each counts: candidates, or pairs of them.
         targets = {"ctr": (tf.cast(clicked, tf.float32), logits["ctr"], present)}
+        if "pairwise" in self.tasks:
+            targets["pairwise"] = _pairs(logits["ctr"], clicked, present)
         if "ctcvr" in self.tasks:
             both = clicked & (page["converted"] == 1)
             targets["ctcvr"] = tf.cast(both, tf.float32), _and_logit(logits["ctr"], logits["cvr"]), present
@@ -417,6 +422,24 @@ def _and_logit(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     # Not both: not the first, or the first and not the second.
     not_first, first_only = tf.math.log_sigmoid(-first), tf.math.log_sigmoid(first) + tf.math.log_sigmoid(-second)
     return both - tf.reduce_logsumexp(tf.stack([not_first, first_only]), axis=0)
+
+
+def _pairs(logits: tf.Tensor, clicked: tf.Tensor, present: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The pairs of each page as a task: labels, log-odds that the first candidate is the clicked one, and weights.
+
+    Args:
+        logits, clicked, present: shape `(batch, candidates)`.
+
+    Returns:
+        Shape `(batch, candidates ** 2)` each. The weights of a page's pairs of a clicked and an unclicked candidate add
+        up to one; all others weigh nothing.
+    """
+    size = logits.shape[1] or tf.shape(logits)[1]
+    differences = tf.reshape(logits[:, :, None] - logits[:, None, :], (-1, size * size))
+    first, second = (present * tf.cast(chosen, tf.float32) for chosen in (clicked, ~clicked))
+    pairs = tf.reshape(first[:, :, None] * second[:, None, :], (-1, size * size))
+    weights = tf.math.divide_no_nan(pairs, tf.reduce_sum(pairs, axis=1, keepdims=True))
+    return tf.ones_like(differences), differences, weights
 
 
 def _share(loss: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

@@ -277,12 +277,14 @@ def test_every_weight_learns_and_no_table_does(make, page, image_feature):
 
 
 @pytest.mark.parametrize(("image_feature", "sizes"), [("simscore", (7, 1)), ("cluster_id", (5, 0))])
-def test_two_replicas_equal_one(make, page, image_feature, sizes):
+@pytest.mark.parametrize("pairwise", [0.0, 2.0])
+def test_two_replicas_equal_one(make, page, image_feature, sizes, pairwise):
     page = last(page, sum(sizes))
-    expected_loss, expected = gradients_of(make(image_feature), page)
+    config = with_tasks(pairwise=pairwise)
+    expected_loss, expected = gradients_of(make(image_feature, config), page)
     strategy = two_replicas()
     with strategy.scope():
-        ranker = make(image_feature)
+        ranker = make(image_feature, config)
     shards = [{name: values[: sizes[0]] for name, values in page.items()}]
     shards.append({name: values[sizes[0] :] for name, values in page.items()})
     distributed = {
@@ -392,8 +394,11 @@ def with_labels(page, seed=0):
 
 
 def three_tasks(**changes):
-    tasks = CONFIG.tasks.model_copy(update={"ctr": 1.0, "ctcvr": 0.5, "dwell": 0.25} | changes)
-    return CONFIG.model_copy(update={"tasks": tasks})
+    return with_tasks(**{"ctcvr": 0.5, "dwell": 0.25} | changes)
+
+
+def with_tasks(**weights):
+    return CONFIG.model_copy(update={"tasks": CONFIG.tasks.model_copy(update=weights)})
 
 
 def sigmoid(x):
@@ -428,6 +433,40 @@ def test_the_loss_is_the_weighted_sum_of_the_tasks_over_what_each_counts(make, p
     alone = make("none", three_tasks(ctcvr=0.0, dwell=0.0))
     np.testing.assert_allclose(alone.compute_loss(page), log_loss(click, clicked), rtol=1e-4)
     assert list(alone(inputs_of(page))) == ["ctr"]
+
+
+def test_the_pairwise_loss_is_the_mean_over_pairs_of_a_page_and_then_over_pages(make, page):
+    ranker, plain = make("none", with_tasks(pairwise=0.5)), make("none")
+    logits = np.float64(ranker.logits(inputs_of(page))["ctr"])
+    present, clicked = page["item"].numpy() != -1, page["clicked"].numpy() == 1
+    of_pages = []
+    for row in range(len(logits)):
+        ups, downs = (logits[row][present[row] & chosen] for chosen in (clicked[row], ~clicked[row]))
+        pairs = [np.log1p(np.exp(down - up)) for up in ups for down in downs]
+        if pairs:
+            of_pages.append(np.mean(pairs))
+    assert 1 < len(of_pages) < len(logits)
+    expected = plain.compute_loss(page) + 0.5 * np.mean(of_pages)
+    np.testing.assert_allclose(ranker.compute_loss(page), expected, rtol=1e-5)
+    assert float(ranker.get_metrics_result()["pairwise_loss"]) == pytest.approx(np.mean(of_pages), rel=1e-5)
+    assert list(ranker(inputs_of(page))) == ranker.outputs == ["ctr"]
+    for layer in ranker.heads.values():
+        layer.kernel.assign(tf.zeros_like(layer.kernel))  # ties
+    for metric in ranker.metrics:
+        metric.reset_state()
+    ranker.compute_loss(page)
+    assert float(ranker.get_metrics_result()["pairwise_loss"]) == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_pages_without_pairs_and_what_a_page_shares_teach_nothing_pairwise(make, page):
+    ranker, plain = make("none", with_tasks(pairwise=3.0)), make("none")
+    for same in (tf.zeros_like(page["clicked"]), tf.ones_like(page["clicked"])):
+        for ours, theirs in zip(*(gradients_of(r, page | {"clicked": same})[1] for r in (ranker, plain)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    bias = [v.path for v in ranker.trainable_variables].index(ranker.heads["ctr"].bias.path)
+    ours, theirs = (gradients_of(r, page)[1] for r in (ranker, plain))
+    np.testing.assert_allclose(ours[bias], theirs[bias], atol=1e-6)
+    assert np.abs(ours[bias - 1] - theirs[bias - 1]).max() > 1e-3
 
 
 def test_extreme_log_odds_of_two_events_keep_their_gradients(make):
