@@ -9,11 +9,12 @@ what the ranker's tables hold: IDs with the same thresholds, vocabularies and sc
 the query as an ID; the newest 50 clicks as item and its ID columns, as ours. It reads no ages of clicks.
 
 Both are tuned alike: learning rate, dropout of the MLP and weight decay (the peer's is of embeddings alone) are those
-of the same grid that are best on the same validation pages by AUC, by which every training also stops early and chooses
-its epoch; no choice sees the test pages. Otherwise both train as they do of their own accord: ours validates and keeps
-averages of its weights, the peer lowers its learning rate when validation stops improving.
-(GAUC over pages says little here: most pages show one video.) Each then learns from several seeds. Test scores of both
-are measured by the same code; intervals are over users, with seeds averaged; differences are paired.
+of the same grid that are best on the same validation pages by the AUC, the mean of all seeds (two seeds of one point
+differ by more than two points do). By this AUC every training also stops early and chooses its epoch; no choice sees
+the test pages. Otherwise both train as they do of their own accord: ours validates and keeps averages of its weights,
+the peer lowers its learning rate when validation stops improving. (GAUC over pages says little here: most pages show
+one video.) Test scores of both are measured by the same code; intervals are over users, with seeds averaged;
+differences are paired.
 
 What the work directory holds is not made again. The last line is one JSON object. `--quick` tries one point of the grid
 with one seed for two epochs.
@@ -23,6 +24,7 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -216,24 +218,28 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     our_options = ("epochs=2",) if args.quick else ("epochs=8",)
     peer_options = ("--epochs", "2") if args.quick else ()
 
-    tried: dict[str, dict[Point, float]] = {"ours": {}, "fuxictr": {}}
-    for point in tqdm(grid, desc="grid of ours", unit="training"):
-        run = ours.run(point, 0, *our_options)
+    tried: dict[str, dict[Point, list[float]]] = {side: {point: [] for point in grid} for side in ("ours", "fuxictr")}
+    trainings = list(itertools.product(grid, seeds))
+    for point, seed in tqdm(trainings, desc="grid of ours", unit="training"):
+        run = ours.run(point, seed, *our_options)
         history = json.loads((run / HISTORY_FILE).read_text())
-        tried["ours"][point] = max(history["val_auc"])
-        print(f"ours, {point}: validation AUC {tried['ours'][point]:.4f}", flush=True)
+        tried["ours"][point].append(max(history["val_auc"]))
     windows = part_windows(dataset, load_config(TrainingConfig, str(run / CONFIG_FILE)))
     rows, file = make_rows(load_ranker(run), dataset, windows), runs_dir / "rows.npz"
     np.savez(file, **rows)
     clicked = rows["clicked"] == 1
     parts = {part: rows["part"] == number for number, part in enumerate(PARTS)}
     print(", ".join(f"{part}: {chosen.sum()} candidates" for part, chosen in parts.items()), flush=True)
-    for point in tqdm(grid, desc="grid of FuxiCTR", unit="training"):
-        scores = peer_scores(file, point, 0, *peer_options)
-        tried["fuxictr"][point] = auc(scores[parts["validation"]], clicked[parts["validation"]])
-        print(f"FuxiCTR, {point}: validation AUC {tried['fuxictr'][point]:.4f}", flush=True)
+    for point, seed in tqdm(trainings, desc="grid of FuxiCTR", unit="training"):
+        scores = peer_scores(file, point, seed, *peer_options)
+        tried["fuxictr"][point].append(auc(scores[parts["validation"]], clicked[parts["validation"]]))
+    mean = {side: {point: statistics.fmean(aucs) for point, aucs in points.items()} for side, points in tried.items()}
+    for side, points in tried.items():
+        for point, aucs in points.items():
+            of_seeds = ", ".join(f"{value:.4f}" for value in aucs)
+            print(f"{side}, {point}: validation AUC {mean[side][point]:.4f} ({of_seeds})", flush=True)
 
-    best = {side: max(points, key=points.__getitem__) for side, points in tried.items()}
+    best = {side: max(points, key=points.__getitem__) for side, points in mean.items()}
     scores = [ours.scores(ours.run(best["ours"], seed, *our_options), *windows["test"]) for seed in seeds]
     first = scores[0]
     if not np.array_equal(first.clicked, clicked[parts["test"]]):
@@ -253,7 +259,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         "fuxictr": peer,
         "of_seeds": {side: samples[list(rows), : len(METRICS), 0].tolist() for side, rows in runs.items()},
         "tuned": {side: point._asdict() for side, point in best.items()},
-        "validation_auc": {side: max(points.values()) for side, points in tried.items()},
+        "validation_auc": {side: max(points.values()) for side, points in mean.items()},
     }
     print(f"{'test':24s}{'ours':>10s}{'fuxictr':>10s}  difference [95 %]")
     for name, gap in mine["differences"].items():
