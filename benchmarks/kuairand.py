@@ -56,7 +56,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER_PYTHON = ROOT / ".venv-fuxictr/bin/python"
 SPLIT_TIMES = "2022-04-25,2022-05-04"
 STEPS = 50  # newest clicks that both read
-LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (8e-3, 4e-3, 2e-3), (0.0, 0.2), (0.0, 1e-5)
+LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (4e-3, 2e-3, 1e-3), (0.0, 0.2), (0.0, 1e-5)
 """The grid, unless options say otherwise."""
 CONFIG = (
     "batch_size=256",

@@ -12,14 +12,14 @@ from models.data.map_ahead import map_ahead
 from models.data.pages import GROUPS, PageLengths, pages_inside, parse_pages
 
 _SHUFFLE_BUFFER = 20_000
-_FILES_TOGETHER = 4
+_FILES_TOGETHER = 64
 
 
 class TrainingBatches:
     """The pages of a window of a split, shuffled anew for every epoch.
 
-    Pages lie in the shards in an order that already mixes users and times, so the shuffle buffer only has to vary the
-    batches.
+    A shard has all pages of its users, in an order that mixes these users and times. Many shards are read at a time, so
+    that every stretch of an epoch has pages of many users, and the shuffle buffer only has to vary the batches.
 
     Args:
         dataset: the page dataset.

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from beam_pipelines.manifest import Window
+from models.data import training_batches
 from models.data.dataset import Dataset
 from models.data.pages import PageLengths, page_timestamps
 from models.data.training_batches import TrainingBatches
@@ -49,6 +50,18 @@ def test_a_step_does_not_depend_on_where_a_run_began(dataset):
         tf.random.uniform(())  # the global generator has moved on, too
         assert ids(batches(dataset).from_step(first), len(steps) - first) == steps[first:]
     assert ids(batches(dataset).from_step(len(steps)), 1)  # a run that only has to validate
+
+
+def test_every_batch_mixes_pages_of_all_shards(tmp_path, monkeypatch):
+    """A shard holds all pages of its users: one after the other would be user after user."""
+    monkeypatch.setattr(training_batches, "_SHUFFLE_BUFFER", 50)  # less than a shard, as with many pages
+    dataset = Dataset(write_tiny_dataset(tmp_path, pages=600, shards=20).data)
+    window = dataset.split("train").window
+    made = TrainingBatches(
+        dataset, "train", window=window, pages=600, lengths=LENGTHS, batch_size=150, epochs=1, seed=0
+    )
+    for batch in ids(made.from_step(0), 4):
+        assert len({int(page.removeprefix("train-")) % 20 for page in batch}) > 15
 
 
 @pytest.mark.parametrize(("workers", "here"), [(1, 2), (2, 1), (2, 2)])

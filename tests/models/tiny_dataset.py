@@ -34,6 +34,7 @@ def write_tiny_dataset(
     candidates: int = 6,
     styles: int = 6,
     train_negatives: float = 1.0,
+    shards: int = 2,
     seed: int = 0,
 ) -> TinyDataset:
     """Users like two styles each, which only pictures show; the last fifth of the items appears in `test/` only.
@@ -91,14 +92,13 @@ def write_tiny_dataset(
                 )
             )
             positives += int(clicked.sum())
-        halves = records[::2], records[1::2]
-        shards = []
-        for k, half in enumerate(halves):
-            path = f"pages/{name}-{k:05d}-of-00002.tfrecord"
+        files = []
+        for k in range(shards):
+            path, part = f"pages/{name}-{k:05d}-of-{shards:05d}.tfrecord", records[k::shards]
             with tf.io.TFRecordWriter(str(data / path)) as writer:
-                for record in half:
+                for record in part:
                     writer.write(record)
-            shards.append(File.of(data, path, len(half)))
+            files.append(File.of(data, path, len(part)))
         window = Window(first=first + 1, last=start)
         described[name] = Split(
             pages=len(records),
@@ -107,7 +107,7 @@ def write_tiny_dataset(
             window=window,
             negative_rate=train_negatives if name == "train" else 1.0,
             history_lengths={},
-            shards=shards,
+            shards=files,
         )
         start += DAY
 
