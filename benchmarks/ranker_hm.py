@@ -76,7 +76,8 @@ CONFIG = (
     "learning_rate=0.001",
     "patience=3",
 )
-"""Of all rankers, chosen by the GAUC of the latest training pages: without pairs it is 0.640 there, with them 0.648."""
+"""Of all rankers, chosen by the GAUC of the latest training pages: with 30 % of them to measure on, `none` has 0.640
+without pairs and 0.648 with them."""
 
 
 def item_features(*columns: str) -> str:

@@ -64,8 +64,9 @@ class Ranker(DistributedFit, tfrs.Model):
     - `cluster_id`: an ID like the category: embedded in the item tower, compared with every history step in the
       attention, and the share and number of steps with the same one.
 
-    Tasks share everything but the layer of their logit. The probability of a conversion is learned over all candidates,
-    as a factor of that of click and conversion (ESMM), so that it is not biased towards what is clicked.
+    Tasks share everything but the layer of their logit; the pairwise one has that of the click. The probability of a
+    conversion is learned over all candidates, as a factor of that of click and conversion (ESMM), so that it is not
+    biased towards what is clicked.
 
     Labels and positions are never inputs.
 
@@ -85,7 +86,8 @@ class Ranker(DistributedFit, tfrs.Model):
     conversion; `dwell`, the seconds expected after a click (of their logarithm the mean, so rather the median).
 
     Reference: the paper's appendices A and B; Zhou et al., Deep Interest Network (KDD 2018); Ma et al., Entire Space
-    Multi-Task Model (SIGIR 2018); Wang et al., DCN V2 (WWW 2021).
+    Multi-Task Model (SIGIR 2018); Wang et al., DCN V2 (WWW 2021); Burges et al., Learning to Rank using Gradient
+    Descent (ICML 2005), the pairwise task.
     """
 
     def __init__(
@@ -434,10 +436,10 @@ def _pairs(logits: tf.Tensor, clicked: tf.Tensor, present: tf.Tensor) -> tuple[t
         Shape `(batch, candidates ** 2)` each. The weights of a page's pairs of a clicked and an unclicked candidate add
         up to one; all others weigh nothing.
     """
-    size = logits.shape[1] or tf.shape(logits)[1]
-    differences = tf.reshape(logits[:, :, None] - logits[:, None, :], (-1, size * size))
+    pages, size = tf.unstack(tf.shape(logits))
+    differences = tf.reshape(logits[:, :, None] - logits[:, None, :], (pages, size * size))
     first, second = (present * tf.cast(chosen, tf.float32) for chosen in (clicked, ~clicked))
-    pairs = tf.reshape(first[:, :, None] * second[:, None, :], (-1, size * size))
+    pairs = tf.reshape(first[:, :, None] * second[:, None, :], (pages, size * size))
     weights = tf.math.divide_no_nan(pairs, tf.reduce_sum(pairs, axis=1, keepdims=True))
     return tf.ones_like(differences), differences, weights
 

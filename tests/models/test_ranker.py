@@ -463,6 +463,9 @@ def test_pages_without_pairs_and_what_a_page_shares_teach_nothing_pairwise(make,
     for same in (tf.zeros_like(page["clicked"]), tf.ones_like(page["clicked"])):
         for ours, theirs in zip(*(gradients_of(r, page | {"clicked": same})[1] for r in (ranker, plain)), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+    candidates = ("item", "position", "clicked", "converted", "dwell", *STATISTICS)
+    empty = page | {name: page[name][:, :0] for name in candidates}
+    assert float(ranker.compute_loss(empty)) == 0
     bias = [v.path for v in ranker.trainable_variables].index(ranker.heads["ctr"].bias.path)
     ours, theirs = (gradients_of(r, page)[1] for r in (ranker, plain))
     np.testing.assert_allclose(ours[bias], theirs[bias], atol=1e-6)
