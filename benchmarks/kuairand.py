@@ -115,17 +115,21 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
     ids = {"query": (np.where(known[place] == rows["query"], place + 1, 0), len(known) + 1)}
     numbers = {name: rows["numbers"][:, i] for i, name in enumerate(ranker.numbers.features)}
     items = {}
-    for table, of_row in ((ranker.items.features, rows["item"]), (ranker.users, rows["user"])):
+    member = ranker.members[0]
+    for table, embeddings, of_row in (
+        (ranker.items.features, member.items.features.embeddings, rows["item"]),
+        (ranker.users, member.users.embeddings, rows["user"]),
+    ):
         for name, feature in table.features.items():
             values = table.tables[name].numpy()
             if feature.type == "text":
                 continue  # this source has none
-            if name not in table.embeddings:
+            if name not in embeddings:
                 numbers[name] = values[of_row]
             elif table is ranker.users:
-                ids[name] = values[of_row], table.embeddings[name].known + 1
+                ids[name] = values[of_row], embeddings[name].known + 1
             else:
-                items[name] = values, table.embeddings[name].known + 1
+                items[name] = values, embeddings[name].known + 1
     return {
         **{name: rows[name].astype(np.int32) for name in ("item", "page", "part", "history")},
         "clicked": rows["clicked"].astype(np.float32),

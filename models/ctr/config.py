@@ -61,6 +61,7 @@ class RankerConfig(Config):
         tasks: what is predicted.
         embedding_dim: length of each ID, category and token embedding.
         item_dim: length of item vectors: what the item tower makes and attention compares.
+        members: networks whose log-odds are averaged: what each learns by chance falls out.
         attention: how candidates look at histories.
         cross_layers: DCN-v2 cross layers between the towers and the MLP; 0 for none.
         mlp_units: hidden layers of the MLP; the layer of the logit follows as the fifth.
@@ -74,6 +75,7 @@ class RankerConfig(Config):
     tasks: TasksConfig = TasksConfig()
     embedding_dim: PositiveInt = 16
     item_dim: PositiveInt = 32
+    members: PositiveInt = 1
     attention: AttentionConfig = AttentionConfig()
     cross_layers: NonNegativeInt = 0
     mlp_units: tuple[PositiveInt, ...] = Field((128, 64, 32, 16), min_length=1)

@@ -88,6 +88,11 @@ TableFeature = Annotated[
 ]
 
 
+def is_plain(feature: TableFeature) -> bool:
+    """Whether a feature is one number, not embedded."""
+    return feature.type == "number" and feature.transform != "buckets"
+
+
 class FeaturesConfig(Config):
     """Features by name. A section that is not set holds everything that the dataset has.
 

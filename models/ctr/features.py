@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from models.ctr.config import RankerConfig
 from models.ctr.feature_config import FeatureSizes, TableFeature
+from models.ctr.feature_table import FeatureTable
 from models.ctr.feature_values import (
     FeatureValues,
     NumberValues,
@@ -19,7 +20,6 @@ from models.ctr.feature_values import (
     vocabulary_of,
 )
 from models.ctr.ranker import Ranker
-from models.ctr.table_features import TableFeatures
 from models.ctr.text_embedding import hash_tokens
 from models.ctr.training_counts import TrainingCounts
 from models.embeddings.store import l2_normalize
@@ -31,8 +31,8 @@ class FeatureTables(NamedTuple):
     Attributes:
         sizes: of the embeddings.
         values: vocabularies and scales.
-        items, users: column to its values by row, see `TableFeatures.tables`.
-        images: `image` or `cluster`, see `ItemTower`; or nothing.
+        items, users: column to its values by row, see `FeatureTable.tables`.
+        images: `image` or `cluster`, see `ItemTable`; or nothing.
     """
 
     sizes: FeatureSizes
@@ -43,8 +43,8 @@ class FeatureTables(NamedTuple):
 
     def fill(self, ranker: Ranker) -> None:
         """Writes the tables into a ranker of these sizes."""
-        for features, tables in ((ranker.items.features, self.items), (ranker.users, self.users)):
-            _fill(features, tables)
+        for table, values in ((ranker.items.features, self.items), (ranker.users, self.users)):
+            _fill(table, values)
         for name, rows in self.images.items():
             getattr(ranker.items, name).assign(rows)
         ranker.numbers.fill(self.values.candidate)
@@ -129,6 +129,6 @@ def _append(rows: np.ndarray, value: float = 0) -> np.ndarray:
     return np.concatenate([rows, np.full((1, *rows.shape[1:]), value, rows.dtype)])
 
 
-def _fill(features: TableFeatures, tables: Mapping[str, np.ndarray]) -> None:
+def _fill(table: FeatureTable, tables: Mapping[str, np.ndarray]) -> None:
     for name, rows in tables.items():
-        features.tables[name].assign(rows)
+        table.tables[name].assign(rows)

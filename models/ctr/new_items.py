@@ -18,7 +18,7 @@ class NewItems(NamedTuple):
     """New items of a batch of pages: item row `items + 1 + n` is entry `n`, `items` being that of an unknown item.
 
     Attributes:
-        features: column to values as `TableFeatures.tables` holds them, `(n, ...)`.
+        features: column to values as `FeatureTable.tables` holds them, `(n, ...)`.
         cluster: int32 `(n,)`, 0 = unknown; `None` if the ranker has no cluster IDs.
     """
 

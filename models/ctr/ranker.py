@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -18,15 +17,12 @@ from models.ctr.calibrator import Calibrator
 from models.ctr.candidate_numbers import CandidateNumbers
 from models.ctr.config import ImageFeature, RankerConfig, TrainingConfig
 from models.ctr.feature_config import FeatureSizes
+from models.ctr.feature_table import FeatureTable
 from models.ctr.feature_values import FeatureValues
-from models.ctr.history_encoder import HistoryEncoder
-from models.ctr.id_embedding import IdEmbedding
-from models.ctr.item_tower import ItemTower
-from models.ctr.multi_head_target_attention import MultiHeadTargetAttention
-from models.ctr.new_items import NEW_ITEMS, NewItems, look_up
-from models.ctr.table_features import TableFeatures
-from models.ctr.target_attention import TargetAttention
-from models.ctr.text_embedding import TextEmbedding, hash_tokens
+from models.ctr.item_table import ItemTable, ItemValues
+from models.ctr.new_items import NEW_ITEMS, NewItems
+from models.ctr.ranker_member import History, KnownPages, RankerMember
+from models.ctr.text_embedding import hash_tokens
 from models.data.pages import PADDING
 from models.training.distributed_fit import DistributedFit
 
@@ -38,8 +34,6 @@ WEIGHTS_FILE = "ranker.weights.h5"
 LOSS_WEIGHT = "loss_weight"
 """Optional feature of a training page, float32 `(batch,)`: what its candidates count in the loss, not in metrics."""
 
-_MINUTE = 60_000
-_AGE_BUCKETS = 24  # powers of two of minutes: the last one begins at 16 years
 _LARGEST = 5
 _HEADS = {"ctr": "ctr", "ctcvr": "cvr", "dwell": "dwell"}
 """Output to the logit that it has of its own."""
@@ -64,6 +58,10 @@ class Ranker(DistributedFit, tfrs.Model):
     - `cluster_id`: an ID like the category: embedded in the item tower, compared with every history step in the
       attention, and the share and number of steps with the same one.
 
+    All this is a `RankerMember`. With several `members`, there are as many, each with weights of its own that begin
+    otherwise and learn as they would alone; the log-odds are the mean of theirs. They share the tables, and the
+    embeddings of numbers in quantiles that pages carry for candidates.
+
     Tasks share everything but the layer of their logit; the pairwise one has that of the click. The probability of a
     conversion is learned over all candidates, as a factor of that of click and conversion (ESMM), so that it is not
     biased towards what is clicked.
@@ -87,7 +85,8 @@ class Ranker(DistributedFit, tfrs.Model):
 
     Reference: the paper's appendices A and B; Zhou et al., Deep Interest Network (KDD 2018); Ma et al., Entire Space
     Multi-Task Model (SIGIR 2018); Wang et al., DCN V2 (WWW 2021); Burges et al., Learning to Rank using Gradient
-    Descent (ICML 2005), the pairwise task.
+    Descent (ICML 2005), the pairwise task; Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty
+    Estimation using Deep Ensembles (NeurIPS 2017), the members.
     """
 
     def __init__(
@@ -103,86 +102,27 @@ class Ranker(DistributedFit, tfrs.Model):
         self.calibrator = Calibrator()
         # Leaving out unclicked candidates divides the odds of a click by the share that is kept.
         self._correction = math.log(negative_rate)
-        features, attention = config.features, config.attention
         self.histories = [name for name in HISTORIES if getattr(config.lengths, name)]
-        tables = [*features.item.values(), *features.user.values()]
-        self.text = None
-        if features.query or any(feature.type == "text" for feature in tables):
-            self.text = TextEmbedding(config.token_buckets, config.embedding_dim, name="text")
-            self.text.build(None)
-        self.items = ItemTower(config, sizes, image_feature, self.text, name="items")
-        self.users = TableFeatures(
-            features.user, sizes.user, sizes.users + 1, config.embedding_dim, self.text, name="users"
-        )
-        self.numbers = CandidateNumbers(features.candidate, config.embedding_dim, name="numbers")
-        self.title = next((name for name, feature in features.item.items() if feature.type == "text"), None)
-
-        dim = config.item_dim
-        query_dim = config.embedding_dim if features.query else 0
-        candidate_dim = dim + self.numbers.output_dim + (query_dim if self.title else 0)
-        page_dim = self.users.output_dim + query_dim + len(self.histories)
-        candidate_dim += len(self.histories) * self._pooled_count()
-        # How old a step is and, each history having its own, what the user did.
-        attends = attention.recent_steps or attention.histories != "none"
-        self.age = {name: IdEmbedding(_AGE_BUCKETS - 1, dim, name=f"{name}_age") for name in self.histories if attends}
-        for embedding in self.age.values():
-            embedding.build()
-        self.attention = None
-        self.encoders: dict[str, HistoryEncoder] = {}
-        keys, pairs = (None, None, dim), self._pair_count()
-        self.recent_attention: dict[str, TargetAttention] = {}
-        for name in self.histories if attention.recent_steps else []:
-            self.recent_attention[name] = TargetAttention(
-                attention.units,
-                attention.normalization,
-                attention.activation,
-                pair_features=pairs,
-                name=f"{name}_recent_attention",
-            )
-            self.recent_attention[name].build(keys, keys)
-            candidate_dim += dim
-        if attention.histories == "target_attention" and self.histories:
-            # One for all histories: the age embeddings tell it which history a step is of.
-            self.attention = MultiHeadTargetAttention(
-                attention.heads, attention.head_dim, pair_features=pairs, name="attention"
-            )
-            self.attention.build(keys, keys)
-            candidate_dim += len(self.histories) * attention.heads * attention.head_dim
-        elif attention.histories == "self_attention":
-            for name in self.histories:
-                self.encoders[name] = HistoryEncoder(dim, attention.heads, attention.head_dim, name=f"{name}_encoder")
-                self.encoders[name].build(keys)
-                page_dim += dim
-
-        self.cross = [tfrs.layers.dcn.Cross(name=f"cross_{n}") for n in range(config.cross_layers)]
-        for layer in self.cross:
-            layer.build((None, None, candidate_dim + page_dim))
-        # The first layer of the MLP on [candidate, page], with the part of the page computed once per page, unless
-        # cross layers have mixed the two.
-        units = config.mlp_units
-        self.mlp_candidate = keras.layers.Dense(units[0], name="mlp_candidate")
-        self.mlp_candidate.build((None, None, candidate_dim + (page_dim if self.cross else 0)))
-        self.mlp_page = None
-        if not self.cross:
-            self.mlp_page = keras.layers.Dense(units[0], use_bias=False, name="mlp_page")
-            self.mlp_page.build((None, page_dim))
-        self.mlp_rest = [
-            keras.layers.Dense(width, activation="relu", name=f"mlp_{n}") for n, width in enumerate(units[1:], 1)
-        ]
-        for layer, width in zip(self.mlp_rest, units, strict=False):
-            layer.build((None, None, width))
-        self.mlp_dropout = [
-            keras.layers.Dropout(config.mlp_dropout, name=f"mlp_dropout_{n}") for n in range(len(units))
-        ]
-        for layer in self.mlp_dropout:
-            layer.build(None)
+        self.items = ItemTable(config, sizes, image_feature, name="items")
+        self.users = FeatureTable(config.features.user, sizes.users + 1, name="users")
+        self.numbers = CandidateNumbers(config.features.candidate, config.embedding_dim, name="numbers")
         weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
         self.tasks = {name: _task(name, weight) for name, weight in weights.items()}
         self.outputs = [name for name in self.tasks if name in _HEADS]
-        heads = [_HEADS[name] for name in self.outputs]
-        self.heads = {head: keras.layers.Dense(1, name=f"{head}_logit") for head in heads}
-        for layer in self.heads.values():
-            layer.build((None, None, units[-1]))
+        self.members = [
+            RankerMember(
+                config,
+                sizes,
+                image_feature,
+                histories=self.histories,
+                numbers=self.numbers.output_dim,
+                pairs=self._pair_count(),
+                pooled=self._pooled_count(),
+                heads=[_HEADS[name] for name in self.outputs],
+                name=f"member_{n}",
+            )
+            for n in range(config.members)
+        ]
         self.task_weights = weights
         self.losses_of_tasks = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.tasks}
         self.built = True
@@ -220,68 +160,63 @@ class Ranker(DistributedFit, tfrs.Model):
             Shape `(batch, candidates)` each: `ctr`, log-odds of a click, not corrected for `negative_rate` nor
             calibrated; `cvr`, log-odds of a conversion after a click; `dwell`, log(1 + seconds) after a click.
         """
+        of_members = self._logits_of_members(page, training)
+        return {name: tf.reduce_mean(logits, axis=0) for name, logits in of_members.items()}
+
+    def _logits_of_members(self, page: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+        """As `logits`, before they are averaged: `(members, batch, candidates)` each."""
+        known = self._known(page)
+        logits = [member(known, training=training) for member in self.members]
+        return {name: tf.stack([each[name] for each in logits]) for name in logits[0]}
+
+    def _known(self, page: dict[str, tf.Tensor]) -> KnownPages:
+        """What the tables and comparisons say of pages."""
         unknown_item, unknown_user = (tf.constant(n, tf.int64) for n in (self.sizes.items, self.sizes.users))
         groups = {name: page[name] for name in ("item", *(f"{name}_item" for name in self.histories))}
-        present = {name: rows != PADDING for name, rows in groups.items()}
         distinct, place = _distinct(groups, unknown_item)
         new_items = page.get(NEW_ITEMS)
-
-        features, of_distinct = self.items(distinct, training=training, new_items=new_items)
-        vectors = {name: tf.gather(of_distinct, position) for name, position in place.items()}
-        titles = None if self.title is None else tf.gather(features[self.title], place["item"])
-        compared_by = self._compared_by(distinct, new_items)
+        items = self.items(distinct, new_items=new_items)
+        compared_by = self._compared_by(distinct, items, new_items)
         compared = {name: compared_by.at(position) for name, position in place.items()}
-        users = self.users(tf.where(page["user"] < 0, unknown_user, page["user"]), training=training)
-        candidate, about_page = [vectors["item"]], [*users.values()]
-        if self.numbers.features:
-            candidate.append(self.numbers(page))
-        if self.config.features.query:
-            query = self.text(hash_tokens(page["query"], self.config.token_buckets, self.config.query_tokens))
-            about_page.append(query)
-            if titles is not None:
-                candidate.append(titles * query[:, None, :])
+        histories = {}
         for name in self.histories:
-            steps, mask = f"{name}_item", present[f"{name}_item"]
+            steps = f"{name}_item"
+            mask = page[steps] != PADDING
             pairs, pooled = self._match(compared["item"], compared[steps], mask)
-            candidate += pooled
-            about_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True)))
-            if name not in self.age:
-                continue
-            keys = vectors[steps] + self.age[name](_age_bucket(page["timestamp"][:, None] - page[f"{name}_time"]))
-            if name in self.recent_attention:
-                newest = self.config.attention.recent_steps
-                recent = [pair[:, :, :newest] for pair in pairs]
-                candidate.append(
-                    self.recent_attention[name](
-                        vectors["item"],
-                        keys[:, :newest],
-                        mask[:, :newest],
-                        recent,
-                        query_mask=present["item"],
-                        training=training,
-                    )
-                )
-            if self.attention is not None:
-                candidate.append(self.attention(vectors["item"], keys, mask, pairs, training=training))
-            if name in self.encoders:
-                about_page.append(self.encoders[name](keys, mask))
-        return self._mlp(tf.concat(candidate, axis=-1), tf.concat(about_page, axis=-1), training)
+            age = page["timestamp"][:, None] - page[f"{name}_time"]
+            histories[name] = History(place[steps], mask, age, pairs, pooled)
+        query = None
+        if self.config.features.query:
+            query = hash_tokens(page["query"], self.config.token_buckets, self.config.query_tokens)
+        return KnownPages(
+            items,
+            place["item"],
+            page["item"] != PADDING,
+            self.numbers(page) if self.numbers.features else None,
+            self.users(tf.where(page["user"] < 0, unknown_user, page["user"])),
+            query,
+            histories,
+        )
 
     def _matched_columns(self) -> list[str]:
         features = self.config.features.item
         return [name for name, f in features.items() if f.type in ("category", "hash") and f.match]
 
-    def _compared_by(self, rows: tf.Tensor, new_items: NewItems | None = None) -> "_Compared":
-        """What the items of rows, of any shape, are compared by."""
-        of_new, cluster_of_new = ({}, None) if new_items is None else new_items
-        tables = [(self.items.features.tables[name].value, of_new.get(name)) for name in self._matched_columns()]
-        if self.image_feature == "cluster_id":
-            tables.append((self.items.cluster.value, cluster_of_new))
-        ids = [look_up(table, rows, values) for table, values in tables]
+    def _compared_by(self, rows: tf.Tensor, items: ItemValues, new_items: NewItems | None = None) -> "_Compared":
+        """What items are compared by.
+
+        Args:
+            rows: of the items, `(n,)`.
+            items: what is known of them.
+            new_items: what rows beyond the unknown one refer to.
+        """
+        ids = [items.features[name] for name in self._matched_columns()]
+        if items.cluster is not None:
+            ids.append(items.cluster)
         if self._matches_ids():
             known = rows < self.sizes.items if new_items is None else rows != self.sizes.items
             ids.insert(0, tf.cast(tf.where(known, rows + 1, 0), tf.int32))
-        return _Compared(ids, look_up(self.items.image.value, rows) if self.image_feature == "simscore" else None)
+        return _Compared(ids, items.image if self.image_feature == "simscore" else None)
 
     def _matches_ids(self) -> bool:
         feature = self.config.features.item.get("item_id")
@@ -319,28 +254,12 @@ class Ranker(DistributedFit, tfrs.Model):
             pooled.append(matches.mean_match(similarity, of_steps))  # a candidate without picture is like none
         return pairs, [match[..., None] for match in pooled]
 
-    def _mlp(self, candidate: tf.Tensor, page: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        """The logits of `(batch, candidates, dim)` and `(batch, dim)`."""
-        shape = tf.shape(candidate)
-        if self.cross:
-            page = tf.broadcast_to(page[:, None, :], (shape[0], shape[1], page.shape[-1]))
-            together = crossed = tf.concat([candidate, page], axis=-1)
-            for layer in self.cross:
-                crossed = layer(together, crossed)
-            candidate = crossed
-        # Candidates of all pages in one matrix: a product of a three-dimensional tensor is a dozen operations.
-        hidden = self.mlp_candidate(tf.reshape(candidate, (-1, candidate.shape[-1])))
-        if self.mlp_page is not None:
-            by_page = tf.reshape(hidden, (shape[0], shape[1], hidden.shape[-1])) + self.mlp_page(page)[:, None, :]
-            hidden = tf.reshape(by_page, (-1, hidden.shape[-1]))
-        hidden = self.mlp_dropout[0](tf.nn.relu(hidden), training=training)
-        for layer, dropout in zip(self.mlp_rest, self.mlp_dropout[1:], strict=True):
-            hidden = dropout(layer(hidden), training=training)
-        return {name: tf.reshape(layer(hidden), shape[:2]) for name, layer in self.heads.items()}
-
     def compute_loss(self, page: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """This replica's part of the weighted mean losses over all candidates of the global batch."""
-        logits = self.logits(page, training)
+        """This replica's part of the weighted mean losses over all candidates of the global batch, added over members.
+
+        Added up, not averaged, so that each member learns as it would alone.
+        """
+        logits = self._logits_of_members(page, training)
         clicked = page["clicked"] == 1
         present = tf.cast(page["item"] != PADDING, tf.float32)
         # Label, prediction, and how much each counts: candidates, or pairs of them.
@@ -355,8 +274,10 @@ class Ranker(DistributedFit, tfrs.Model):
         page_weight = page[LOSS_WEIGHT][:, None] if LOSS_WEIGHT in page else 1.0
         total = 0.0
         for name, (label, prediction, counts) in targets.items():
+            label = tf.broadcast_to(label, tf.shape(prediction))
             losses = self.tasks[name](label[..., None], prediction[..., None], training=training)
-            self.losses_of_tasks[name].update_state(losses, sample_weight=counts)
+            self.losses_of_tasks[name].update_state(tf.reduce_mean(losses, axis=0), sample_weight=counts)
+            losses = tf.reduce_sum(losses, axis=0)
             weights = counts * page_weight
             total += self.task_weights[name] * _share(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
         return total
@@ -430,18 +351,19 @@ def _pairs(logits: tf.Tensor, clicked: tf.Tensor, present: tf.Tensor) -> tuple[t
     """The pairs of each page as a task: labels, log-odds that the first candidate is the clicked one, and weights.
 
     Args:
-        logits, clicked, present: shape `(batch, candidates)`.
+        logits: shape `(members, batch, candidates)`.
+        clicked, present: shape `(batch, candidates)`.
 
     Returns:
-        Shape `(batch, candidates ** 2)` each. The weights of a page's pairs of a clicked and an unclicked candidate add
-        up to one; all others weigh nothing.
+        Shape `(batch, candidates ** 2)` each, the log-odds of each member. The weights of a page's pairs of a clicked
+        and an unclicked candidate add up to one; all others weigh nothing.
     """
-    pages, size = tf.unstack(tf.shape(logits))
-    differences = tf.reshape(logits[:, :, None] - logits[:, None, :], (pages, size * size))
+    members, pages, size = tf.unstack(tf.shape(logits))
+    differences = tf.reshape(logits[..., :, None] - logits[..., None, :], (members, pages, size * size))
     first, second = (present * tf.cast(chosen, tf.float32) for chosen in (clicked, ~clicked))
     pairs = tf.reshape(first[:, :, None] * second[:, None, :], (pages, size * size))
     weights = tf.math.divide_no_nan(pairs, tf.reduce_sum(pairs, axis=1, keepdims=True))
-    return tf.ones_like(differences), differences, weights
+    return tf.ones_like(weights), differences, weights
 
 
 def _share(loss: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
@@ -450,11 +372,6 @@ def _share(loss: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     if context is not None:
         weight = context.all_reduce(tf.distribute.ReduceOp.SUM, weight)
     return tf.math.divide_no_nan(loss, weight)
-
-
-def _age_bucket(milliseconds: tf.Tensor) -> tf.Tensor:
-    minutes = tf.cast(tf.maximum(milliseconds, 0) // _MINUTE + 1, tf.float32)
-    return tf.minimum(tf.cast(tf.math.log(minutes) / np.log(2.0), tf.int32), _AGE_BUCKETS - 1)
 
 
 def save_ranker(run: Path, ranker: Ranker, config: TrainingConfig, values: FeatureValues) -> None:

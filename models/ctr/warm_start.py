@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from beam_pipelines.command import CommandError
 from models.artifacts import ClustersMetadata, EmbeddingsMetadata, RankerMetadata, read_metadata
 from models.config import load_config
+from models.ctr.feature_table import FeatureTable
 from models.ctr.feature_values import FeatureValues
 from models.ctr.features import FeatureTables
 from models.ctr.ranker import VALUES_FILE, Ranker, load_ranker
-from models.ctr.table_features import TableFeatures
 
 _NUMBER = re.compile("_[0-9]+$")
 
@@ -67,29 +67,32 @@ class WarmStart:
         Returns:
             What was carried over, in words.
         """
-        old, said = dict(_variables(self._ranker)), []
+        old = dict(_variables(self._ranker))
+        said: dict[str, None] = {}  # once, however many members there are
         new = dict(_variables(ranker))
         rows: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}  # by variable: what it embeds, rows there, rows here
         for section, there, here, values, table in (
             ("item", self._ranker.items.features, ranker.items.features, tables.values.item, items),
             ("user", self._ranker.users, ranker.users, tables.values.user, users),
         ):
-            for name, embedding in here.embeddings.items():
-                kind = here.features[name].type
-                if name not in there.embeddings or there.features[name].type != kind:
+            for name, feature in here.features.items():
+                if name not in there.features or there.features[name].type != feature.type:
                     continue
-                if kind == "id":
+                if feature.type == "id":
                     found = _shared_ids(there, here, name, self._ids[f"{section}s"], table[name])
-                elif kind == "category":
+                elif feature.type == "category":
                     found = _shared_values(getattr(self._values, section)[name], values[name])
                 else:
-                    continue  # buckets: by name and shape
-                rows[id(embedding.embeddings)] = (f"{section}.{name}", *found)
+                    continue  # texts and buckets: by name and shape
+                for member in ranker.members[: len(self._ranker.members)]:
+                    embeddings_of = member.items.features if section == "item" else member.users
+                    rows[id(embeddings_of.embeddings[name].embeddings)] = (f"{section}.{name}", *found)
         stale = set()
-        if ranker.items.cluster_embedding is not None and not _same_centers(self.metadata.clusters, clusters):
-            stale.add(id(ranker.items.cluster_embedding.embeddings))
-        if ranker.items.image_projection is not None and self.metadata.embeddings != embeddings:
-            stale |= {id(variable) for variable in ranker.items.image_projection.variables}
+        for member in ranker.members:
+            if member.items.cluster_embedding is not None and not _same_centers(self.metadata.clusters, clusters):
+                stale.add(id(member.items.cluster_embedding.embeddings))
+            if member.items.image_projection is not None and self.metadata.embeddings != embeddings:
+                stale |= {id(variable) for variable in member.items.image_projection.variables}
 
         carried, initialised = 0, []
         for name, variable in new.items():
@@ -100,7 +103,7 @@ class WarmStart:
                     weights[rows_here] = old[name].numpy()[rows_there]
                     variable.assign(weights)
                     # Row 0, which stands for the unknown, is no value.
-                    said.append(f"{what} {len(rows_here) - 1} of {variable.shape[0] - 1}")
+                    said[f"{what} {len(rows_here) - 1} of {variable.shape[0] - 1}"] = None
                     continue
             elif id(variable) not in stale and name in old and old[name].shape == variable.shape:
                 variable.assign(old[name].numpy())
@@ -113,7 +116,7 @@ class WarmStart:
 
 
 def _shared_ids(
-    there: TableFeatures, here: TableFeatures, name: str, old_ids: pa.ChunkedArray, new_ids: pa.ChunkedArray
+    there: FeatureTable, here: FeatureTable, name: str, old_ids: pa.ChunkedArray, new_ids: pa.ChunkedArray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embedding rows of the IDs that both rankers know, in either; the unknown one first."""
     known = dict(zip(old_ids.to_pylist(), there.tables[name].numpy().tolist(), strict=False))

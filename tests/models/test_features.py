@@ -21,10 +21,11 @@ from models.ctr.feature_config import (
     TextFeature,
     resolve_features,
 )
+from models.ctr.feature_embeddings import FeatureEmbeddings
+from models.ctr.feature_table import FeatureTable
 from models.ctr.feature_values import FeatureValues, NumberValues, log_magnitude, scale_of
 from models.ctr.features import make_feature_tables
 from models.ctr.id_embedding import IdEmbedding
-from models.ctr.table_features import TableFeatures
 from models.ctr.text_embedding import TextEmbedding, hash_tokens
 from models.ctr.training_counts import TrainingCounts, count_training, split_by_share
 from models.data.dataset import Dataset
@@ -141,10 +142,11 @@ def test_frequent_categories_hashes_and_quantiles():
     np.testing.assert_allclose(tables.items["stat_sold"], [0, 0, -1, 1, 0], atol=1e-5)
     assert tables.values.item["stat_sold"].mean == pytest.approx(logs.mean())
     assert tables.sizes.item == {"category": 2, "colour": 7, "stat_price": 2, "stat_sold": 0}
-    layer = TableFeatures(features, tables.sizes.item, 5, 3, TextEmbedding(9, 3))
+    table = FeatureTable(features, 5)
     for name, rows in tables.items.items():
-        layer.tables[name].assign(rows)
-    found = layer(tf.constant([2, 4]))
+        table.tables[name].assign(rows)
+    layer = FeatureEmbeddings(features, tables.sizes.item, 3, TextEmbedding(9, 3))
+    found = layer(table(tf.constant([2, 4])))
     assert {name: values.shape[1] for name, values in found.items()} == {
         "category": 3,
         "colour": 3,

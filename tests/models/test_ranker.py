@@ -166,10 +166,15 @@ def test_unknown_items_and_users_are_scored(ranker, page):
     np.testing.assert_array_equal(scores, same_user)
 
 
+def compared_by(ranker, page_of_items):
+    (rows,) = page_of_items
+    return ranker._compared_by(rows, ranker.items(rows)).at(tf.range(len(rows))[None])
+
+
 def test_unknown_steps_match_no_unknown_candidate(make):
     ranker = make("none")
     items = tf.constant([[ranker.sizes.items, 3]], tf.int64)
-    compared = ranker._compared_by(items)
+    compared = compared_by(ranker, items)
     pairs, pooled = ranker._match(compared, compared, tf.constant([[True, True]]))
     np.testing.assert_array_equal(pairs[0][0], [[0, 0], [0, 1]])
     share, number = pooled[0], pooled[len(pairs)]
@@ -356,7 +361,7 @@ def test_simscore_leaves_out_missing_pictures(make):
     images = ranker.items.image.numpy()
     assert not images[0].any()  # item 0 has no picture
     items = tf.constant([[0, 1, 2]], tf.int64)
-    compared = ranker._compared_by(items)
+    compared = compared_by(ranker, items)
     pairs, pooled = ranker._match(compared, compared, tf.constant([[True, True, True]]))
     cosine = images[1] @ images[2]
     np.testing.assert_allclose(pairs[2][0], [[0, 0, 0], [0, 1, cosine], [0, cosine, 1]], atol=1e-6)
@@ -450,12 +455,49 @@ def test_the_pairwise_loss_is_the_mean_over_pairs_of_a_page_and_then_over_pages(
     np.testing.assert_allclose(ranker.compute_loss(page), expected, rtol=1e-5)
     assert float(ranker.get_metrics_result()["pairwise_loss"]) == pytest.approx(np.mean(of_pages), rel=1e-5)
     assert list(ranker(inputs_of(page))) == ranker.outputs == ["ctr"]
-    for layer in ranker.heads.values():
+    for layer in ranker.members[0].heads.values():
         layer.kernel.assign(tf.zeros_like(layer.kernel))  # ties
     for metric in ranker.metrics:
         metric.reset_state()
     ranker.compute_loss(page)
     assert float(ranker.get_metrics_result()["pairwise_loss"]) == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_members_are_averaged_and_learn_as_they_would_alone(make, page):
+    config = three_tasks(pairwise=0.5)
+    together = make("cluster_id", config.model_copy(update={"members": 2}), negative_rate=0.5)
+    alone = [make("cluster_id", config, seed) for seed in (1, 2)]
+    for member, ranker in zip(together.members, alone, strict=True):
+        member.set_weights(ranker.members[0].get_weights())
+    of_alone = [ranker.logits(inputs_of(page)) for ranker in alone]
+    for name, logits in together.logits(inputs_of(page)).items():
+        first, second = (np.float64(each[name]) for each in of_alone)
+        assert np.abs(first - second).mean() > 0.1
+        np.testing.assert_allclose(logits, (first + second) / 2, rtol=1e-4, atol=1e-5)
+    clicks, conversions = (sigmoid(together.logits(inputs_of(page))[name]) for name in ("ctr", "cvr"))
+    ctr_of_all = 0.5 * clicks / (0.5 * clicks + 1 - clicks)
+    present = page["item"].numpy() != -1
+    np.testing.assert_allclose(ctr(together, page)[present], ctr_of_all[present], rtol=1e-4)
+    scores = together(inputs_of(page))["ctcvr"].numpy()
+    np.testing.assert_allclose(scores[present], (ctr_of_all * conversions)[present], rtol=1e-4)
+
+    page = with_labels(page)
+    loss, gradients = gradients_of(together, page)
+    expected = [gradients_of(ranker, page) for ranker in alone]
+    assert float(loss) == pytest.approx(sum(float(each) for each, _ in expected), rel=1e-5)
+    for ours, theirs in zip(gradients, [g for _, each in expected for g in each], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+    shown = [float(ranker.get_metrics_result()["loss"]) for ranker in (together, *alone)]
+    assert shown[0] == pytest.approx(np.mean(shown[1:]), rel=1e-5)
+
+
+def test_members_begin_otherwise_and_share_the_tables(make):
+    ranker = make("simscore", CONFIG.model_copy(update={"members": 2}))
+    tables = [v.path for v in ranker.non_trainable_variables if v.path.endswith(("/image", "/category"))]
+    assert len(tables) == 2
+    fresh = Ranker(ranker.config, ranker.sizes, "simscore")
+    for first, second in zip(*(member.trainable_variables for member in fresh.members), strict=True):
+        assert np.array_equal(first, second) == (not np.any(first)), first.path  # biases begin at zero
 
 
 def test_pages_without_pairs_and_what_a_page_shares_teach_nothing_pairwise(make, page):
@@ -466,7 +508,7 @@ def test_pages_without_pairs_and_what_a_page_shares_teach_nothing_pairwise(make,
     candidates = ("item", "position", "clicked", "converted", "dwell", *STATISTICS)
     empty = page | {name: page[name][:, :0] for name in candidates}
     assert float(ranker.compute_loss(empty)) == 0
-    bias = [v.path for v in ranker.trainable_variables].index(ranker.heads["ctr"].bias.path)
+    bias = [v.path for v in ranker.trainable_variables].index(ranker.members[0].heads["ctr"].bias.path)
     ours, theirs = (gradients_of(r, page)[1] for r in (ranker, plain))
     np.testing.assert_allclose(ours[bias], theirs[bias], atol=1e-6)
     assert np.abs(ours[bias - 1] - theirs[bias - 1]).max() > 1e-3
@@ -516,6 +558,7 @@ OPTIONS = {
     "no recent steps": {"attention": CONFIG.attention.model_copy(update={"recent_steps": 0})},
     "no histories": {"lengths": RankerLengths(candidates=6, click=0, pay=0, cart=0)},
     "cross": {"cross_layers": 2},
+    "members": {"members": 3},
     "no query": {"features": CONFIG.features.model_copy(update={"query": False})},
     "bare": {"features": FeaturesConfig(item={"item_id": IdFeature(match=False)}, user={}, candidate={}, query=False)},
 }

@@ -106,7 +106,7 @@ def old(tmp_path_factory):
 
 
 def table(ranker, name):
-    return ranker.items.features.embeddings[name].get_weights()[0]
+    return ranker.members[0].items.features.embeddings[name].get_weights()[0]
 
 
 def test_rows_go_over_by_what_they_stand_for(old):
@@ -121,31 +121,31 @@ def test_rows_go_over_by_what_they_stand_for(old):
     np.testing.assert_array_equal(table(ranker, "category")[[0, 3, 4]], table(earlier, "category")[[0, 2, 3]])
     np.testing.assert_array_equal(table(ranker, "category")[[1, 2]], table(fresh, "category")[[1, 2]])
     # u, v there; v, t here.
-    users = [r.users.embeddings["user_id"].get_weights()[0] for r in (earlier, ranker, fresh)]
+    users = [r.members[0].users.embeddings["user_id"].get_weights()[0] for r in (earlier, ranker, fresh)]
     np.testing.assert_array_equal(users[1][[0, 1]], users[0][[0, 2]])
     np.testing.assert_array_equal(users[1][2], users[2][2])
     assert said.startswith("carried over: item.item_id 2 of 4, item.category 2 of 4, user.user_id 1 of 2, ")
     assert said.endswith(" other variables")
     for layer in (
-        lambda r: r.mlp_candidate,
-        lambda r: r.attention,
-        lambda r: r.recent_attention["pay"],
-        lambda r: r.text,
+        lambda r: r.members[0].mlp_candidate,
+        lambda r: r.members[0].attention,
+        lambda r: r.members[0].recent_attention["pay"],
+        lambda r: r.members[0].text,
     ):
         layers = [layer(r).get_weights() for r in (earlier, ranker)]
         for before, after in zip(*layers, strict=True):
             np.testing.assert_array_equal(before, after)
-    cluster = [r.items.cluster_embedding.get_weights()[0] for r in (earlier, ranker)]
+    cluster = [r.members[0].items.cluster_embedding.get_weights()[0] for r in (earlier, ranker)]
     np.testing.assert_array_equal(*cluster)
 
 
 def test_clusters_of_other_centers_mean_something_else(old):
     run, _ = old
     ranker, tables, _ = make(NEW_ITEMS, NEW_USERS, [9] * 5)
-    before = ranker.items.cluster_embedding.get_weights()[0]
+    before = ranker.members[0].items.cluster_embedding.get_weights()[0]
     said = WarmStart(run).fill(ranker, tables, NEW_ITEMS, NEW_USERS, None, clusters_of("others"))
-    np.testing.assert_array_equal(ranker.items.cluster_embedding.get_weights()[0], before)
-    assert "initialised: items/cluster_embedding/embeddings" in said
+    np.testing.assert_array_equal(ranker.members[0].items.cluster_embedding.get_weights()[0], before)
+    assert "initialised: member/items/cluster_embedding/embeddings" in said
 
 
 def test_what_has_another_form_is_initialised_and_named(old):
@@ -154,9 +154,9 @@ def test_what_has_another_form_is_initialised_and_named(old):
     ranker, tables, _ = make(NEW_ITEMS, NEW_USERS, [9] * 5, features)
     said = WarmStart(run).fill(ranker, tables, NEW_ITEMS, NEW_USERS, None, clusters_of("same"))
     initialised = said.partition("initialised: ")[2].split(", ")
-    assert "items/features/category_embedding/embeddings" in initialised
-    assert "items/projection/kernel" in initialised  # it has fewer inputs
-    assert "mlp/kernel" not in initialised
+    assert "member/items/features/category_embedding/embeddings" in initialised
+    assert "member/items/projection/kernel" in initialised  # it has fewer inputs
+    assert "member/mlp/kernel" not in initialised
     assert "item.item_id 3 of 5" in said
 
 
@@ -167,3 +167,15 @@ def test_a_run_without_its_tables_is_refused(old, tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(CommandError, match=r"--warm-start: .* has no users.parquet; train the ranker again"):
         WarmStart(tmp_path)
+
+
+def test_members_go_over_one_by_one_and_more_of_them_begin_anew(old):
+    run, earlier = old
+    ranker, tables, _ = make(NEW_ITEMS, NEW_USERS, [9, 9, 9, 9, 3], members=2)
+    before = ranker.members[1].get_weights()
+    said = WarmStart(run).fill(ranker, tables, NEW_ITEMS, NEW_USERS, None, clusters_of("same"))
+    np.testing.assert_array_equal(table(ranker, "item_id")[[0, 2, 3]], table(earlier, "item_id")[[0, 3, 2]])
+    for was, now in zip(before, ranker.members[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)
+    assert said.count("item.item_id 2 of 4") == 1
+    assert "member-2/items/features/item_id_embedding/embeddings" in said

@@ -1,0 +1,71 @@
+"""What is known of items: their features and their pictures."""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from models.ctr.config import ImageFeature, RankerConfig
+from models.ctr.feature_config import FeatureSizes
+from models.ctr.feature_table import FeatureTable
+from models.ctr.new_items import NewItems, look_up
+
+
+class ItemValues(NamedTuple):
+    """What is known of n items.
+
+    Attributes:
+        features: column to its values, see `FeatureTable`.
+        image: float32 `(n, image_dim)`; `None` without `vector` and `simscore`.
+        cluster: int32 `(n,)`, 0 = unknown; `None` without `cluster_id`.
+    """
+
+    features: dict[str, tf.Tensor]
+    image: tf.Tensor | None
+    cluster: tf.Tensor | None
+
+
+class ItemTable(keras.layers.Layer):
+    """Turns item rows into what is known of the items.
+
+    Row `items`, one beyond the dataset's table, is an item that nothing is known of.
+
+    Args:
+        config: the architecture, its features resolved.
+        sizes: sizes of the tables.
+        image_feature: how pictures enter.
+
+    Attributes:
+        features: of the item table.
+        image: float32 `(items + 1, image_dim)`, unit length or zeros; only for `vector` and `simscore`.
+        cluster: int32 `(items + 1,)`, 0 = unknown; only for `cluster_id`.
+
+    Call arguments:
+        rows: item rows, shape `(n,)`.
+        new_items: what rows beyond the unknown one refer to. Pictures of new items are known by their cluster ID alone.
+
+    Output: the `ItemValues`.
+    """
+
+    def __init__(self, config: RankerConfig, sizes: FeatureSizes, image_feature: ImageFeature, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        rows = sizes.items + 1
+        self.features = FeatureTable(config.features.item, rows, name="features")
+        self.image = self.cluster = None
+        if image_feature in ("vector", "simscore"):
+            self.image = self._table("image", (rows, sizes.image_dim), "float32")
+        if image_feature == "cluster_id":
+            self.cluster = self._table("cluster", (rows,), "int32")
+        self.built = True
+
+    def _table(self, name: str, shape: tuple[int, ...], dtype: str) -> keras.Variable:
+        return self.add_weight(name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False)
+
+    def call(self, rows: tf.Tensor, new_items: NewItems | None = None) -> ItemValues:
+        """Looks up; see the class."""
+        of_new, cluster_of_new = (None, None) if new_items is None else new_items
+        return ItemValues(
+            self.features(rows, new=of_new),
+            None if self.image is None else look_up(self.image.value, rows),
+            None if self.cluster is None else look_up(self.cluster.value, rows, cluster_of_new),
+        )
