@@ -89,6 +89,8 @@ class Ranker(DistributedFit, tfrs.Model):
     Estimation using Deep Ensembles (NeurIPS 2017), the members.
     """
 
+    shapes_vary = True  # a batch is as long as its longest page
+
     def __init__(
         self, config: RankerConfig, sizes: FeatureSizes, image_feature: ImageFeature, negative_rate: float = 1.0
     ) -> None:
@@ -139,7 +141,10 @@ class Ranker(DistributedFit, tfrs.Model):
         return {name: tf.where(present, score, 0.0) for name, score in scores.items()}
 
     def score(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """`call`, compiled."""
+        """`call`, compiled; once for pages of all shapes."""
+        if frozenset(page) not in self._traced:
+            self._compiled_call.get_concrete_function(tf.nest.map_structure(_any_length, page))  # calls find it
+            self._traced |= {frozenset(page)}
         return self._compiled_call(page)
 
     @property
@@ -152,6 +157,7 @@ class Ranker(DistributedFit, tfrs.Model):
         self._calibrator = calibrator
         # A compiled graph holds the calibrator that was there when it was traced.
         self._compiled_call = tf.function(lambda page: self(page), reduce_retracing=True)
+        self._traced: frozenset[frozenset[str]] = frozenset()  # entries of the pages that it was traced for
 
     def logits(self, page: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """What the last layer says of pages like those it trains on; meaningless at padded candidates.
@@ -314,6 +320,11 @@ class _Compared(NamedTuple):
         """Of the items at these positions of a list."""
         pictures = None if self.pictures is None else tf.gather(self.pictures, position)
         return _Compared([tf.gather(ids, position) for ids in self.ids], pictures)
+
+
+def _any_length(values: tf.Tensor) -> tf.TensorSpec:
+    values = tf.convert_to_tensor(values)
+    return tf.TensorSpec([None] * len(values.shape), values.dtype)
 
 
 def _distinct(groups: dict[str, tf.Tensor], unknown: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:

@@ -25,10 +25,13 @@ class DistributedFit:
     Put it before the Keras class: `class Courier(DistributedFit, keras.Model)`. A step's logs must be scalars.
 
     Attributes:
+        shapes_vary: whether batches differ in shape. A step is then traced once, for all shapes that the dataset's
+            `element_spec` allows, instead of for the first one, and again each time that a dimension first differs.
         steps_to_skip: training steps that `fit` counts without running them, because an interrupted run did. The
             metrics must already hold what they had seen then.
     """
 
+    shapes_vary = False
     steps_to_skip = 0
 
     def compile(self, optimizer: str | keras.optimizers.Optimizer = "rmsprop", **options: Any) -> None:
@@ -86,7 +89,18 @@ class DistributedFit:
             own = strategy.run(lambda logs: tf.stack([tf.cast(logs[name], tf.float32) for name in names]), (logs,))
             return dict(zip(names, tf.unstack(strategy.reduce("MEAN", own, axis=None)), strict=True))
 
-        if not self.run_eagerly:
-            step = tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile)
-        step = self._autoconvert_optionals(step)
-        return lambda iterator: step(next(iterator))
+        if self.run_eagerly:
+            return lambda iterator: step(next(iterator))
+        compiled = tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile)
+        on_data = self._autoconvert_optionals(compiled)
+
+        traced = not self.shapes_vary
+
+        def run(iterator: Iterator) -> dict[str, Any]:
+            nonlocal traced
+            if not traced:
+                compiled.get_concrete_function(iterator.element_spec)  # calls find it
+                traced = True
+            return on_data(next(iterator))
+
+        return run
