@@ -42,7 +42,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -345,6 +345,21 @@ class LikeForLike(keras.Model):
         return tf.concat([gather_rows(self.tables[name], ids) for name, ids in names.items()], axis=-1)
 
 
+class Repeated:
+    """A batch, as the iterator of a dataset whose batches differ in shape.
+
+    Args:
+        batch: the batch.
+    """
+
+    def __init__(self, batch: dict[str, tf.Tensor]) -> None:
+        self._batch = batch
+        self.element_spec = {name: tf.TensorSpec([None] * len(t.shape), t.dtype) for name, t in batch.items()}
+
+    def __next__(self) -> dict[str, tf.Tensor]:
+        return self._batch
+
+
 def serve_ours(work: Path, steps: int, items: int, recent_steps: int) -> None:
     """Serves steps of the ranker's `fit`, and scores of a page."""
     spread = items // ITEMS
@@ -363,12 +378,9 @@ def serve_ours(work: Path, steps: int, items: int, recent_steps: int) -> None:
     shown = page_features(page | {"clicked": np.zeros_like(page["item"])}, spread)
     shown = {name: shown[name] for name, _, _, is_label in FEATURES if not is_label}
 
-    def once(batch: dict[str, tf.Tensor]) -> Iterator[dict[str, tf.Tensor]]:
-        yield batch
-
     def train(lengths: str, batch: int) -> float:
         ranker.reset_metrics()
-        return float(ranker.train_function(once(batches[lengths][batch]))["loss"])
+        return float(ranker.train_function(Repeated(batches[lengths][batch]))["loss"])
 
     parameters = int(sum(np.prod(variable.shape) for variable in ranker.trainable_variables))
     about = {"version": f"TensorFlow {tf.__version__}", "parameters": parameters}

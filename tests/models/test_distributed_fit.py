@@ -45,3 +45,26 @@ def test_layers_must_be_built():
         model.compile("sgd")
     with pytest.raises(ValueError, match=r"must build its layers in its constructor\. Not built: \['dense"):
         model.fit(np.zeros((4, 1), np.float32), verbose=0)
+
+
+@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
+@pytest.mark.parametrize(("vary", "traces"), [(True, 1), (False, 2)])
+def test_a_step_is_traced_once_where_shapes_vary(devices, vary, traces):
+    seen = []
+
+    class Varying(Sum):
+        shapes_vary = vary
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            seen.append(x.shape)
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        model = Varying()
+        model.compile("sgd")
+    batches = [np.ones((rows, 1), np.float32) for rows in (2, 2, 3, 3, 4, 4)]
+    data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=tf.TensorSpec((None, 1), tf.float32))
+    distributed = strategy.distribute_datasets_from_function(lambda _: data)
+    model.fit(distributed, steps_per_epoch=6 // len(devices), verbose=0, shuffle=False)
+    assert len(seen) == traces * len(devices)
