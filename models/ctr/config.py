@@ -99,7 +99,7 @@ class TrainingConfig(Config):
         weight_decay: of Adam, coupled; of embeddings, only rows that a step has read decay.
         average_weights: whether validation sees, and the run keeps, an average of the weights after each step, of the
             newest tenth of all, instead of the last ones.
-        clip_norm: gradients of the whole batch are scaled down to this length; null for none.
+        clip_norm: gradients of the whole batch, of all members, are scaled down to this length; null for none.
         loss_half_life_days: age at which a page counts half as much in the loss as the newest one; null for all alike.
             Metrics count every page once.
         validation_share: share of the training pages, the latest ones, that validate instead.
