@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.models.tiny_dataset import TinyDataset
+
 _PATIENCE = 600  # seconds; a machine may be busy
 
 STEPS = 7  # per epoch, of the 125 training pages of `write_taste_dataset`
@@ -33,6 +35,30 @@ def arguments(dataset: Path, output: Path, **changes) -> list[str]:
     values = _OPTIONS | {key.replace("__", "."): value for key, value in changes.items()}
     options = [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
     return ["--data", str(dataset), "--output", str(output), *options]
+
+
+def ranker_arguments(tiny: TinyDataset, output: Path, dropout: float = 0.2, **changes) -> list[str]:
+    """Arguments of `models.train_ctr` on a dataset of `write_tiny_dataset`.
+
+    Args:
+        tiny: the dataset.
+        output: the run directory.
+        dropout: of IDs.
+        **changes: configured values.
+    """
+    item = f"{{item_id: {{type: id, min_count: 2, dropout: {dropout}}}, category: {{type: category, match: true}}}}"
+    values = {
+        "batch_size": 16,
+        "checkpoint_minutes": 0,
+        "ranker.mlp_units": "[8]",
+        "ranker.lengths.pay": 0,
+        "ranker.lengths.cart": 0,
+        "ranker.features.candidate": "{impressions_7d: {type: number, transform: log}}",
+        "ranker.features.item": item,
+        "ranker.features.user": f"{{user_id: {{type: id, dropout: {dropout}, match: false}}}}",
+    } | {key.replace("__", "."): value for key, value in changes.items()}
+    options = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    return [*map(str, ("--data", tiny.data, "--clusters", tiny.clusters, "--output", output)), *options]
 
 
 def start(
@@ -73,10 +99,10 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, printed, errors
 
 
-def start_two(arguments: list[str]) -> list[subprocess.Popen]:
-    """Starts two workers of `models.pretrain` over loopback."""
+def start_two(arguments: list[str], module: str = "models.pretrain") -> list[subprocess.Popen]:
+    """Starts two workers of a command over loopback."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
     for free in sockets:
         free.close()
-    return [start(arguments, addresses, index) for index in range(2)]
+    return [start(arguments, addresses, index, module) for index in range(2)]

@@ -16,6 +16,7 @@ from tests.models.training.command_process import (
     checkpoints_of,
     finish,
     interrupt,
+    ranker_arguments,
     start,
     steps_on_disk,
 )
@@ -29,25 +30,6 @@ def tiny(tmp_path_factory):
     return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), items=60, pages=120)
 
 
-def arguments(tiny, output: Path, minutes: float = 0) -> list[str]:
-    item = "{item_id: {type: id, min_count: 2, dropout: 0.2}, category: {type: category, match: true}}"
-    overrides = {
-        "epochs": EPOCHS,
-        "patience": EPOCHS,
-        "batch_size": 16,
-        "checkpoint_minutes": minutes,
-        "clip_norm": 1.0,
-        "ranker.mlp_units": "[8]",
-        "ranker.lengths.pay": 0,
-        "ranker.lengths.cart": 0,
-        "ranker.features.candidate": "{impressions_7d: {type: number, transform: log}}",
-        "ranker.features.item": item,
-        "ranker.features.user": "{user_id: {type: id, dropout: 0.2, match: false}}",
-    }
-    options = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
-    return [*map(str, ("--data", tiny.data, "--clusters", tiny.clusters, "--output", output)), *options]
-
-
 def history(run: Path) -> dict[str, list[float]]:
     return json.loads((run / "history.json").read_text())
 
@@ -55,7 +37,8 @@ def history(run: Path) -> dict[str, list[float]]:
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys):
     whole, output = tmp_path / "whole", tmp_path / "ranker"
     first, second = sorted(random.sample([step for step in range(3, 18) if step % STEPS], 2))
-    command = arguments(tiny, output)
+    changes = {"epochs": EPOCHS, "patience": EPOCHS, "clip_norm": 1.0}
+    command = ranker_arguments(tiny, output, **changes)
 
     process = start(command, module=MODULE)
     interrupt(process, output, first, signal.SIGKILL)
@@ -74,7 +57,7 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys
     assert f"resuming at step {stopped_at} of {EPOCHS * STEPS}" in capsys.readouterr().out
     assert not checkpoints_of(output).exists()
 
-    train_ctr.main(arguments(tiny, whole, minutes=10))
+    train_ctr.main(ranker_arguments(tiny, whole, **changes, checkpoint_minutes=10))
     for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(whole).get_weights(), strict=True):
         np.testing.assert_array_equal(actual, expected)
     assert history(output) == history(whole)

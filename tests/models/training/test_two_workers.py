@@ -8,9 +8,20 @@ import keras
 import numpy as np
 import pytest
 
-from models import pretrain
+from models import pretrain, train_ctr
+from models.ctr.ranker import load_ranker
 from tests.models.taste_dataset import write_taste_dataset
-from tests.models.training.command_process import STEPS, arguments, encoder, finish, interrupt, start_two, steps_on_disk
+from tests.models.tiny_dataset import write_tiny_dataset
+from tests.models.training.command_process import (
+    STEPS,
+    arguments,
+    encoder,
+    finish,
+    interrupt,
+    ranker_arguments,
+    start_two,
+    steps_on_disk,
+)
 
 EPOCHS = 2
 # Draws differ between replicas, so that there are none.
@@ -60,3 +71,22 @@ def test_a_worker_that_is_killed_takes_the_other_one_along(dataset, tmp_path):
     assert "error: another worker has ended; start all of them again" in errors
     assert "Traceback" not in errors
     assert steps_on_disk(output)[-1] >= 2
+
+
+def test_two_workers_train_the_ranker_that_one_process_does(tmp_path):
+    tiny = write_tiny_dataset(tmp_path / "tiny", items=60, pages=120)
+    output, single = tmp_path / "ranker", tmp_path / "single"
+    changes = {"dropout": 0.0, "epochs": 2, "ranker__members": 2}  # draws differ between replicas
+    both = start_two(ranker_arguments(tiny, output, **changes), "models.train_ctr")
+    (code, printed, errors), (other_code, other_printed, other_errors) = map(finish, both)
+    assert (code, other_code) == (0, 0), errors + other_errors
+    assert "wrote the ranker" in printed
+    assert "the chief of the 2 workers writes" in other_printed
+    train_ctr.main(ranker_arguments(tiny, single, **changes))
+    for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(single).get_weights(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    histories = [json.loads((path / "history.json").read_text()) for path in (output, single)]
+    for name in ("val_gauc_page_mean", "val_log_loss"):
+        np.testing.assert_allclose(histories[0][name], histories[1][name], rtol=1e-4)
+    # Shown is the mean of the workers' means, whose numbers of candidates differ.
+    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-2)
