@@ -16,7 +16,7 @@ def check(run, base_path, *options):
 def test_a_difference_fails_and_writes_nothing(toy_ranker, toy_base_path, tmp_path):
     run = shutil.copytree(toy_ranker.run, tmp_path / "run")
     ranker = load_ranker(run)
-    ranker.heads["ctr"].bias.assign(ranker.heads["ctr"].bias + 1e-4)
+    ranker.members[0].heads["ctr"].bias.assign(ranker.members[0].heads["ctr"].bias + 1e-4)
     ranker.save_weights(run / WEIGHTS_FILE)
     with pytest.raises(CommandError, match="the endpoint differs by"):
         check(run, toy_base_path, "--output", str(tmp_path / "check.json"))

@@ -345,7 +345,7 @@ def run_copy(toy_ranker, tmp_path):
 
 def test_a_ranker_that_gives_nan_is_not_published(run_copy, tmp_path):
     ranker = load_ranker(run_copy)
-    ranker.heads["ctr"].bias.assign([np.nan])
+    ranker.members[0].heads["ctr"].bias.assign([np.nan])
     ranker.save_weights(run_copy / WEIGHTS_FILE)
     text = "is not published, it fails the gate `finite scores in process`: .* values of ctr are not finite"
     assert re.search(text, refused(run_copy, tmp_path / "serving"))
