@@ -46,6 +46,7 @@ from models.config import load_config
 from models.ctr.calibrator import to_logits
 from models.ctr.config import TrainingConfig
 from models.ctr.evaluation import METRICS, Candidates, mean_over_runs, metric_samples, summaries
+from models.ctr.feature_config import is_plain
 from models.ctr.ranker import CONFIG_FILE, Ranker, load_ranker
 from models.ctr.scores import Scores
 from models.ctr.scoring import score_pages
@@ -70,7 +71,7 @@ CONFIG = (
     "ranker.attention.histories=none",
     "ranker.members=4",
 )
-"""Of our rankers: DIN's activation unit on the same steps as the peer's."""
+"""Of our rankers: DIN's activation unit on the same steps as the peer's, and four members."""
 PARTS = ("fit", "validation", "test")
 _BATCH = 512
 
@@ -120,21 +121,20 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
     ids = {"query": (np.where(known[place] == rows["query"], place + 1, 0), len(known) + 1)}
     numbers = {name: rows["numbers"][:, i] for i, name in enumerate(ranker.numbers.features)}
     items = {}
-    member = ranker.members[0]
-    for table, embeddings, of_row in (
-        (ranker.items.features, member.items.features.embeddings, rows["item"]),
-        (ranker.users, member.users.embeddings, rows["user"]),
+    for table, sizes, of_row in (
+        (ranker.items.features, ranker.sizes.item, rows["item"]),
+        (ranker.users, ranker.sizes.user, rows["user"]),
     ):
         for name, feature in table.features.items():
             values = table.tables[name].numpy()
             if feature.type == "text":
                 continue  # this source has none
-            if name not in embeddings:
+            if is_plain(feature):
                 numbers[name] = values[of_row]
             elif table is ranker.users:
-                ids[name] = values[of_row], embeddings[name].known + 1
+                ids[name] = values[of_row], sizes[name] + 1
             else:
-                items[name] = values, embeddings[name].known + 1
+                items[name] = values, sizes[name] + 1
     return {
         **{name: rows[name].astype(np.int32) for name in ("item", "page", "part", "history")},
         "clicked": rows["clicked"].astype(np.float32),

@@ -83,7 +83,7 @@ class WarmStart:
                 elif feature.type == "category":
                     found = _shared_values(getattr(self._values, section)[name], values[name])
                 else:
-                    continue  # texts and buckets: by name and shape
+                    continue  # by name and shape
                 for member in ranker.members[: len(self._ranker.members)]:
                     embeddings_of = member.items.features if section == "item" else member.users
                     rows[id(embeddings_of.embeddings[name].embeddings)] = (f"{section}.{name}", *found)

@@ -89,17 +89,15 @@ class DistributedFit:
             own = strategy.run(lambda logs: tf.stack([tf.cast(logs[name], tf.float32) for name in names]), (logs,))
             return dict(zip(names, tf.unstack(strategy.reduce("MEAN", own, axis=None)), strict=True))
 
-        if self.run_eagerly:
-            return lambda iterator: step(next(iterator))
-        compiled = tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile)
-        on_data = self._autoconvert_optionals(compiled)
-
-        traced = not self.shapes_vary
+        traced = self.run_eagerly or not self.shapes_vary
+        if not self.run_eagerly:
+            step = tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile)
+        on_data = self._autoconvert_optionals(step)
 
         def run(iterator: Iterator) -> dict[str, Any]:
             nonlocal traced
             if not traced:
-                compiled.get_concrete_function(iterator.element_spec)  # calls find it
+                step.get_concrete_function(iterator.element_spec)  # calls find it
                 traced = True
             return on_data(next(iterator))
 
