@@ -2,9 +2,10 @@
 
     python benchmarks/image_features.py [--data DIR --embeddings DIR --clusters DIR] [--seeds 3] [--quick]
 
-Trains with `models.train_ctr` and scores with `models.evaluate`, both as a user would run them. The last line is one
-JSON object: per feature the mean over seeds of AUC, GAUC and GAUC on items unseen in training, and what `cluster_id`
-adds to GAUC over `none`. `--quick` takes one seed.
+Trains with `models.train_ctr` and scores with `models.evaluate`, both as a user would run them. GAUC is the mean AUC of
+pages; `unseen_items` counts only the candidates that are on no training page. Seeds are averaged; differences have
+paired 95 % intervals, by a bootstrap over users. The last line is one JSON object: of each feature the AUC, and over
+all candidates and the unseen ones the GAUC and what it adds over `none`, with its interval. `--quick` takes one seed.
 """
 
 import argparse
@@ -15,12 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-FEATURES = ("none", "vector", "simscore", "cluster_id")
-FIGURES = {
-    "auc": lambda model: model["all"]["auc"],
-    "gauc": lambda model: model["all"]["gauc_page_mean"],
-    "gauc_unseen": lambda model: model["unseen_items"]["gauc_page_mean"],
-}
+from models.ctr.config import IMAGE_FEATURES
+from models.ctr.evaluation_report import PARTS
 
 
 def run(module: str, *arguments: str) -> None:
@@ -49,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         runs = []
         for seed in seeds:
-            for feature in FEATURES:
+            for feature in IMAGE_FEATURES:
                 runs.append(f"{directory}/{feature}-{seed}")
                 run(
                     "models.train_ctr",
@@ -61,19 +58,24 @@ def main() -> None:
         metrics = json.loads((report / "metrics.json").read_text())
 
     result = {"notice": metrics["notice"], "pages": metrics["pages"], "seeds": len(seeds)}
-    print(f"\n{'image feature':14s}" + "".join(f"{name:>22s}" for name in FIGURES))
-    for feature in FEATURES:
-        models = [model for model in metrics["models"].values() if model["image_feature"] == feature]
-        result[feature] = {}
-        cells = []
-        for name, figure in FIGURES.items():
-            values = [figure(model) for model in models]
-            mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-            result[feature][name] = round(mean, 4)
-            cells.append(f"{mean:.4f} +- {spread:.4f}")
-        print(f"{feature:14s}" + "".join(f"{cell:>22s}" for cell in cells))
-    for name in ("gauc", "gauc_unseen"):
-        result[f"{name}_gain_cluster_id"] = round(result["cluster_id"][name] - result["none"][name], 4)
+    print(f"\n{'image feature':15s}{'AUC':9s}" + "".join(f"{f'GAUC, {part}':23s}{'less none':28s}" for part in PARTS))
+    for system in metrics["systems"].values():
+        models = [metrics["models"][name] for name in system["models"]]
+        feature = models[0]["image_feature"]
+        result[feature] = {"auc": round(system["all"]["auc"], 4)}
+        cells = [f"{feature:15s}{system['all']['auc']:<9.4f}"]
+        for part in PARTS:
+            of_seeds = [model[part]["gauc_page_mean"] for model in models]
+            spread = f" +- {statistics.stdev(of_seeds):.4f}" if len(of_seeds) > 1 else ""
+            cells.append(f"{f'{statistics.fmean(of_seeds):.4f}{spread}':23s}")
+            figures = result[feature][part] = {"gauc": round(statistics.fmean(of_seeds), 4)}
+            if "differences" in system[part]:
+                gain = system[part]["differences"]["gauc_page_mean"]
+                cells.append(f"{'{difference:+.4f} [{low:+.4f}, {high:+.4f}]'.format(**gain):28s}")
+                figures["gain_over_none"] = [round(value, 4) for value in gain.values()]
+            else:
+                cells.append(" " * 28)
+        print("".join(cells))
     print(f"mean and standard deviation over {len(seeds)} seeds; {metrics['notice']}")
     print(json.dumps(result))
 

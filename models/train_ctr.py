@@ -28,7 +28,7 @@ from models.ctr.warm_start import WarmStart
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, page_batches, page_records, page_timestamps
 from models.data.training_batches import TrainingBatches
-from models.embeddings.store import load_cluster_ids, load_embeddings
+from models.embeddings.store import load_centers, load_cluster_ids, load_embeddings
 from models.metrics.log_loss import candidate_weights
 from models.training.checkpoints import Checkpoints
 from models.training.lazy_adam import LazyAdam
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     elif args.image_feature == "cluster_id":
         clusters, cluster_ids = load_cluster_ids(args.clusters)
         _check_artifact(clusters.embeddings, "--clusters", dataset, args.allow_window_overlap)
-        image_tables = {"cluster_ids": cluster_ids, "num_clusters": clusters.num_clusters}
+        image_tables = {"cluster_ids": cluster_ids, "centers": load_centers(args.clusters)[1]}
     warm_start = None if args.warm_start is None else WarmStart(args.warm_start)
     strategy = training_strategy()
     chief = is_chief(strategy)

@@ -180,7 +180,7 @@ class FeatureSizes(Config):
         items, users: rows of the dataset's tables. Each feature table has one more row, for what is unknown.
         item, user: for each feature that is embedded, its number of known values (embeddings have one more row, 0, for
             all others), buckets or quantiles; 0 for texts and plain numbers.
-        image_dim: length of image embeddings, 0 when they are not used.
+        image_dim: length of image embeddings, or of cluster centers; 0 when neither is used.
         clusters: number of cluster IDs, 0 when they are not used.
     """
 

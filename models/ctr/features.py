@@ -24,6 +24,9 @@ from models.ctr.text_embedding import hash_tokens
 from models.ctr.training_counts import TrainingCounts
 from models.embeddings.store import l2_normalize
 
+_BLOCK = 2**16  # vectors
+_LEAST_VARIANCE = 1e-9  # of cosines; less is rounding
+
 
 class FeatureTables(NamedTuple):
     """The content of a ranker's tables, and what it was made with.
@@ -32,7 +35,7 @@ class FeatureTables(NamedTuple):
         sizes: of the embeddings.
         values: vocabularies and scales.
         items, users: column to its values by row, see `FeatureTable.tables`.
-        images: `image` or `cluster`, see `ItemTable`; or nothing.
+        images: what pictures are known by: tables of `ItemTable` by name.
     """
 
     sizes: FeatureSizes
@@ -46,7 +49,9 @@ class FeatureTables(NamedTuple):
         for table, values in ((ranker.items.features, self.items), (ranker.users, self.users)):
             _fill(table, values)
         for name, rows in self.images.items():
-            getattr(ranker.items, name).assign(rows)
+            table = getattr(ranker.items, name)
+            if table is not None:  # `vector` compares no pictures
+                table.assign(rows)
         ranker.numbers.fill(self.values.candidate)
 
 
@@ -58,7 +63,7 @@ def make_feature_tables(
     *,
     image_embeddings: np.ndarray | None = None,
     cluster_ids: np.ndarray | None = None,
-    num_clusters: int = 0,
+    centers: np.ndarray | None = None,
 ) -> FeatureTables:
     """Turns the dataset's tables into feature tables with one more row, for what is unknown.
 
@@ -68,28 +73,61 @@ def make_feature_tables(
         counts: what occurs on the training pages.
         image_embeddings: float32 or float16 `(items, dim)`, zeros without picture, for `vector` and `simscore`.
         cluster_ids: int32 `(items,)`, -1 without picture, for `cluster_id`.
-        num_clusters: number of cluster IDs.
+        centers: float32 `(clusters, dim)`, given with `cluster_ids`.
     """
     features = config.features
     item_tables, item_sizes, item_values = _tables(features.item, items, counts.items, config.token_buckets)
     user_tables, user_sizes, user_values = _tables(features.user, users, counts.users, config.token_buckets)
     candidate = {name: scale_of(counts.numbers[name], feature) for name, feature in features.candidate.items()}
-    images, image_dim = {}, 0
+    images, image_dim, clusters = {}, 0, 0
     if image_embeddings is not None:
         image_dim = image_embeddings.shape[1]
         images["image"] = _append(l2_normalize(image_embeddings))
+        images["similarity"] = similarity_scale(images["image"], np.ones(len(images["image"])))
     if cluster_ids is not None:
+        clusters, image_dim = centers.shape
         images["cluster"] = _append(cluster_ids.astype(np.int32) + 1)
+        images["center"] = np.concatenate([np.zeros((1, image_dim), np.float32), l2_normalize(centers)])
+        items_of = np.bincount(images["cluster"], minlength=clusters + 1)
+        images["similarity"] = similarity_scale(images["center"], items_of)
     sizes = FeatureSizes(
         items=len(items),
         users=len(users),
         item=item_sizes,
         user=user_sizes,
         image_dim=image_dim,
-        clusters=num_clusters,
+        clusters=clusters,
     )
     values = FeatureValues(item=item_values, user=user_values, candidate=candidate)
     return FeatureTables(sizes, values, item_tables, user_tables, images)
+
+
+def similarity_scale(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of the cosines of all pairs of two items that have a picture.
+
+    Sums over pairs are those of the items' moments: the mean is that of the vectors' sum, the mean square that of their
+    second moments.
+
+    Args:
+        vectors: float32 `(n, dim)`, of unit length; zeros have no picture.
+        counts: `(n,)`, how many items have each.
+
+    Returns:
+        float32 `(2,)`; 0 and 1 if fewer than two items have a picture, or all have the same.
+    """
+    counts = np.where(vectors.any(axis=1), counts, 0).astype(np.float64)
+    items = counts.sum()
+    total, moments = counts @ vectors, np.zeros((vectors.shape[1],) * 2)
+    for first in range(0, len(vectors), _BLOCK):
+        block = vectors[first : first + _BLOCK].astype(np.float64)
+        moments += block.T @ (block * counts[first : first + _BLOCK, None])
+    pairs = items * (items - 1)
+    if not pairs:
+        return np.array([0, 1], np.float32)
+    mean = (total @ total - items) / pairs
+    variance = ((moments**2).sum() - items) / pairs - mean**2
+    deviation = np.sqrt(variance) if variance > _LEAST_VARIANCE else 1.0
+    return np.array([mean, deviation], np.float32)
 
 
 def _tables(

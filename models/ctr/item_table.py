@@ -16,7 +16,8 @@ class ItemValues(NamedTuple):
 
     Attributes:
         features: column to its values, see `FeatureTable`.
-        image: float32 `(n, image_dim)`; `None` without `vector` and `simscore`.
+        image: float32 `(n, image_dim)`, of unit length, zeros without picture: the embedding; with `cluster_id`, the
+            center of its cluster; `None` without pictures.
         cluster: int32 `(n,)`, 0 = unknown; `None` without `cluster_id`.
     """
 
@@ -39,6 +40,9 @@ class ItemTable(keras.layers.Layer):
         features: of the item table.
         image: float32 `(items + 1, image_dim)`, unit length or zeros; only for `vector` and `simscore`.
         cluster: int32 `(items + 1,)`, 0 = unknown; only for `cluster_id`.
+        center: float32 `(clusters + 1, image_dim)`, of each cluster, unit length or zeros; only for `cluster_id`.
+        similarity: float32 `(2,)`, mean and standard deviation of the cosines of two items; only for `simscore` and
+            `cluster_id`.
 
     Call arguments:
         rows: item rows, shape `(n,)`.
@@ -51,11 +55,14 @@ class ItemTable(keras.layers.Layer):
         super().__init__(**kwargs)
         rows = sizes.items + 1
         self.features = FeatureTable(config.features.item, rows, name="features")
-        self.image = self.cluster = None
+        self.image = self.cluster = self.center = self.similarity = None
         if image_feature in ("vector", "simscore"):
             self.image = self._table("image", (rows, sizes.image_dim), "float32")
         if image_feature == "cluster_id":
             self.cluster = self._table("cluster", (rows,), "int32")
+            self.center = self._table("center", (sizes.clusters + 1, sizes.image_dim), "float32")
+        if image_feature in ("simscore", "cluster_id"):
+            self.similarity = self._table("similarity", (2,), "float32")
         self.built = True
 
     def _table(self, name: str, shape: tuple[int, ...], dtype: str) -> keras.Variable:
@@ -64,8 +71,10 @@ class ItemTable(keras.layers.Layer):
     def call(self, rows: tf.Tensor, new_items: NewItems | None = None) -> ItemValues:
         """Looks up; see the class."""
         of_new, cluster_of_new = (None, None) if new_items is None else new_items
-        return ItemValues(
-            self.features(rows, new=of_new),
-            None if self.image is None else look_up(self.image.value, rows),
-            None if self.cluster is None else look_up(self.cluster.value, rows, cluster_of_new),
-        )
+        image = cluster = None
+        if self.image is not None:
+            image = look_up(self.image.value, rows)
+        if self.cluster is not None:
+            cluster = look_up(self.cluster.value, rows, cluster_of_new)
+            image = tf.gather(self.center.value, cluster)
+        return ItemValues(self.features(rows, new=of_new), image, cluster)

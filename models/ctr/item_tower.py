@@ -48,7 +48,7 @@ class ItemTower(keras.layers.Layer):
             self.image_projection = keras.layers.Dense(dim, name="image_projection")
             self.image_projection.build((None, sizes.image_dim))
             width += dim
-        if image_feature == "cluster_id":
+        if image_feature == "cluster_id" and config.embed_clusters:
             self.cluster_embedding = IdEmbedding(sizes.clusters, dim, name="cluster_embedding")
             self.cluster_embedding.build()
             width += dim

@@ -54,9 +54,10 @@ class Ranker(DistributedFit, tfrs.Model):
     - `none`: nothing.
     - `vector`: the embedding, projected, in the item tower.
     - `simscore`: the cosine with the picture of every history step (equation 8): in the attention, and per history the
-      largest, the mean of the 5 largest and the mean.
+      largest, the mean of the 5 largest and the mean; in standard deviations from the mean cosine of two items.
     - `cluster_id`: an ID like the category: embedded in the item tower, compared with every history step in the
-      attention, and the share and number of steps with the same one.
+      attention, and the share and number of steps with the same one. What a shop with few clicks cannot learn of its
+      clusters, which of them look alike, their centers tell: their cosines enter as those of `simscore` do.
 
     All this is a `RankerMember`. With several `members`, there are as many, each with weights of its own that begin
     otherwise and learn as they would alone; the log-odds are the mean of theirs. They share the tables, and the
@@ -222,19 +223,23 @@ class Ranker(DistributedFit, tfrs.Model):
         if self._matches_ids():
             known = rows < self.sizes.items if new_items is None else rows != self.sizes.items
             ids.insert(0, tf.cast(tf.where(known, rows + 1, 0), tf.int32))
-        return _Compared(ids, items.image if self.image_feature == "simscore" else None)
+        return _Compared(ids, items.image if self._matches_pictures() else None)
 
     def _matches_ids(self) -> bool:
         feature = self.config.features.item.get("item_id")
         return feature is not None and feature.match
 
+    def _matches_pictures(self) -> bool:
+        return self.items.similarity is not None
+
+    def _id_count(self) -> int:
+        return self._matches_ids() + len(self._matched_columns()) + (self.items.cluster is not None)
+
     def _pair_count(self) -> int:
-        by_picture = self.image_feature in ("simscore", "cluster_id")
-        return self._matches_ids() + len(self._matched_columns()) + by_picture
+        return self._id_count() + self._matches_pictures()
 
     def _pooled_count(self) -> int:
-        by_similarity = self.image_feature == "simscore"
-        return 2 * (self._pair_count() - by_similarity) + 3 * by_similarity
+        return 2 * self._id_count() + 3 * self._matches_pictures()
 
     def _match(
         self, candidates: "_Compared", steps: "_Compared", mask: tf.Tensor
@@ -250,15 +255,25 @@ class Ranker(DistributedFit, tfrs.Model):
         # A share is small where it says most, in long histories. With the numbers beside the shares, validation GAUC
         # of `none` is 0.655 instead of 0.550 on the sample, 0.645 instead of 0.608 on H&M (one seed each).
         pooled += [tf.math.log1p(count) for count in counts]
-        if self.image_feature == "simscore":
+        if self._matches_pictures():
             of_candidates, of_steps = (tf.reduce_any(each.pictures != 0, axis=-1) for each in (candidates, steps))
             of_steps &= mask
-            similarity = matches.cosine(candidates.pictures, steps.pictures)
-            pairs.append(similarity)
             both = of_candidates[:, :, None] & of_steps[:, None, :]
-            pooled += [matches.mean_of_largest(similarity, both, count) for count in (1, _LARGEST)]
-            pooled.append(matches.mean_match(similarity, of_steps))  # a candidate without picture is like none
+            similarity = matches.cosine(candidates.pictures, steps.pictures)
+            pairs.append(self._standardized(similarity, both))
+            of_history = [matches.mean_of_largest(similarity, both, count) for count in (1, _LARGEST)]
+            of_history.append(matches.mean_match(similarity, of_steps))
+            pooled += [self._standardized(each, tf.reduce_any(both, axis=-1)) for each in of_history]
         return pairs, [match[..., None] for match in pooled]
+
+    def _standardized(self, similarity: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        """Cosines in standard deviations from their mean, 0 where there is none.
+
+        As they are, cosines of clothes lie close together, all far from 0, and are learned from slowly: on later
+        training pages of H&M, simscore beside the category alone adds 0.021 to the GAUC instead of 0.010.
+        """
+        mean, deviation = tf.unstack(self.items.similarity.value)
+        return tf.where(present, (similarity - mean) / deviation, 0.0)
 
     def compute_loss(self, page: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """This replica's part of the weighted mean losses over all candidates of the global batch, added over members.
@@ -310,7 +325,7 @@ class _Compared(NamedTuple):
 
     Attributes:
         ids: int32, of one shape: their rows and the values of their columns, 0 = unknown.
-        pictures: embeddings, that shape and `(image_dim,)`; `None` unless they are compared.
+        pictures: unit vectors or zeros, that shape and `(image_dim,)`; `None` unless they are compared.
     """
 
     ids: list[tf.Tensor]

@@ -69,7 +69,8 @@ def make_toy_ranker(run: Path, image_feature: str) -> ToyRanker:
     counts = TrainingCounts(np.full(len(ITEM_IDS), 9), np.full(len(USER_IDS), 9), numbers)
     pictures = {}
     if image_feature == "cluster_id":
-        pictures = {"cluster_ids": random.integers(-1, 4, len(ITEM_IDS)).astype(np.int32), "num_clusters": 4}
+        pictures = {"cluster_ids": random.integers(-1, 4, len(ITEM_IDS)).astype(np.int32)}
+        pictures["centers"] = random.standard_normal((4, 6), np.float32)
     elif image_feature != "none":
         pictures = {"image_embeddings": random.standard_normal((len(ITEM_IDS), 6), np.float32)}
     features = resolve_features(FeaturesConfig(), items.schema, users.schema)

@@ -69,6 +69,7 @@ class Sides:
         self.items = item_table(random)
         self.users = pa.table({"user_id": ["anna"], "cat_country": ["NO"]})
         self.clusters = random.integers(-1, CLUSTERS, ITEMS)
+        self.centers = random.standard_normal((CLUSTERS, 5), np.float32)
         self.numbers = {name: random.random(50) * 30 for name in STATISTICS}
         features = resolve_features(FEATURES, self.items.schema, self.users.schema)
         self.config = RankerConfig(lengths=LENGTHS, features=features, token_buckets=50, mlp_units=(16, 8))
@@ -99,7 +100,7 @@ class Sides:
         clusters = np.r_[self.clusters, [cluster for _, cluster in new]].astype(np.int32)
         counts = TrainingCounts(seen, np.array([9]), self.numbers)
         return make_feature_tables(
-            self.config, pa.table(columns), self.users, counts, cluster_ids=clusters, num_clusters=CLUSTERS
+            self.config, pa.table(columns), self.users, counts, cluster_ids=clusters, centers=self.centers
         )
 
     def in_the_table(self, row, said, cluster):

@@ -8,14 +8,14 @@ from models.ctr import matches
 from models.ctr.calibrator import Calibrator
 from models.ctr.config import IMAGE_FEATURES, AttentionConfig, RankerConfig, RankerLengths
 from models.ctr.feature_config import STATISTICS, FeaturesConfig, IdFeature, resolve_features
-from models.ctr.features import make_feature_tables
+from models.ctr.features import make_feature_tables, similarity_scale
 from models.ctr.ranker import LOSS_WEIGHT, Ranker, _and_logit
 from models.ctr.scoring import calibrated, score_pages
 from models.ctr.text_embedding import TextEmbedding, hash_tokens
 from models.ctr.training_counts import count_training
 from models.data.dataset import Dataset
 from models.data.pages import page_batches
-from models.embeddings.store import load_cluster_ids, load_embeddings
+from models.embeddings.store import l2_normalize, load_centers, load_cluster_ids, load_embeddings
 from tests.models.tiny_dataset import write_tiny_dataset
 
 CONFIG = RankerConfig(
@@ -84,8 +84,7 @@ def make(tiny, dataset, counts, resolve):
         if image_feature in ("vector", "simscore"):
             images = {"image_embeddings": load_embeddings(tiny.embeddings)[1]}
         if image_feature == "cluster_id":
-            metadata, ids = load_cluster_ids(tiny.clusters)
-            images = {"cluster_ids": ids, "num_clusters": metadata.num_clusters}
+            images = {"cluster_ids": load_cluster_ids(tiny.clusters)[1], "centers": load_centers(tiny.clusters)[1]}
         tables = make_feature_tables(config, dataset.items(), dataset.users(), counts, **images)
         ranker = Ranker(config, tables.sizes, image_feature, **options)
         # Larger weights than the initial ones, so that every input moves the scores visibly.
@@ -171,6 +170,18 @@ def compared_by(ranker, page_of_items):
     return ranker._compared_by(rows, ranker.items(rows)).at(tf.range(len(rows))[None])
 
 
+def test_clusters_may_be_compared_without_an_embedding(make, page):
+    ranker = make("cluster_id", CONFIG.model_copy(update={"embed_clusters": False}))
+    assert ranker.members[0].items.cluster_embedding is None
+    before, cluster = ctr(ranker, page), ranker.items.cluster
+    history = page | {"click_item": page["click_item"][:, :0], "click_time": page["click_time"][:, :0]}
+    history |= {name: page[name][:, :0] for name in ("pay_item", "pay_time")}
+    alone = ctr(ranker, history)
+    cluster.assign(np.roll(cluster.numpy(), 1))
+    assert np.abs(ctr(ranker, page) - before).max() > 1e-3
+    np.testing.assert_array_equal(ctr(ranker, history), alone)  # a cluster by itself says nothing
+
+
 def test_unknown_steps_match_no_unknown_candidate(make):
     ranker = make("none")
     items = tf.constant([[ranker.sizes.items, 3]], tf.int64)
@@ -217,7 +228,8 @@ def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, d
 
 
 def test_histories_and_images_move_the_scores(make, page):
-    for image_feature, table in (("vector", "image"), ("simscore", "image"), ("cluster_id", "cluster")):
+    tables = [("vector", "image"), ("simscore", "image"), ("cluster_id", "cluster"), ("cluster_id", "center")]
+    for image_feature, table in tables:
         ranker = make(image_feature)
         before = ctr(ranker, page)
         variable = getattr(ranker.items, table)
@@ -356,17 +368,42 @@ def test_matches_equal_their_definition():
     assert matches.mean_of_largest(similarity[:, :, :0], mask[:, :, :0], 2).shape == (3, 4)
 
 
-def test_simscore_leaves_out_missing_pictures(make):
-    ranker = make("simscore")
-    images = ranker.items.image.numpy()
+@pytest.mark.parametrize(("image_feature", "place"), [("simscore", 2), ("cluster_id", 3)])
+def test_similarity_is_in_standard_deviations_and_leaves_out_missing_pictures(make, image_feature, place):
+    """Of embeddings, and of the centers of clusters."""
+    ranker = make(image_feature)
+    rows = tf.constant([[0, 1, 2]], tf.int64)
+    images = ranker.items(rows[0]).image.numpy()
     assert not images[0].any()  # item 0 has no picture
-    items = tf.constant([[0, 1, 2]], tf.int64)
-    compared = compared_by(ranker, items)
+    compared = compared_by(ranker, rows)
     pairs, pooled = ranker._match(compared, compared, tf.constant([[True, True, True]]))
-    cosine = images[1] @ images[2]
-    np.testing.assert_allclose(pairs[2][0], [[0, 0, 0], [0, 1, cosine], [0, cosine, 1]], atol=1e-6)
-    expected = [[0, 0, 0], [1, (1 + cosine) / 2, (1 + cosine) / 2], [1, (1 + cosine) / 2, (1 + cosine) / 2]]
-    np.testing.assert_allclose(np.concatenate(pooled[-3:], axis=-1)[0], expected, atol=1e-6)
+    mean, deviation = ranker.items.similarity.numpy()
+    cosine, one = (images[1] @ images[2] - mean) / deviation, (1 - mean) / deviation
+
+    np.testing.assert_allclose(pairs[place][0], [[0, 0, 0], [0, one, cosine], [0, cosine, one]], atol=1e-5)
+    both = (one + cosine) / 2
+    expected = [[0, 0, 0], [one, both, both], [one, both, both]]
+    np.testing.assert_allclose(np.concatenate(pooled[-3:], axis=-1)[0], expected, atol=1e-5)
+    _, of_nothing = ranker._match(compared, compared, tf.constant([[True, False, False]]))
+    np.testing.assert_array_equal(np.concatenate(of_nothing[-3:], axis=-1), np.zeros((1, 3, 3)))
+
+
+def test_the_scale_of_similarity_is_that_of_all_pairs_of_items():
+    rng = np.random.default_rng(0)
+    vectors = l2_normalize(rng.normal(0.5, 1, size=(7, 4)))
+    vectors[[2, 5]] = 0
+    counts = np.array([3, 1, 9, 0, 2, 1, 4])
+    items = np.repeat(np.arange(7), np.where(vectors.any(axis=1), counts, 0))
+    cosines = [vectors[a] @ vectors[b] for i, a in enumerate(items) for j, b in enumerate(items) if i != j]
+    expected = [np.mean(cosines), np.std(cosines)]
+    np.testing.assert_allclose(similarity_scale(vectors, counts), expected, rtol=1e-5)
+    order = rng.permutation(7)
+    np.testing.assert_allclose(similarity_scale(vectors[order], counts[order]), expected, rtol=1e-5)
+    np.testing.assert_allclose(similarity_scale(vectors[items], np.ones(len(items))), expected, rtol=1e-5)
+    np.testing.assert_array_equal(similarity_scale(vectors[:1], np.array([1])), [0, 1])
+    np.testing.assert_array_equal(similarity_scale(vectors * 0, counts), [0, 1])
+    same = similarity_scale(vectors[:1], np.array([5]))
+    np.testing.assert_allclose(same, [1, 1], rtol=1e-6)
 
 
 def test_tokens_are_words_in_any_script():

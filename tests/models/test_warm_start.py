@@ -73,7 +73,9 @@ def make(items, users, counts, features=None, **changes):
         np.array(counts), np.full(len(users), 9), {name: np.array([1.0, 2.0]) for name in STATISTICS}
     )
     cluster_ids = np.arange(len(items), dtype=np.int32) % 3
-    tables = make_feature_tables(config, items, users, occurrences, cluster_ids=cluster_ids, num_clusters=3)
+    tables = make_feature_tables(
+        config, items, users, occurrences, cluster_ids=cluster_ids, centers=np.eye(3, 4, dtype=np.float32)
+    )
     ranker = Ranker(config, tables.sizes, "cluster_id")
     rng = np.random.default_rng(len(items))
     for variable in ranker.trainable_variables:

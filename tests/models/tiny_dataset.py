@@ -180,6 +180,7 @@ def write_tiny_dataset(
     clusters = root / "clusters"
     clusters.mkdir()
     np.save(clusters / "cluster_ids.npy", np.where(has_image, style, -1).astype(np.int32))
+    np.save(clusters / "centers.npy", centers.astype(np.float32))
     ClustersMetadata(
         num_clusters=styles,
         backend="exact",
@@ -187,7 +188,7 @@ def write_tiny_dataset(
         spherical=False,
         mean_squared_distance=0.1,
         seed=0,
-        centers_sha256="",
+        centers_sha256=file_sha256(clusters / "centers.npy"),
         cluster_ids_sha256=file_sha256(clusters / "cluster_ids.npy"),
         embeddings=embeddings_metadata,
     ).write(clusters)
