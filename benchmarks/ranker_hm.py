@@ -252,7 +252,7 @@ def train_ranker(dataset: Dataset, work_dir: Path, feature: str, seed: int, inpu
     path = work_dir / "rankers" / f"{feature}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        print(f"training {path.name}", flush=True)
+        print(f"training {path.name}\n", end="", flush=True)  # in one piece: others print beside it
         options = [word for override in overrides for word in ("--set", override)]
         run_module(
             "models.train_ctr",
