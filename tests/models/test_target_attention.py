@@ -150,9 +150,10 @@ def naive_attention(layer, query, keys, mask, pairs, training):
     """The usual order, on the concatenation and with every hidden unit at once; `Dice` as it is."""
     steps, candidates = keys.shape[1], query.shape[1]
     q, k = tf.repeat(query[:, :, None], steps, axis=2), tf.repeat(keys[:, None], candidates, axis=1)
-    hidden = tf.concat([q, k, q - k, q * k], axis=-1) @ layer.kernel.value + layer.bias.value
+    # As products of matrices: oneDNN of TensorFlow 2.17 crashes on some processors when four dimensions meet two.
+    hidden = tf.tensordot(tf.concat([q, k, q - k, q * k], axis=-1), layer.kernel.value, 1) + layer.bias.value
     if pairs:
-        hidden += tf.stack(pairs, axis=-1) @ layer.pair_kernel.value
+        hidden += tf.tensordot(tf.stack(pairs, axis=-1), layer.pair_kernel.value, 1)
     mask = tf.repeat(mask[:, None], candidates, axis=1)
     hidden = layer.dice(hidden, mask, training=training) if layer.dice is not None else tf.nn.relu(hidden)
     scores = tf.einsum("bctu,u->bct", hidden, layer.score_kernel.value)
