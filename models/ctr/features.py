@@ -1,4 +1,7 @@
-"""Fills a ranker's feature tables from a dataset: vocabularies and scales come from the training pages alone."""
+"""Fills a ranker's feature tables from a dataset.
+
+Vocabularies and scales come from the training pages alone; the scale of similarity from the pictures of all items.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple

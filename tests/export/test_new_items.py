@@ -83,6 +83,7 @@ class Sides:
             mine.assign(mine + 0.1 * random.standard_normal(mine.shape))
             other.assign(mine)
         without_it.fill(without)
+        self.similarity = without.items.similarity.numpy()
         self.inputs = request_inputs(without)
         RankerModule(without, without_it.values, RowIds(IDS, ["anna"]), scratch).save(scratch / "1")
         self.servable = Servable(scratch / "1", 1)
@@ -106,6 +107,7 @@ class Sides:
     def in_the_table(self, row, said, cluster):
         """The scores of a request by the ranker whose table has the new item."""
         self._tables([(said, cluster)]).fill(self.with_it)
+        self.with_it.items.similarity.assign(self.similarity)  # known of the items that were there
         rows = {name: n for n, name in enumerate([*IDS, NEW])}
         page = {
             "user": 0,
