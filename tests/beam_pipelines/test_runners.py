@@ -170,7 +170,13 @@ def running(service, log):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # both the document and the worker pool say `python`
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     with open(log, "w") as output:
-        process = subprocess.Popen([*command, f"{name}={port}"], env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [*command, f"{name}={port}"],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in background
+        )
     try:
         for _ in range(600):
             with socket.socket() as probe:
