@@ -63,7 +63,8 @@ class RankerConfig(Config):
         item_dim: length of item vectors: what the item tower makes and attention compares.
         embed_clusters: whether `cluster_id` learns an embedding per cluster, besides comparing clusters. Where clicks
             per cluster are few, it learns chance: on later training pages of H&M, with 1,235 clusters and 1,900 pages
-            to learn on, it takes 0.007 off the GAUC, 0.012 over unseen items (3 seeds).
+            to learn on, rankers that know the category alone have 0.007 less GAUC with embeddings that begin at zero
+            than without, 0.012 less over unseen items (3 seeds).
         members: networks whose log-odds are averaged, so that what each learns by chance falls out. On days of KuaiRand
             before its test, 4 have an AUC of 0.7325 where one has 0.7301 (two seeds); 4 of the MLP alone add nothing.
         attention: how candidates look at histories.
