@@ -38,7 +38,7 @@ class FeatureTables(NamedTuple):
         sizes: of the embeddings.
         values: vocabularies and scales.
         items, users: column to its values by row, see `FeatureTable.tables`.
-        images: what pictures are known by: tables of `ItemTable` by name.
+        images: `image`, or `cluster` and `center`, see `ItemTable`; or nothing.
     """
 
     sizes: FeatureSizes
@@ -52,10 +52,16 @@ class FeatureTables(NamedTuple):
         for table, values in ((ranker.items.features, self.items), (ranker.users, self.users)):
             _fill(table, values)
         for name, rows in self.images.items():
-            table = getattr(ranker.items, name)
-            if table is not None:  # `vector` compares no pictures
-                table.assign(rows)
+            getattr(ranker.items, name).assign(rows)
+        if ranker.items.similarity is not None:
+            ranker.items.similarity.assign(self._similarity_scale())
         ranker.numbers.fill(self.values.candidate)
+
+    def _similarity_scale(self) -> np.ndarray:
+        if "center" not in self.images:
+            return similarity_scale(self.images["image"], np.ones(len(self.images["image"])))
+        items_of = np.bincount(self.images["cluster"], minlength=len(self.images["center"]))
+        return similarity_scale(self.images["center"], items_of)
 
 
 def make_feature_tables(
@@ -86,13 +92,10 @@ def make_feature_tables(
     if image_embeddings is not None:
         image_dim = image_embeddings.shape[1]
         images["image"] = _append(l2_normalize(image_embeddings))
-        images["similarity"] = similarity_scale(images["image"], np.ones(len(images["image"])))
     if cluster_ids is not None:
         clusters, image_dim = centers.shape
         images["cluster"] = _append(cluster_ids.astype(np.int32) + 1)
         images["center"] = np.concatenate([np.zeros((1, image_dim), np.float32), l2_normalize(centers)])
-        items_of = np.bincount(images["cluster"], minlength=clusters + 1)
-        images["similarity"] = similarity_scale(images["center"], items_of)
     sizes = FeatureSizes(
         items=len(items),
         users=len(users),

@@ -97,7 +97,6 @@ def test_similarity_is_in_standard_deviations_and_leaves_out_missing_pictures(ma
     pairs, pooled = ranker._match(compared, compared, tf.constant([[True, True, True]]))
     mean, deviation = ranker.items.similarity.numpy()
     cosine, one = (images[1] @ images[2] - mean) / deviation, (1 - mean) / deviation
-
     np.testing.assert_allclose(pairs[place][0], [[0, 0, 0], [0, one, cosine], [0, cosine, one]], atol=1e-5)
     both = (one + cosine) / 2
     expected = [[0, 0, 0], [one, both, both], [one, both, both]]
