@@ -12,9 +12,10 @@ _MASKED = -1e9
 
 @keras.saving.register_keras_serializable(package="courier")
 class MultiHeadTargetAttention(keras.layers.Layer):
-    """Exact scaled dot-product attention of candidates over all steps of their page's history.
+    """Exact scaled dot-product attention of candidates over all steps of their page's histories.
 
-    Head `h` of candidate `c` gives `sum_t softmax_t(logit[h, c, t]) (k_t @ V_h)` with
+    One set of weights attends to each history by itself. Head `h` of candidate `c` gives
+    `sum_t softmax_t(logit[h, c, t]) (k_t @ V_h)` with
 
     `logit[h, c, t] = (q_c @ Q_h + b_h) . (k_t @ K_h) / sqrt(head_dim) + sum_f w[f, h] pair_f[c, t]`.
 
@@ -36,19 +37,19 @@ class MultiHeadTargetAttention(keras.layers.Layer):
 
     Call arguments:
         query: candidates, shape `(batch, candidates, query_dim)`.
-        keys: history steps, shape `(batch, steps, key_dim)`; also the values that are summed.
-        mask: bool, shape `(batch, steps)`, false at padding, where `keys` may hold anything, and `pairs` any finite
-            numbers.
-        pairs: `pair_features` tensors that tell something about a candidate and a step, such as whether they are of the
-            same category: each of shape `(batch, candidates, steps)`.
+        keys: of each history its steps, shape `(batch, steps, key_dim)`; also the values that are summed.
+        mask: of each history, bool `(batch, steps)`, false at padding, where `keys` may hold anything, and `pairs` any
+            finite numbers.
+        pairs: of each history, `pair_features` tensors that tell something about a candidate and a step, such as
+            whether they are of the same category: each of shape `(batch, candidates, steps)`.
         training: whether to assume few candidates, instead of counting them.
 
-    Output shape: `(batch, candidates, heads * head_dim)`.
+    Output shape: `(batch, candidates, histories * heads * head_dim)`, one history after the other.
 
     Example:
 
     >>> attention = MultiHeadTargetAttention(heads=2, head_dim=4)
-    >>> attention(tf.ones((2, 3, 6)), tf.ones((2, 5, 6)), tf.ones((2, 5), tf.bool)).shape
+    >>> attention(tf.ones((2, 3, 6)), [tf.ones((2, 5, 6))], [tf.ones((2, 5), tf.bool)]).shape
     TensorShape([2, 3, 8])
 
     Reference: Vaswani et al., Attention Is All You Need (NeurIPS 2017), section 3.2; as the exact search of long
@@ -75,8 +76,8 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         # `autocast`: half precision would round the logits.
         self.query_kernel = self.add_weight(name="query_kernel", shape=(query_shape[-1], width), autocast=False)
         self.query_bias = self.add_weight(name="query_bias", shape=(width,), initializer="zeros", autocast=False)
-        self.key_kernel = self.add_weight(name="key_kernel", shape=(keys_shape[-1], width), autocast=False)
-        self.value_kernel = self.add_weight(name="value_kernel", shape=(keys_shape[-1], width), autocast=False)
+        self.key_kernel = self.add_weight(name="key_kernel", shape=(keys_shape[0][-1], width), autocast=False)
+        self.value_kernel = self.add_weight(name="value_kernel", shape=(keys_shape[0][-1], width), autocast=False)
         self.pair_kernel = self.add_weight(
             name="pair_kernel",
             shape=(self.pair_features, self.heads),
@@ -89,60 +90,71 @@ class MultiHeadTargetAttention(keras.layers.Layer):
     def call(
         self,
         query: tf.Tensor,
-        keys: tf.Tensor,
-        mask: tf.Tensor,
-        pairs: Sequence[tf.Tensor] | None = None,
+        keys: Sequence[tf.Tensor],
+        mask: Sequence[tf.Tensor],
+        pairs: Sequence[Sequence[tf.Tensor]] | None = None,
         training: bool = False,
     ) -> tf.Tensor:
         """Attends; see the class."""
-        pairs = pairs or ()
-        if len(pairs) != self.pair_features:
-            raise ValueError(f"`pairs` must hold pair_features={self.pair_features} tensors. Received: {len(pairs)}")
-        query, keys, pairs = tf.nest.map_structure(lambda x: tf.cast(x, self.variable_dtype), (query, keys, [*pairs]))
-        # `where`, not a product: padding may hold anything, NaN included. An empty history sums up zeros.
-        keys = tf.where(mask[..., None], keys, 0)
-        batch, candidates, steps = tf.shape(query)[0], tf.shape(query)[1], tf.shape(keys)[1]
-        query = tf.matmul(query, self.query_kernel.value) + self.query_bias.value
-        query = tf.reshape(query / math.sqrt(self.head_dim), (batch, candidates, self.heads, self.head_dim))
-        key_kernel, value_kernel = (
-            tf.reshape(kernel.value, (-1, self.heads, self.head_dim)) for kernel in (self.key_kernel, self.value_kernel)
+        pairs = pairs or [()] * len(keys)
+        for of_history in pairs:
+            if len(of_history) != self.pair_features:
+                raise ValueError(
+                    f"`pairs` must hold pair_features={self.pair_features} tensors for each history. "
+                    f"Received: {len(of_history)}"
+                )
+        query, keys, pairs = tf.nest.map_structure(
+            lambda x: tf.cast(x, self.variable_dtype), (query, [*keys], [[*each] for each in pairs])
         )
-        biases = None
-        if pairs:
-            stacked = tf.reshape(tf.stack(pairs, axis=1), (batch, self.pair_features, candidates * steps))
-            biases = tf.matmul(self.pair_kernel.value, stacked, transpose_a=True)
-
-        def attend(query: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-            """Of queries `(n, rows, dim)` over steps `(n, steps, dim)`; there are `n * rows` candidates of heads."""
-            # Every pass over `(n, rows, steps)` counts; nothing else here is as large. The mask costs none: it is one
-            # more column of the keys, which each query multiplies with one.
-            query = tf.concat([query, tf.ones_like(query[..., :1])], axis=-1)
-            keys = tf.concat([keys, tf.cast(tf.where(mask, 0.0, _MASKED), keys.dtype)[..., None]], axis=-1)
-            logits = tf.matmul(query, keys, transpose_b=True)
-            if biases is not None:
-                logits += tf.reshape(biases, tf.shape(logits))
-            return _weighted_sums(logits, values)
+        histories, heads, head_dim, dim = len(keys), self.heads, self.head_dim, keys[0].shape[-1]
+        batch, candidates = tf.shape(query)[0], tf.shape(query)[1]
+        rows = batch * candidates
+        key_kernel, value_kernel = (
+            tf.reshape(kernel.value, (dim, heads, head_dim)) for kernel in (self.key_kernel, self.value_kernel)
+        )
+        keys = [_without_padding(*each) for each in zip(keys, mask, strict=True)]
+        biases = [self._biases(of_history) for of_history in pairs]
+        # Candidates of all pages in one matrix, and then heads before them: products of many small matrices are slow.
+        query = tf.matmul(tf.reshape(query, (rows, query.shape[-1])), self.query_kernel.value) + self.query_bias.value
+        query = tf.transpose(tf.reshape(query / math.sqrt(head_dim), (rows, heads, head_dim)), (1, 0, 2))
 
         def by_candidate() -> tf.Tensor:
-            vectors = tf.einsum("bche,dhe->bhcd", query, key_kernel)
-            vectors = tf.reshape(vectors, (batch, self.heads * candidates, keys.shape[-1]))
-            summed = tf.reshape(attend(vectors, keys, keys, mask), (batch, self.heads, candidates, keys.shape[-1]))
-            return tf.einsum("bhcd,dhe->bche", summed, value_kernel)
+            vectors = tf.matmul(query, tf.transpose(key_kernel, (1, 2, 0)))
+            vectors = tf.transpose(tf.reshape(vectors, (heads, batch, candidates, dim)), (1, 0, 2, 3))
+            vectors = tf.reshape(vectors, (batch, heads * candidates, dim))
+            summed = [_attend(vectors, k, k, *each) for k, *each in zip(keys, mask, biases, strict=True)]
+            summed = tf.reshape(tf.stack(summed), (histories, batch, heads, candidates, dim))
+            summed = tf.reshape(tf.transpose(summed, (2, 1, 3, 0, 4)), (heads, rows * histories, dim))
+            values = tf.matmul(summed, tf.transpose(value_kernel, (1, 0, 2)))
+            return tf.transpose(tf.reshape(values, (heads, rows, histories, head_dim)), (1, 2, 0, 3))
 
         def by_step() -> tf.Tensor:
-            pages = batch * self.heads
-            heads = tf.reshape(tf.transpose(query, (0, 2, 1, 3)), (pages, candidates, self.head_dim))
-            projected = (tf.einsum("btd,dhe->bhte", keys, kernel) for kernel in (key_kernel, value_kernel))
-            projected = [tf.reshape(each, (pages, steps, self.head_dim)) for each in projected]
-            summed = attend(heads, *projected, tf.repeat(mask, self.heads, axis=0))
-            return tf.transpose(tf.reshape(summed, (batch, self.heads, candidates, self.head_dim)), (0, 2, 1, 3))
+            pages = batch * heads
+            vectors = tf.transpose(tf.reshape(query, (heads, batch, candidates, head_dim)), (1, 0, 2, 3))
+            vectors = tf.reshape(vectors, (pages, candidates, head_dim))
+            summed = []
+            for k, m, bias in zip(keys, mask, biases, strict=True):
+                projected = (tf.einsum("btd,dhe->bhte", k, kernel) for kernel in (key_kernel, value_kernel))
+                projected = [tf.reshape(each, (pages, tf.shape(k)[1], head_dim)) for each in projected]
+                summed.append(_attend(vectors, *projected, tf.repeat(m, heads, axis=0), bias))
+            summed = tf.reshape(tf.stack(summed), (histories, batch, heads, candidates, head_dim))
+            return tf.transpose(summed, (1, 3, 0, 2, 4))
 
         # To project the steps costs `dim * head_dim` each and saves every candidate `dim - head_dim`.
-        dim = keys.shape[-1]
-        many = candidates * (dim - self.head_dim) > dim * self.head_dim
-        values = by_candidate() if training or dim <= self.head_dim else tf.cond(many, by_step, by_candidate)
-        values = tf.reshape(values, (batch, candidates, self.heads * self.head_dim))
+        many = candidates * (dim - head_dim) > dim * head_dim
+        values = by_candidate() if training or dim <= head_dim else tf.cond(many, by_step, by_candidate)
+        values = tf.reshape(values, (batch, candidates, histories * heads * head_dim))
         return tf.cast(values, self.compute_dtype)
+
+    def _biases(self, pairs: Sequence[tf.Tensor]) -> tf.Tensor | None:
+        """What pairs of a history add to logits, `(batch, heads, candidates * steps)`; `None` without any."""
+        if not pairs:
+            return None
+        stacked = tf.stack(pairs, axis=1)
+        batch, features, candidates, steps = tf.unstack(tf.shape(stacked))
+        return tf.matmul(
+            self.pair_kernel.value, tf.reshape(stacked, (batch, features, candidates * steps)), transpose_a=True
+        )
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -151,19 +163,55 @@ class MultiHeadTargetAttention(keras.layers.Layer):
 
 
 @tf.custom_gradient
-def _weighted_sums(logits: tf.Tensor, values: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
-    """`softmax(logits) @ values`, of `(n, rows, steps)` and `(n, steps, dim)`.
+def _without_padding(keys: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """`keys` with zeros at padding. What `_attend` says of their gradient is zero there already."""
+    # `where`, not a product: padding may hold anything, NaN included.
+    return tf.where(mask[..., None], keys, 0), lambda on_keys: (on_keys, None)
 
-    The gradient of the softmax needs the sum of its weights times their gradients. That is the product of the output
-    with its own gradient, which is small, and saves two passes over the logits (Dao et al., FlashAttention, NeurIPS
-    2022, appendix B).
+
+def _attend(
+    query: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, mask: tf.Tensor, biases: tf.Tensor | None
+) -> tf.Tensor:
+    """`softmax(query @ keys^T + biases) @ values`, over the steps of the mask; zeros if there are none.
+
+    Nothing here is as large as `(n, rows, steps)`, so that every pass over it counts. The mask costs none: it is one
+    more column of the keys, which each query multiplies with one. The gradient of the softmax needs the sum of its
+    weights times their gradients. That is the product of the output with its own gradient, which is small, and saves
+    two passes (Dao et al., FlashAttention, NeurIPS 2022, appendix B).
+
+    Args:
+        query: shape `(n, rows, dim)`.
+        keys: shape `(n, steps, dim)`, zeros at padding.
+        values: shape `(n, steps, value_dim)`, zeros at padding.
+        mask: bool `(n, steps)`.
+        biases: of `n * rows * steps` elements in this order, or `None`.
     """
-    weights = tf.nn.softmax(logits)
-    sums = tf.matmul(weights, values)
 
-    def gradient(on_sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        on_weights = tf.matmul(on_sums, values, transpose_b=True)
-        on_logits = weights * (on_weights - tf.reduce_sum(on_sums * sums, axis=-1, keepdims=True))
-        return on_logits, tf.matmul(weights, on_sums, transpose_a=True)
+    @tf.custom_gradient
+    def attend(query: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, *biases: tf.Tensor) -> tuple:
+        padding = tf.cast(tf.where(mask, 0.0, _MASKED), keys.dtype)[..., None]
+        logits = tf.matmul(
+            tf.concat([query, tf.ones_like(query[..., :1])], axis=-1),
+            tf.concat([keys, padding], axis=-1),
+            transpose_b=True,
+        )
+        for bias in biases:
+            logits += tf.reshape(bias, tf.shape(logits))
+        weights = tf.nn.softmax(logits)
+        sums = tf.matmul(weights, values)
 
-    return sums, gradient
+        def gradient(on_sums: tf.Tensor) -> tuple:
+            on_weights = tf.matmul(on_sums, values, transpose_b=True)
+            on_logits = weights * (on_weights - tf.reduce_sum(on_sums * sums, axis=-1, keepdims=True))
+            # An empty history has weights, on padding.
+            on_sums = tf.where(tf.reduce_any(mask, axis=1)[:, None, None], on_sums, 0)
+            return (
+                tf.matmul(on_logits, keys),
+                tf.matmul(on_logits, query, transpose_a=True),
+                tf.matmul(weights, on_sums, transpose_a=True),
+                *(tf.reshape(on_logits, tf.shape(bias)) for bias in biases),
+            )
+
+        return sums, gradient
+
+    return attend(query, keys, values, *([] if biases is None else [biases]))

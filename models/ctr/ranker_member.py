@@ -30,7 +30,7 @@ class History(NamedTuple):
         mask: bool `(batch, steps)`, which steps are none of the padding.
         age: milliseconds of each step before the page, `(batch, steps)`.
         pairs: how each candidate compares with each step, `(batch, candidates, steps)` each.
-        pooled: what that says of the whole history, `(batch, candidates, 1)` each.
+        pooled: what that says of the whole history, `(batch, candidates, any)` each.
     """
 
     place: tf.Tensor
@@ -110,11 +110,11 @@ class RankerMember(keras.layers.Layer):
         query_dim = config.embedding_dim if features.query else 0
         candidate_dim = dim + numbers + (query_dim if self.title else 0) + len(histories) * pooled
         page_dim = self.users.output_dim + query_dim + len(histories)
-        # How old a step is and, each history having its own, what the user did.
-        attends = attention.recent_steps or attention.histories != "none"
-        self.age = {name: IdEmbedding(_AGE_BUCKETS - 1, dim, name=f"{name}_age") for name in histories if attends}
-        for embedding in self.age.values():
-            embedding.build()
+        self.age = None
+        if histories and (attention.recent_steps or attention.histories != "none"):
+            # How old a step is and, each history having its own rows, what the user did.
+            self.age = IdEmbedding(len(histories) * _AGE_BUCKETS - 1, dim, name="age")
+            self.age.build()
         self.attention = None
         self.encoders: dict[str, HistoryEncoder] = {}
         keys = (None, None, dim)
@@ -130,11 +130,11 @@ class RankerMember(keras.layers.Layer):
             self.recent_attention[name].build(keys, keys)
             candidate_dim += dim
         if attention.histories == "target_attention" and histories:
-            # One for all histories: the age embeddings tell it which history a step is of.
+            # One for all histories: the age embedding tells it which history a step is of.
             self.attention = MultiHeadTargetAttention(
                 attention.heads, attention.head_dim, pair_features=pairs, name="attention"
             )
-            self.attention.build(keys, keys)
+            self.attention.build(keys, [keys])
             candidate_dim += len(histories) * attention.heads * attention.head_dim
         elif attention.histories == "self_attention":
             for name in histories:
@@ -181,30 +181,31 @@ class RankerMember(keras.layers.Layer):
             about_page.append(query)
             if self.title is not None:
                 candidate.append(tf.gather(features[self.title], known.place) * query[:, None, :])
-        for name, history in known.histories.items():
-            mask = history.mask
+        keys = {}
+        for number, (name, history) in enumerate(known.histories.items()):
             candidate += history.pooled
-            about_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True)))
-            if name not in self.age:
-                continue
-            keys = tf.gather(of_distinct, history.place) + self.age[name](_age_bucket(history.age))
-            if name in self.recent_attention:
-                newest = self.recent_steps
-                recent = [pair[:, :, :newest] for pair in history.pairs]
-                candidate.append(
-                    self.recent_attention[name](
-                        vectors,
-                        keys[:, :newest],
-                        mask[:, :newest],
-                        recent,
-                        query_mask=known.mask,
-                        training=training,
-                    )
+            about_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(history.mask, tf.float32), axis=1, keepdims=True)))
+            if self.age is not None:
+                age = self.age(number * _AGE_BUCKETS + _age_bucket(history.age))
+                keys[name] = tf.gather(of_distinct, history.place) + age
+        newest = self.recent_steps
+        for name, attention in self.recent_attention.items():
+            history = known.histories[name]
+            candidate.append(
+                attention(
+                    vectors,
+                    keys[name][:, :newest],
+                    history.mask[:, :newest],
+                    [pair[:, :, :newest] for pair in history.pairs],
+                    query_mask=known.mask,
+                    training=training,
                 )
-            if self.attention is not None:
-                candidate.append(self.attention(vectors, keys, mask, history.pairs, training=training))
-            if name in self.encoders:
-                about_page.append(self.encoders[name](keys, mask))
+            )
+        if self.attention is not None:
+            masks, pairs = ([getattr(known.histories[name], of) for name in keys] for of in ("mask", "pairs"))
+            candidate.append(self.attention(vectors, [*keys.values()], masks, pairs, training=training))
+        for name, encoder in self.encoders.items():
+            about_page.append(encoder(keys[name], known.histories[name].mask))
         return self._mlp(tf.concat(candidate, axis=-1), tf.concat(about_page, axis=-1), training)
 
     def _mlp(self, candidate: tf.Tensor, page: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:

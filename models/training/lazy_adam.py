@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from models.training.adam import Adam
-from models.training.table_rows import add_up_rows, gather_rows
+from models.training.table_rows import add_up_rows, gather_rows, own_copy
 
 _POWER = 9
 _STEPS = 2.0**12  # so that the powers of 1 to 7e7 steps are numbers of float32
@@ -81,42 +81,80 @@ class LazyAdam(Adam):
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Keras' method, for decoupled decay; left to `update_step`, which knows the rows."""
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Keras' method: changes a variable, or the rows of it that have a gradient."""
-        learning_rate = tf.cast(learning_rate, variable.dtype)
-        decay = self.weight_decay * learning_rate if self.weight_decay else None
-        if not isinstance(gradient, tf.IndexedSlices):
-            before = tf.identity(variable) if self.average else None
-            if decay is not None:
-                self.assign_sub(variable, variable * decay)
-            super().update_step(gradient, variable, learning_rate)
-            if self.average:
-                lag = self._lags[self._get_variable_index(variable)]
-                self.assign_add(lag, _power(self.iterations) * (variable - before))
-            return
+    def _backend_update_step(self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any) -> None:
+        """Keras' method; finds once what all variables need."""
+        step = tf.cast(self.iterations + 1, tf.float32)
+        learning_rate = tf.cast(learning_rate, tf.float32)
+        rate = learning_rate * tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+        rates = _Rates(rate, self.weight_decay * learning_rate if self.weight_decay else None, _power(self.iterations))
+        super()._backend_update_step(grads, trainable_variables, rates)
 
+    def update_step(self, gradient: Any, variable: Any, learning_rate: "_Rates") -> None:
+        """Keras' method: changes a variable, or the rows of it that have a gradient."""
+        rates = _Rates(*(None if rate is None else tf.cast(rate, variable.dtype) for rate in learning_rate))
+        index = self._get_variable_index(variable)
+        slots = self._momentums[index], self._velocities[index]
+        update = self._update_rows if isinstance(gradient, tf.IndexedSlices) else self._update_dense
+        update(gradient, variable, *slots, self._lags[index] if self.average else None, rates)
+
+    def _update_dense(
+        self,
+        gradient: tf.Tensor,
+        variable: tf.Variable,
+        momentum: keras.Variable,
+        velocity: keras.Variable,
+        lag: keras.Variable | None,
+        rates: "_Rates",
+    ) -> None:
+        before = tf.identity(variable)
+        if self.coupled_weight_decay:
+            gradient += before * self.coupled_weight_decay
+        if rates.decay is not None:
+            self.assign_sub(variable, before * rates.decay)
+        # Adam's equations in one pass; those of Keras take twelve, of which each costs more than its sums in a small
+        # variable. The rate has the bias correction in it already.
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=own_copy(momentum).handle,
+            v=own_copy(velocity).handle,
+            beta1_power=tf.zeros((), variable.dtype),
+            beta2_power=tf.zeros((), variable.dtype),
+            lr=rates.learning,
+            beta1=tf.cast(self.beta_1, variable.dtype),
+            beta2=tf.cast(self.beta_2, variable.dtype),
+            epsilon=tf.cast(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
+        if lag is not None:
+            self.assign_add(lag, rates.lag * (variable - before))
+
+    def _update_rows(
+        self,
+        gradient: tf.IndexedSlices,
+        variable: tf.Variable,
+        momentum: keras.Variable,
+        velocity: keras.Variable,
+        lag: keras.Variable | None,
+        rates: "_Rates",
+    ) -> None:
         gradient = add_up_rows(gradient)
         rows, gradient = gradient.indices, tf.cast(gradient.values, variable.dtype)
-        before = weight = gather_rows(variable, rows)
+        weight = gather_rows(variable, rows) if self.coupled_weight_decay or rates.decay is not None else None
         if self.coupled_weight_decay:
             gradient += weight * self.coupled_weight_decay
-        if decay is not None:
-            weight -= weight * decay
-
-        index = self._get_variable_index(variable)
-        momentum = gather_rows(self._momentums[index], rows)
-        momentum += (gradient - momentum) * (1 - self.beta_1)
-        velocity = gather_rows(self._velocities[index], rows)
-        velocity += (tf.square(gradient) - velocity) * (1 - self.beta_2)
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        rate = learning_rate * tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
-        weight -= rate * momentum / (tf.sqrt(velocity) + self.epsilon)
-
-        self.assign(self._momentums[index], tf.IndexedSlices(momentum, rows))
-        self.assign(self._velocities[index], tf.IndexedSlices(velocity, rows))
-        self.assign(variable, tf.IndexedSlices(weight, rows))
-        if self.average:
-            self.assign_add(self._lags[index], tf.IndexedSlices(_power(self.iterations) * (weight - before), rows))
+        # Every pass over the rows counts.
+        m = gather_rows(momentum, rows)
+        m += (gradient - m) * (1 - self.beta_1)
+        v = gather_rows(velocity, rows)
+        v += (tf.square(gradient) - v) * (1 - self.beta_2)
+        change = m * -rates.learning / (tf.sqrt(v) + self.epsilon)
+        if rates.decay is not None:
+            change -= weight * rates.decay
+        self.assign(momentum, tf.IndexedSlices(m, rows))
+        self.assign(velocity, tf.IndexedSlices(v, rows))
+        self.assign_add(variable, tf.IndexedSlices(change, rows))
+        if lag is not None:
+            self.assign_add(lag, tf.IndexedSlices(rates.lag * change, rows))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -143,6 +181,20 @@ def _assign(model: keras.Model, weights: list[keras.Variable], values: list[tf.T
     with model.distribute_strategy.scope():
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
+
+
+class _Rates(NamedTuple):
+    """What a step needs for all variables, scalars.
+
+    Attributes:
+        learning: the learning rate with Adam's bias correction.
+        decay: share that decoupled decay takes off a weight; `None` without it.
+        lag: what a change of this step counts in the sum that averages are found from.
+    """
+
+    learning: tf.Tensor
+    decay: tf.Tensor | None
+    lag: tf.Tensor
 
 
 def _power(steps: tf.Tensor) -> tf.Tensor:

@@ -18,10 +18,13 @@ def gather_rows(table: keras.Variable | tf.Variable, rows: tf.Tensor) -> tf.Tens
     Returns:
         Shape `(*rows.shape, *table.shape[1:])`.
     """
-    variable = table.value if isinstance(table, keras.Variable) else table
-    if isinstance(variable, tf.distribute.DistributedValues):
-        variable = variable._get()
-    return tf.gather(variable, rows)
+    return tf.gather(own_copy(table), rows)
+
+
+def own_copy(variable: keras.Variable | tf.Variable) -> tf.Variable:
+    """This replica's copy of a variable of a `tf.distribute` strategy; without one, the variable itself."""
+    variable = variable.value if isinstance(variable, keras.Variable) else variable
+    return variable._get() if isinstance(variable, tf.distribute.DistributedValues) else variable
 
 
 def add_up_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
