@@ -72,19 +72,21 @@ def run_study(study: Callable[[argparse.Namespace], dict], parser: argparse.Argu
     print(json.dumps(result))
 
 
-def open_dataset(source: Path, work_dir: Path, split_times: str = _SPLIT_TIMES) -> Dataset:
+def open_dataset(source: Path, work_dir: Path, split_times: str = _SPLIT_TIMES, sampling_seed: int = 0) -> Dataset:
     """The dataset of the work directory, built from the competition's files if it is not there.
 
     Args:
         source: the competition's files.
         work_dir: where the dataset is, or will be.
         split_times: `--split-by-time` of `beam_pipelines.build`.
+        sampling_seed: of the sampled articles.
     """
     logs, path = work_dir / "logs", work_dir / "dataset"
     work_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         if not logs.exists():
-            run_module("beam_pipelines.datasets.hm", "--source", source, "--output", logs, log=work_dir / "logs.log")
+            options = ("--source", source, "--output", logs, "--seed", str(sampling_seed))
+            run_module("beam_pipelines.datasets.hm", *options, log=work_dir / "logs.log")
         split = ("--split-by-time", split_times)
         run_module(
             "beam_pipelines.build", "--logs", logs, "--output", path, *split, *_VIEW, log=work_dir / "dataset.log"

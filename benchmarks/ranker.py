@@ -4,9 +4,11 @@
     nice -n -5 .venv/bin/python benchmarks/ranker.py [--quick]
 
 Synthetic clicks on two cores in float32: 100,000 items, 1,000 categories, 50,000 users, embeddings of 16, histories of
-100 and of 1,000 clicks, 1,024 candidates per training step. Every side is a process of its own with two threads; they
-step in turns, so that other work on the machine hits all, and a ratio is the median over the turns. Medians count steps
-after the first two. A peak is the largest resident size of a side's process after its training steps.
+100 and of 1,000 clicks, 1,024 candidates per training step. Every side is a process of its own with two threads. They
+take turns, so that other work on the machine hits all, and a ratio is the median over the turns. A turn is three steps
+in a row after one that does not count: in training, no step finds caches full of another program's work. The first turn
+does not count at all. Threads of a peer may meet on one core, and do so for a while; `speedup_over_best` compares our
+median step with its best one. A peak is the largest resident size of a side's process after its training steps.
 
 What is compared:
 
@@ -15,7 +17,8 @@ What is compared:
   history, computed page by page; the peers' DIN has its activation unit on every step, row by row: a candidate with a
   history of its own, which is the only input they take. These figures say what a product costs that ranks pages, not
   how fast one layer is.
-- `ours_recent`: the same with DIN's activation unit over the newest 50 clicks beside it, as the ranker is by default.
+- `ours_recent`: the same with DIN's activation unit over the newest 50 clicks beside it, as the ranker is by default,
+  and with an optimizer that keeps averages of the weights, as `models.train_ctr` has it.
 - `din`: like for like with the peers. The same DIN as theirs, one candidate per row, the same 2,539,842 parameters, the
   activation unit with Dice as our `TargetAttention` computes it. All three start from the same weights; that their
   first losses are equal is checked.
@@ -23,15 +26,14 @@ What is compared:
 TensorFlow runs with oneDNN on all sides, as the project does. Equal on all sides: query = item and category, shared
 with the history; activation unit of 64; MLP of 512, 128 and 64 with ReLU; log loss; Adam at 1e-3, epsilon 1e-8; no
 regularisation, no dropout, no clipping of gradients. The peers' optimizers go through whole tables in every step, ours
-only through the rows it has read. Our rankers, not `din`, also keep averages of their weights, as `models.train_ctr`
-does.
+only through the rows it has read.
 
 - `full`: every history is as long as it can be. `realistic`: lengths are log-normal, the median a tenth of the longest.
 - page: one page of 200 candidates, in process. Ours reads histories of 1,000 clicks, 1,000 payments and 200 cart
   additions; the peers 200 rows with the same 1,000 clicks.
 - vocabulary: steps of ours at histories of 100, with 1e7 items and with 1e5, in turns.
 
-The last line is one JSON object. `--quick` takes fewer steps.
+The last line is one JSON object. `--quick` takes fewer turns.
 """
 
 import argparse
@@ -90,14 +92,14 @@ MEMORY_NEEDED_GB = 15  # five sides at once with histories of 1000
 
 
 class Scale(NamedTuple):
-    """How often everything is measured: steps by length of the history, and calls that score a page."""
+    """How often everything is measured: turns of training by length of the history, and turns that score a page."""
 
-    warm_up: int
-    steps: dict[int, int]
+    turns: dict[int, int]
     calls: int
 
 
-FULL, QUICK = Scale(2, {100: 30, 1000: 10}, 30), Scale(2, {100: 5, 1000: 2}, 5)
+FULL, QUICK = Scale({100: 12, 1000: 5}, 12), Scale({100: 4, 1000: 2}, 4)
+STEPS_IN_A_ROW = 3
 
 
 class Side:
@@ -233,7 +235,8 @@ def our_ranker(items: int, category: np.ndarray, recent_steps: int) -> Ranker:
     Args:
         items: number of items.
         category: of each item, 1 and up.
-        recent_steps: newest steps of a history that DIN's activation unit weighs.
+        recent_steps: newest steps of a history that DIN's activation unit weighs; without any, the optimizer keeps no
+            averages either.
     """
     config = RankerConfig(
         features=FeaturesConfig(
@@ -260,7 +263,7 @@ def our_ranker(items: int, category: np.ndarray, recent_steps: int) -> Ranker:
     tables["item_id"].assign(np.append(np.arange(1, items + 1), 0))
     tables["category"].assign(np.append(category, 0))
     ranker.users.tables["user_id"].assign(np.append(np.arange(1, users + 1), 0))
-    ranker.compile(LazyAdam(1e-3, average=True))
+    ranker.compile(LazyAdam(1e-3, average=recent_steps > 0))
     return ranker
 
 
@@ -416,60 +419,69 @@ class Turns(NamedTuple):
     """What was measured in turns.
 
     Attributes:
-        answers: of each side, those that count.
+        answers: of each side, of each turn that counts, those of its steps that count.
         losses: of each side, all values, those that do not count included.
     """
 
-    answers: dict[str, list[dict[str, float]]]
+    answers: dict[str, list[list[dict[str, float]]]]
     losses: dict[str, list[float]]
 
+    def of_steps(self, side: str, field: str) -> list[float]:
+        """What one side says of its steps."""
+        return [answer[field] for turn in self.answers[side] for answer in turn]
+
     def median(self, side: str, field: str) -> float:
-        """The median of one side."""
-        return statistics.median(answer[field] for answer in self.answers[side])
+        """The median over the steps of one side."""
+        return statistics.median(self.of_steps(side, field))
 
     def ratio(self, side: str, other: str, field: str) -> float:
         """How much more `other` takes than `side`: the median over the turns."""
-        turns = zip(self.answers[side], self.answers[other], strict=True)
-        return statistics.median(theirs[field] / mine[field] for mine, theirs in turns)
+        mine, theirs = (
+            [statistics.median(answer[field] for answer in turn) for turn in self.answers[name]]
+            for name in (side, other)
+        )
+        return statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
 
 
-def in_turns(name: str, sides: dict[str, Side], warm_up: int, repeats: int, *request: Any) -> Turns:
+def in_turns(name: str, sides: dict[str, Side], turns: int, *request: Any) -> Turns:
     """Asks all sides in turns.
 
     Args:
         name: what the progress bar says.
         sides: the processes.
-        warm_up: turns that come first and do not count.
-        repeats: turns that count.
+        turns: that count; one more comes first.
         request: to each; a step of training also gets the number of its batch.
     """
     training = request[0] == "train"
-    answers: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    with tqdm(total=(warm_up + repeats) * len(sides), desc=f"{name}, in turns", unit="step") as bar:
-        for turn in range(warm_up + repeats):
+    answers: dict[str, list[list[dict[str, float]]]] = {side: [] for side in sides}
+    with tqdm(total=(1 + turns) * len(sides), desc=f"{name}, in turns", unit="turn") as bar:
+        for _ in range(1 + turns):
             for side, process in sides.items():
-                answers[side].append(process.ask(*request, *((turn % BATCHES,) if training else ())))
+                batches = [(step % BATCHES,) if training else () for step in range(1 + STEPS_IN_A_ROW)]
+                answers[side].append([process.ask(*request, *batch) for batch in batches])
                 bar.update()
-    losses = {side: [answer["value"] for answer in taken] for side, taken in answers.items()}
-    for side, values in losses.items() if training and repeats > 2 * BATCHES else ():  # a few steps say nothing
+    losses = {side: [answer["value"] for turn in taken for answer in turn] for side, taken in answers.items()}
+    for side, values in losses.items() if training else ():
         if not np.mean(values[-BATCHES:]) < np.mean(values[:BATCHES]):
             sys.exit(f"{name}: the loss of {side} does not fall: {values}")
-    return Turns({side: taken[warm_up:] for side, taken in answers.items()}, losses)
+    return Turns({side: [turn[1:] for turn in taken[1:]] for side, taken in answers.items()}, losses)
 
 
 def training_figures(turns: Turns, suffix: str) -> dict[str, float]:
     """Figures of training steps."""
     figures = {}
-    for side, answers in turns.answers.items():
+    for side in turns.answers:
         figures[f"examples_per_s_{side}{suffix}"] = ROWS / turns.median(side, "seconds")
-        figures[f"best_examples_per_s_{side}{suffix}"] = ROWS / min(answer["seconds"] for answer in answers)
+        figures[f"best_examples_per_s_{side}{suffix}"] = ROWS / min(turns.of_steps(side, "seconds"))
         figures[f"cpu_ms_{side}{suffix}"] = 1e3 * turns.median(side, "cpu_seconds")
-        figures[f"peak_mb_{side}{suffix}"] = answers[-1]["peak_mb"]
+        figures[f"peak_mb_{side}{suffix}"] = turns.of_steps(side, "peak_mb")[-1]
         print(f"{side}{suffix}: {figures[f'examples_per_s_{side}{suffix}']:,.0f} examples/s", flush=True)
     for peer in PEERS:
         for prefix, side in (("train", "ours"), ("train_recent", "ours_recent"), ("like_for_like", "din")):
             figures[f"{prefix}_speedup_{peer}{suffix}"] = turns.ratio(side, peer, "seconds")
             figures[f"{prefix}_cpu_ratio_{peer}{suffix}"] = turns.ratio(side, peer, "cpu_seconds")
+            best = min(turns.of_steps(peer, "seconds"))
+            figures[f"{prefix}_speedup_over_best_{peer}{suffix}"] = best / turns.median(side, "seconds")
     return figures
 
 
@@ -496,14 +508,14 @@ def compare(work: Path, steps: int, scale: Scale) -> dict[str, Any]:
         if name not in OURS and side.about["parameters"] != PARAMETERS:
             sys.exit(f"{name} must have {PARAMETERS} parameters. Received: {side.about['parameters']}")
     for lengths in LENGTHS:
-        turns = in_turns(f"histories of {steps}, {lengths}", sides, scale.warm_up, scale.steps[steps], "train", lengths)
+        turns = in_turns(f"histories of {steps}, {lengths}", sides, scale.turns[steps], "train", lengths)
         suffix = f"_t{steps}" if lengths == "full" else f"_t{steps}_{lengths}"
         result |= training_figures(turns, suffix)
         if lengths == "full":
             result[f"largest_first_loss_difference_t{steps}"] = check_losses(turns.losses)
     if steps == max(STEPS):
         scoring = {name: sides[name] for name in (*OURS, *PEERS)}
-        turns = in_turns(f"a page of {PAGE_CANDIDATES} candidates", scoring, scale.warm_up, scale.calls, "score")
+        turns = in_turns(f"a page of {PAGE_CANDIDATES} candidates", scoring, scale.calls, "score")
         for side in scoring:
             result[f"page_200_p50_ms_{side}"] = 1e3 * turns.median(side, "seconds")
         for peer in PEERS:
@@ -524,13 +536,13 @@ def compare_vocabularies(work: Path, scale: Scale) -> dict[str, float]:
     sides = {}
     for name, items in tqdm((("few", ITEMS), ("many", MANY_ITEMS)), desc="vocabularies: starting", unit="side"):
         sides[name] = Side("ours", work, steps, "--items", str(items))
-    turns = in_turns("1e7 and 1e5 items", sides, scale.warm_up, scale.steps[steps], "train", "full")
+    turns = in_turns("1e7 and 1e5 items", sides, scale.turns[steps], "train", "full")
     for side in sides.values():
         side.close()
     return {
         "step_ratio_vocab_1e7_1e5": turns.ratio("few", "many", "seconds"),
         "cpu_ratio_vocab_1e7_1e5": turns.ratio("few", "many", "cpu_seconds"),
-        "peak_mb_vocab_1e7": turns.answers["many"][-1]["peak_mb"],
+        "peak_mb_vocab_1e7": turns.of_steps("many", "peak_mb")[-1],
     }
 
 
@@ -549,7 +561,7 @@ def print_table(result: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark and prints its table and its JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer steps")
+    parser.add_argument("--quick", action="store_true", help="fewer turns")
     parser.add_argument("--side", choices=(*OURS, "din"), help=argparse.SUPPRESS)  # the processes of ours
     for option, kind in (("--work-dir", Path), ("--steps", int), ("--rows", int), ("--threads", int)):
         parser.add_argument(option, type=kind, help=argparse.SUPPRESS)

@@ -3,7 +3,8 @@
     python benchmarks/ranker_hm.py [--source DIR] [--work-dir DIR] [--set KEY=VALUE] [--quick]
 
 H&M has purchases but no impressions: the unclicked candidates are sampled. Of its 602 days the encoder learns on the
-first 40 %, the rankers on the next 40 %, and all are measured on the rest, the test pages of `courier_quality.py`. Each
+first 40 %, the rankers on the next 40 %, and all are measured on the rest, the test pages of `courier_quality.py`.
+These are sampled five times: a page's AUC is the mean over its draws, which differ in the unclicked candidates. Each
 seed has an encoder, its clusters and rankers: made by `models.pretrain`, `models.embed`, `models.cluster`,
 `models.train_ctr` and `models.evaluate` as a user would run them. The rankers have no IDs and no titles: on 2,700 pages
 these are learned by heart (GAUC of the validation pages 0.645 with them, 0.660 without; one seed each); nor embeddings
@@ -92,8 +93,11 @@ RANKERS = {feature: (feature, item_features("category", *ATTRIBUTES)) for featur
 RANKERS |= {f"{feature}, category": (feature, item_features("category")) for feature in IMAGE_FEATURES}
 """Image feature and configuration of each ranker."""
 
+DRAWS = 5
+"""How often the unclicked candidates of the test pages are sampled."""
+
 Aucs = dict[str, np.ndarray]
-"""By part: the AUC of each page that has clicked and unclicked candidates in it."""
+"""By part: the AUC of each page that has clicked and unclicked candidates in it, the mean over draws."""
 
 
 class Pages(NamedTuple):
@@ -124,26 +128,41 @@ class Measurement:
     """Turns scores of the test pages' candidates into AUCs of the pages.
 
     Args:
-        pages: the test pages.
-        unseen: bool, by candidate: whether it is on no training page.
+        draws: the test pages, as often as they were sampled.
+        unseen: bool by candidate, of each draw: whether it is on no training page.
+
+    Attributes:
+        user: by part, the user of each page that an AUC is of.
     """
 
-    def __init__(self, pages: Pages, unseen: np.ndarray) -> None:
-        valid = pages.valid
-        self._page, self._clicked = np.nonzero(valid)[0], pages.clicked[valid]
-        self._chosen = {"all": np.ones(len(unseen), bool), "unseen": unseen}
-        self.user = {}
-        for part, chosen in self._chosen.items():
-            measured = group_auc(np.zeros(chosen.sum()), self._clicked[chosen], self._page[chosen])
-            self.user[part] = pages.user[measured.group[measured.valid]]
+    def __init__(self, draws: Sequence[Pages], unseen: Sequence[np.ndarray]) -> None:
+        identity = np.concatenate([np.stack([pages.user, pages.timestamp], axis=1) for pages in draws])
+        identity, page = np.unique(identity, axis=0, return_inverse=True)
+        pages_before = np.cumsum([0, *(len(pages.user) for pages in draws)])
+        self._of_candidates = [
+            (page[before + np.nonzero(pages.valid)[0]], pages.clicked[pages.valid])
+            for before, pages in zip(pages_before, draws, strict=False)
+        ]
+        self._chosen = {"all": [np.ones(len(each), bool) for each in unseen], "unseen": unseen}
+        self._pages = len(identity)
+        counts = self._means([np.zeros(len(each)) for each in unseen])
+        self.user = {part: identity[np.isfinite(mean), 0] for part, mean in counts.items()}
 
-    def aucs(self, scores: np.ndarray) -> Aucs:
-        """AUCs of scores, one for each candidate."""
-        aucs = {}
-        for part, chosen in self._chosen.items():
-            measured = group_auc(scores[chosen], self._clicked[chosen], self._page[chosen])
-            aucs[part] = measured.auc[measured.valid]
-        return aucs
+    def aucs(self, scores: Sequence[np.ndarray]) -> Aucs:
+        """AUCs of scores, one for each candidate of each draw."""
+        return {part: mean[np.isfinite(mean)] for part, mean in self._means(scores).items()}
+
+    def _means(self, scores: Sequence[np.ndarray]) -> Aucs:
+        means = {}
+        for part, of_draws in self._chosen.items():
+            total, draws = np.zeros((2, self._pages))
+            for (page, clicked), chosen, score in zip(self._of_candidates, of_draws, scores, strict=True):
+                measured = group_auc(score[chosen], clicked[chosen], page[chosen])
+                total[measured.group[measured.valid]] += measured.auc[measured.valid]
+                draws[measured.group[measured.valid]] += 1
+            with np.errstate(invalid="ignore"):  # no draw of some pages has both kinds of candidates
+                means[part] = total / draws
+        return means
 
 
 def read_pages(dataset: Dataset, split: str) -> Pages:
@@ -190,12 +209,15 @@ def boosting_features(
     return np.concatenate(wide, axis=2)[pages.valid]
 
 
-def boosting_scores(training: Pages, features: np.ndarray, test_features: np.ndarray, codes: int) -> np.ndarray:
-    """Scores of the test candidates by gradient boosting, its size chosen on the latest training pages.
+def boosting_scores(
+    training: Pages, features: np.ndarray, test_features: Sequence[np.ndarray], codes: int
+) -> list[np.ndarray]:
+    """Scores of the test candidates of each draw by gradient boosting, its size chosen on the latest training pages.
 
     Args:
         training: the pages to learn on.
-        features, test_features: of `boosting_features`.
+        features: of `boosting_features`.
+        test_features: the same of each draw.
         codes: number of leading columns that are categories.
     """
     page, clicked = np.nonzero(training.valid)[0], training.clicked[training.valid]
@@ -222,7 +244,8 @@ def boosting_scores(training: Pages, features: np.ndarray, test_features: np.nda
                     gaucs[trees, leaves] = group_auc(probabilities[:, 1], clicked[later], page[later]).mean()
         best = max(gaucs, key=gaucs.__getitem__)
         print(f"boosting of {best[0]} trees of {best[1]} leaves: validation GAUC {gaucs[best]:.4f}", flush=True)
-        return fit(*best, np.ones(len(page), bool)).predict_proba(test_features)[:, 1]
+        model = fit(*best, np.ones(len(page), bool))
+        return [model.predict_proba(of_draw)[:, 1] for of_draw in test_features]
 
 
 def user_columns(users: pa.Table) -> np.ndarray:
@@ -264,7 +287,7 @@ def train_ranker(dataset: Dataset, work_dir: Path, feature: str, seed: int, inpu
 
 
 def evaluate(dataset: Dataset, work_dir: Path, runs: Sequence[Path]) -> dict[str, pa.Table]:
-    """Scores the test pages with the rankers: the predictions by name of the run."""
+    """Scores the test pages of a draw with the rankers: the predictions by name of the run."""
     report = work_dir / "report"
     arguments = ("--data", dataset.path, "--model", *runs, "--split", TEST, "--output", report, "--overwrite")
     run_module("models.evaluate", *arguments, log=work_dir / "evaluate.log")
@@ -275,7 +298,9 @@ def study(args: argparse.Namespace) -> dict:
     """Measures everything, prints the tables and returns the result."""
     dataset = open_dataset(args.source, args.work_dir, SPLIT_TIMES)
     print(f"notice: {dataset.manifest.notice}", flush=True)
-    training, test = read_pages(dataset, TRAIN), read_pages(dataset, TEST)
+    directories = [args.work_dir, *(args.work_dir / "draws" / str(draw) for draw in range(1, DRAWS))]
+    draws = [open_dataset(args.source, path, SPLIT_TIMES, draw) for draw, path in enumerate(directories)]
+    training, tests = read_pages(dataset, TRAIN), [read_pages(draw, TEST) for draw in draws]
     visual, inputs = [], []
     variants = {"courier": args.encoder_set}
     for _, seed, run in train_runs(dataset, args.work_dir, args.encoder_config, variants, args.seeds, args.jobs):
@@ -294,24 +319,25 @@ def study(args: argparse.Namespace) -> dict:
         started = {name: [pool.submit(train, name, *each) for each in inputs] for name in RANKERS}
         runs = {name: [run.result() for run in of_seeds] for name, of_seeds in started.items()}
 
-    predictions = evaluate(dataset, args.work_dir, list(itertools.chain(*runs.values())))
-    first = next(iter(predictions.values()))
-    measurement = Measurement(test, first["unseen_item"].to_numpy())
-    candidates = dataset.items()["item_id"].combine_chunks().take(pa.array(test.item[test.valid]))
+    every = list(itertools.chain(*runs.values()))
+    predictions = [evaluate(draw, path, every) for draw, path in zip(draws, directories, strict=True)]
+    measurement = Measurement(tests, [of_draw[every[0].name]["unseen_item"].to_numpy() for of_draw in predictions])
+    item_ids = dataset.items()["item_id"].combine_chunks()
+    candidates = [item_ids.take(pa.array(test.item[test.valid])) for test in tests]
     rows: dict[str, list[Aucs]] = {}
     for name, paths in runs.items():
         for path in paths:
-            if not predictions[path.name]["item_id"].combine_chunks().equals(candidates):
-                raise CommandError(f"the predictions of {path} are of other candidates, or in another order")
-            scores = predictions[path.name]["ctr"].to_numpy()
-            rows.setdefault(name, []).append(measurement.aucs(scores))
+            tables = [of_draw[path.name] for of_draw in predictions]
+            for table, of_draw in zip(tables, candidates, strict=True):
+                if not table["item_id"].combine_chunks().equals(of_draw):
+                    raise CommandError(f"the predictions of {path} are of other candidates, or in another order")
+            rows.setdefault(name, []).append(measurement.aucs([table["ctr"].to_numpy() for table in tables]))
 
     codes, users = attribute_codes(dataset.items()), user_columns(dataset.users())
     for name, inputs in (("boosting", [None]), ("boosting, pictures", visual)):
         for pictures in inputs:
-            known, asked = (boosting_features(pages, codes, users, pictures) for pages in (training, test))
-            scores = boosting_scores(training, known, asked, codes.shape[1])
-            rows.setdefault(name, []).append(measurement.aucs(scores))
+            known, *asked = (boosting_features(pages, codes, users, pictures) for pages in (training, *tests))
+            rows.setdefault(name, []).append(measurement.aucs(boosting_scores(training, known, asked, codes.shape[1])))
 
     result = {
         "notice": dataset.manifest.notice,
