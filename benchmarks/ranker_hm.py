@@ -26,11 +26,10 @@ JSON object. `--quick` takes one seed and one epoch each.
 
 import argparse
 import hashlib
-import itertools
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -286,12 +285,13 @@ def train_ranker(dataset: Dataset, work_dir: Path, feature: str, seed: int, inpu
     return path
 
 
-def evaluate(dataset: Dataset, work_dir: Path, runs: Sequence[Path]) -> dict[str, pa.Table]:
-    """Scores the test pages of a draw with the rankers: the predictions by name of the run."""
+def evaluate(dataset: Dataset, work_dir: Path, runs: Mapping[str, Sequence[Path]]) -> dict[str, pa.Table]:
+    """Scores the test pages of a draw with the rankers of all seeds: the predictions by name of the run."""
     report = work_dir / "report"
-    arguments = ("--data", dataset.path, "--model", *runs, "--split", TEST, "--output", report, "--overwrite")
+    models = [f"{name}={run}" for name, of_seeds in runs.items() for run in of_seeds]
+    arguments = ("--data", dataset.path, "--model", *models, "--split", TEST, "--output", report, "--overwrite")
     run_module("models.evaluate", *arguments, log=work_dir / "evaluate.log")
-    return {run.name: pq.read_table(report / "predictions" / f"{run.name}.parquet") for run in runs}
+    return {path.stem: pq.read_table(path) for path in (report / "predictions").iterdir()}
 
 
 def study(args: argparse.Namespace) -> dict:
@@ -319,9 +319,9 @@ def study(args: argparse.Namespace) -> dict:
         started = {name: [pool.submit(train, name, *each) for each in inputs] for name in RANKERS}
         runs = {name: [run.result() for run in of_seeds] for name, of_seeds in started.items()}
 
-    every = list(itertools.chain(*runs.values()))
-    predictions = [evaluate(draw, path, every) for draw, path in zip(draws, directories, strict=True)]
-    measurement = Measurement(tests, [of_draw[every[0].name]["unseen_item"].to_numpy() for of_draw in predictions])
+    predictions = [evaluate(draw, path, runs) for draw, path in zip(draws, directories, strict=True)]
+    unseen = [next(iter(of_draw.values()))["unseen_item"].to_numpy() for of_draw in predictions]
+    measurement = Measurement(tests, unseen)
     item_ids = dataset.items()["item_id"].combine_chunks()
     candidates = [item_ids.take(pa.array(test.item[test.valid])) for test in tests]
     rows: dict[str, list[Aucs]] = {}

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -38,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
     parser.add_argument(
         "--model",
-        type=Path,
         nargs="+",
-        default=[Path("artifacts/ranker")],
-        help="run directories of models.train_ctr; the others are compared with the first",
+        default=["artifacts/ranker"],
+        metavar="[NAME=]RUN",
+        help="run directories of models.train_ctr; the others are compared with the first. Runs of one NAME are "
+        "averaged; without names, those that differ in nothing but the seed",
     )
     parser.add_argument("--output", type=Path, default=Path("artifacts/report"), help="directory to write")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which pages")
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> str:
 
     dataset = Dataset(require_directory(args.data, "--data", "beam_pipelines.build"))
     manifest, split = dataset.manifest, dataset.split(args.split)
-    names = _names(args.model)
+    named = _names([_Model.parse(text) for text in args.model])
+    names = {name: model.run for name, model in named.items()}
     runs = {name: read_metadata(RankerMetadata, run, "--model", "models.train_ctr") for name, run in names.items()}
     for name, metadata in runs.items():
         for table, ours, theirs in (
@@ -62,11 +64,13 @@ def main(argv: Sequence[str] | None = None) -> str:
                     f"--model: {names[name]} was trained on another dataset than {dataset.path} (its {table} table "
                     "differs); train it on this one"
                 )
+    configs = {name: (run / CONFIG_FILE).read_text() for name, run in names.items()}
+    systems = _systems(named, runs, configs)
     seen_by = [np.load(run / TRAINING_COUNTS_FILE) > 0 for run in names.values()]
     unseen_item = ~np.logical_or.reduce(seen_by)
 
     tf.get_logger().setLevel("ERROR")  # each model traces its own graph, which TensorFlow takes for a mistake
-    with whole_directory(args.output, overwrite=args.overwrite, inputs=[args.data, *args.model]) as output:
+    with whole_directory(args.output, overwrite=args.overwrite, inputs=[args.data, *names.values()]) as output:
         (output / PREDICTIONS).mkdir()
         scores = {}
         for name, run in names.items():
@@ -80,9 +84,8 @@ def main(argv: Sequence[str] | None = None) -> str:
         unseen = unseen_item[first.item]
         for name in names:
             _write_predictions(scores[name], unseen, dataset, output / PREDICTIONS / f"{name}.parquet")
-        configs = {name: (run / CONFIG_FILE).read_text() for name, run in names.items()}
         slices = _slices(dataset, args.split, first, unseen)
-        measured = evaluation_report(scores, unseen, slices, _systems(runs, configs), split.negative_rate)
+        measured = evaluation_report(scores, unseen, slices, systems, split.negative_rate)
         for name, model in measured["models"].items():
             run = {
                 "run": str(names[name]),
@@ -109,36 +112,59 @@ def main(argv: Sequence[str] | None = None) -> str:
     return f"wrote the report on {len(names)} models and {split.pages} {args.split} pages to {args.output}"
 
 
-def _names(runs: Sequence[Path]) -> dict[str, Path]:
+class _Model(NamedTuple):
+    """What `--model` names.
+
+    Attributes:
+        system: what the run is averaged as; `None` if it is not said.
+        run: the run directory.
+    """
+
+    system: str | None
+    run: Path
+
+    @classmethod
+    def parse(cls, text: str) -> "_Model":
+        """Reads `[NAME=]RUN`."""
+        system, equals, run = text.partition("=")
+        return cls(system, Path(run)) if equals and system and not Path(text).exists() else cls(None, Path(text))
+
+
+def _names(models: Sequence[_Model]) -> dict[str, _Model]:
     """Rows of the report: directory names, or whole paths where those are equal."""
-    names = [run.name for run in runs]
+    names = [model.run.name for model in models]
     unique = len(set(names)) == len(names)
-    named = {(run.name if unique else str(run).replace("/", "_")): run for run in runs}
-    if len(named) < len(runs):
-        raise CommandError(f"--model: the same run twice: {', '.join(map(str, runs))}")
+    named = {(model.run.name if unique else str(model.run).replace("/", "_")): model for model in models}
+    if len(named) < len(models):
+        raise CommandError(f"--model: the same run twice: {', '.join(str(model.run) for model in models)}")
     return named
 
 
-def _systems(runs: Mapping[str, RankerMetadata], configs: Mapping[str, str]) -> dict[str, list[int]]:
-    """What is compared: the runs that differ in nothing but the seed are one system, others are one each.
+def _systems(
+    models: Mapping[str, _Model], runs: Mapping[str, RankerMetadata], configs: Mapping[str, str]
+) -> dict[str, list[int]]:
+    """What is compared: the runs of one name, or else those that differ in nothing but the seed; others are one each.
 
-    A system of several runs is named after its image feature, and after its first run, too, where several systems have
-    the same one. A system of one run has the run's name.
+    Without a name, a system of several runs is named after its image feature, and after its first run, too, where
+    several systems have the same one. A system of one run has the run's name.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str | None, str], list[int]] = {}
     for number, (name, run) in enumerate(runs.items()):
         alike = run.model_dump_json(include={"image_feature", "dataset_digest", "embeddings", "clusters"})
-        groups.setdefault(alike + configs[name], []).append(number)
+        system = models[name].system
+        groups.setdefault((system, alike + configs[name] if system is None else ""), []).append(number)
     names = list(runs)
-    features = [runs[names[members[0]]].image_feature for members in groups.values()]
+    features = [runs[names[members[0]]].image_feature for (system, _), members in groups.items() if system is None]
     systems: dict[str, list[int]] = {}
-    for feature, members in zip(features, groups.values(), strict=True):
+    for (system, _), members in groups.items():
         first = names[members[0]]
-        if len(members) == 1:
-            systems[first] = members
-        else:
+        name = system or first
+        if system is None and len(members) > 1:
+            feature = runs[first].image_feature
             name = feature if features.count(feature) == 1 and feature not in names else f"{feature} as {first}"
-            systems[name] = members
+        if name in systems:
+            raise CommandError(f"--model: two systems have the name {name}; give one of them another NAME=")
+        systems[name] = members
     return systems
 
 

@@ -148,6 +148,21 @@ def test_runs_that_differ_in_their_seed_are_averaged(tiny, runs, tmp_path):
     assert "Means over seeds" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_runs_of_one_name_are_averaged_whatever_they_differ_in(tiny, runs, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(runs / "none", again)
+    models = [f"both={runs / 'none'}", str(again), f"both={runs / 'cluster_id'}"]
+    evaluate.main(["--data", str(tiny.data), "--model", *models, "--output", str(tmp_path / "report")])
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    systems, single = metrics["systems"], metrics["models"]
+    assert {name: system["models"] for name, system in systems.items()} == {
+        "both": ["none", "cluster_id"],
+        "again": ["again"],
+    }
+    mean = (single["none"]["all"]["auc"] + single["cluster_id"]["all"]["auc"]) / 2
+    assert systems["both"]["all"]["auc"] == pytest.approx(mean)
+
+
 def test_what_does_not_belong_together_is_refused(tiny, runs, tmp_path):
     def refused(message, *models, data=tiny.data, options=()):
         output = tmp_path / "report"
@@ -160,6 +175,8 @@ def test_what_does_not_belong_together_is_refused(tiny, runs, tmp_path):
     refused("--model: .*nowhere has no metadata.json; models.train_ctr makes it", tmp_path / "nowhere")
     refused("--model: .* of kind `ranker`", tiny.clusters)
     refused("--model: the same run twice", runs / "none", runs / "none")
+    refused("--model: two systems have the name none", f"none={runs / 'cluster_id'}", runs / "none")
+    refused("--model: .*nowhere has no metadata.json", f"name={tmp_path / 'nowhere'}")
     other_users = tmp_path / "other_users"
     shutil.copytree(runs / "none", other_users)
     metadata = json.loads((other_users / "metadata.json").read_text()) | {"user_ids_sha256": "0"}
