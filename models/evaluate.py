@@ -211,7 +211,7 @@ def _table(report: dict[str, Any]) -> str:
     lines = _aligned([("model", "image feature", *metrics), *rows])
     if len(systems) < len(models):
         rows = [(name, str(len(system["models"])), *_cells(system)) for name, system in systems.items()]
-        lines += ["", *_aligned([("mean over seeds", "runs", *metrics), *rows])]
+        lines += ["", *_aligned([("mean over runs", "runs", *metrics), *rows])]
     every, unseen = (next(iter(models.values()))[part] for part in PARTS)
     lines += [
         "",

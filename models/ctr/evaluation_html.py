@@ -48,9 +48,9 @@ def render(report: Mapping[str, Any]) -> str:
     title = f"Rankers on {report['split']} pages"
     parts = []
     if len(names) < len(report["models"]):
-        parts.append(_seeds(report))
+        parts.append(_means_over_runs(report))
         if len(names) > 1:
-            parts.append(_differences(systems, "Differences of the means over seeds"))
+            parts.append(_differences(systems, "Differences of the means over runs"))
     parts.append(_summary(report))
     if len(report["models"]) > 1:
         parts.append(_differences(report["models"], "Differences of runs"))
@@ -128,17 +128,17 @@ def _differences(rankers: Mapping[str, Any], title: str) -> str:
     return f'<section><h2>{escape(title)}</h2><p class="legend">{legend}</p>{"".join(sections)}</section>'
 
 
-def _seeds(report: Mapping[str, Any]) -> str:
+def _means_over_runs(report: Mapping[str, Any]) -> str:
     rows = [
         [escape(name), f"{len(system['models'])}", *(_with_interval(system[part], m) for _, part, m in _FIGURES)]
         for name, system in report["systems"].items()
     ]
-    head = ["image feature", "runs", *(label for label, _, _ in _FIGURES)]
+    head = ["ranker", "runs", *(label for label, _, _ in _FIGURES)]
     legend = (
-        "Means over runs that differ in their seed alone. Intervals are over users, with these seeds; the figures "
-        "further down are such means, too."
+        "Means over runs of one name or, without names, runs that differ in their seed alone. Intervals are over "
+        "users, with these runs; the figures further down are such means, too."
     )
-    return f'<section><h2>Means over seeds</h2><p class="legend">{legend}</p>{_table(head, rows)}</section>'
+    return f'<section><h2>Means over runs</h2><p class="legend">{legend}</p>{_table(head, rows)}</section>'
 
 
 def _other_predictions(models: Mapping[str, Any]) -> str:

@@ -144,8 +144,8 @@ def test_runs_that_differ_in_their_seed_are_averaged(tiny, runs, tmp_path):
     }
     assert metrics["systems"]["none as none"]["all"]["auc"] == pytest.approx(metrics["models"]["none"]["all"]["auc"])
     assert metrics["models"]["none"]["unseen_items"]["candidates"] == 0  # only what nobody has seen is unseen
-    assert "mean over seeds" in (tmp_path / "report" / "table.txt").read_text()
-    assert "Means over seeds" in (tmp_path / "report" / "report.html").read_text()
+    assert "mean over runs" in (tmp_path / "report" / "table.txt").read_text()
+    assert "Means over runs" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_runs_of_one_name_are_averaged_whatever_they_differ_in(tiny, runs, tmp_path):

@@ -153,7 +153,7 @@ def test_one_ranker_alone_is_compared_with_nothing():
 def test_seeds_come_first(seeds):
     text = render(seeds)
     titles = re.findall(r"<h2>(.*?)</h2>", text)
-    assert titles[:4] == ["Means over seeds", "Differences of the means over seeds", "Runs", "Differences of runs"]
+    assert titles[:4] == ["Means over runs", "Differences of the means over runs", "Runs", "Differences of runs"]
     row = next(row for row in Elements(text).rows if row[:2] == ["vector", "2"])
     runs = [seeds["models"][name]["all"]["auc"] for name in ("vector-0", "vector-1")]
     assert float(row[2]) == pytest.approx(np.mean(runs), abs=6e-5)
