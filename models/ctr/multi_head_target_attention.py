@@ -174,7 +174,7 @@ def _attend(
 ) -> tf.Tensor:
     """`softmax(query @ keys^T + biases) @ values`, over the steps of the mask; zeros if there are none.
 
-    Nothing here is as large as `(n, rows, steps)`, so that every pass over it counts. The mask costs none: it is one
+    Nothing else is as large as `(n, rows, steps)`, so that every pass over it counts. The mask costs none: it is one
     more column of the keys, which each query multiplies with one. The gradient of the softmax needs the sum of its
     weights times their gradients. That is the product of the output with its own gradient, which is small, and saves
     two passes (Dao et al., FlashAttention, NeurIPS 2022, appendix B).
