@@ -319,7 +319,8 @@ def study(args: argparse.Namespace) -> dict:
         started = {name: [pool.submit(train, name, *each) for each in inputs] for name in RANKERS}
         runs = {name: [run.result() for run in of_seeds] for name, of_seeds in started.items()}
 
-    predictions = [evaluate(draw, path, runs) for draw, path in zip(draws, directories, strict=True)]
+        print(f"measuring on {DRAWS} draws of the test pages", flush=True)
+        predictions = list(pool.map(lambda draw, path: evaluate(draw, path, runs), draws, directories))
     unseen = [next(iter(of_draw.values()))["unseen_item"].to_numpy() for of_draw in predictions]
     measurement = Measurement(tests, unseen)
     item_ids = dataset.items()["item_id"].combine_chunks()
