@@ -93,19 +93,11 @@ class LazyAdam(Adam):
         """Keras' method: changes a variable, or the rows of it that have a gradient."""
         rates = _Rates(*(None if rate is None else tf.cast(rate, variable.dtype) for rate in learning_rate))
         index = self._get_variable_index(variable)
-        slots = self._momentums[index], self._velocities[index]
+        slots = _Slots(self._momentums[index], self._velocities[index], self._lags[index] if self.average else None)
         update = self._update_rows if isinstance(gradient, tf.IndexedSlices) else self._update_dense
-        update(gradient, variable, *slots, self._lags[index] if self.average else None, rates)
+        update(gradient, variable, slots, rates)
 
-    def _update_dense(
-        self,
-        gradient: tf.Tensor,
-        variable: tf.Variable,
-        momentum: keras.Variable,
-        velocity: keras.Variable,
-        lag: keras.Variable | None,
-        rates: "_Rates",
-    ) -> None:
+    def _update_dense(self, gradient: tf.Tensor, variable: tf.Variable, slots: "_Slots", rates: "_Rates") -> None:
         before = tf.identity(variable)
         if self.coupled_weight_decay:
             gradient += before * self.coupled_weight_decay
@@ -115,8 +107,8 @@ class LazyAdam(Adam):
         # variable. The rate has the bias correction in it already.
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=own_copy(momentum).handle,
-            v=own_copy(velocity).handle,
+            m=own_copy(slots.momentum).handle,
+            v=own_copy(slots.velocity).handle,
             beta1_power=tf.zeros((), variable.dtype),
             beta2_power=tf.zeros((), variable.dtype),
             lr=rates.learning,
@@ -125,36 +117,28 @@ class LazyAdam(Adam):
             epsilon=tf.cast(self.epsilon, variable.dtype),
             grad=tf.cast(gradient, variable.dtype),
         )
-        if lag is not None:
-            self.assign_add(lag, rates.lag * (variable - before))
+        if slots.lag is not None:
+            self.assign_add(slots.lag, rates.lag * (variable - before))
 
-    def _update_rows(
-        self,
-        gradient: tf.IndexedSlices,
-        variable: tf.Variable,
-        momentum: keras.Variable,
-        velocity: keras.Variable,
-        lag: keras.Variable | None,
-        rates: "_Rates",
-    ) -> None:
+    def _update_rows(self, gradient: tf.IndexedSlices, variable: tf.Variable, slots: "_Slots", rates: "_Rates") -> None:
         gradient = add_up_rows(gradient)
         rows, gradient = gradient.indices, tf.cast(gradient.values, variable.dtype)
         weight = gather_rows(variable, rows) if self.coupled_weight_decay or rates.decay is not None else None
         if self.coupled_weight_decay:
             gradient += weight * self.coupled_weight_decay
         # Every pass over the rows counts.
-        m = gather_rows(momentum, rows)
+        m = gather_rows(slots.momentum, rows)
         m += (gradient - m) * (1 - self.beta_1)
-        v = gather_rows(velocity, rows)
+        v = gather_rows(slots.velocity, rows)
         v += (tf.square(gradient) - v) * (1 - self.beta_2)
         change = m * -rates.learning / (tf.sqrt(v) + self.epsilon)
         if rates.decay is not None:
             change -= weight * rates.decay
-        self.assign(momentum, tf.IndexedSlices(m, rows))
-        self.assign(velocity, tf.IndexedSlices(v, rows))
+        self.assign(slots.momentum, tf.IndexedSlices(m, rows))
+        self.assign(slots.velocity, tf.IndexedSlices(v, rows))
         self.assign_add(variable, tf.IndexedSlices(change, rows))
-        if lag is not None:
-            self.assign_add(lag, tf.IndexedSlices(rates.lag * change, rows))
+        if slots.lag is not None:
+            self.assign_add(slots.lag, tf.IndexedSlices(rates.lag * change, rows))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -181,6 +165,14 @@ def _assign(model: keras.Model, weights: list[keras.Variable], values: list[tf.T
     with model.distribute_strategy.scope():
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
+
+
+class _Slots(NamedTuple):
+    """What the optimizer keeps of a variable: its moments, and what its average is found from, `None` without it."""
+
+    momentum: keras.Variable
+    velocity: keras.Variable
+    lag: keras.Variable | None
 
 
 class _Rates(NamedTuple):
