@@ -66,12 +66,13 @@ LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (4e-3, 2e-3, 1e-3), (0.0, 0.2), (0.0, 
 CONFIG = (
     "batch_size=256",
     "monitor=auc",
+    "patience=2",
     f"ranker.lengths={{click: {STEPS}, pay: 0, cart: 0}}",
     f"ranker.attention.recent_steps={STEPS}",
     "ranker.attention.histories=none",
     "ranker.members=4",
 )
-"""Of our rankers: DIN's activation unit on the same steps as the peer's, and four members."""
+"""Of our rankers: DIN's activation unit on the same steps and the same patience as the peer's, and four members."""
 PARTS = ("fit", "validation", "test")
 _BATCH = 512
 
