@@ -64,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> str:
                     f"--model: {names[name]} was trained on another dataset than {dataset.path} (its {table} table "
                     "differs); train it on this one"
                 )
-    configs = {name: (run / CONFIG_FILE).read_text() for name, run in names.items()}
+    try:
+        configs = {name: (run / CONFIG_FILE).read_text() for name, run in names.items()}
+    except FileNotFoundError as error:
+        raise CommandError(f"--model: {error.filename} is missing; train the ranker again") from error
     systems = _systems(named, runs, configs)
     seen_by = [np.load(run / TRAINING_COUNTS_FILE) > 0 for run in names.values()]
     unseen_item = ~np.logical_or.reduce(seen_by)

@@ -182,6 +182,10 @@ def test_what_does_not_belong_together_is_refused(tiny, runs, tmp_path):
     metadata = json.loads((other_users / "metadata.json").read_text()) | {"user_ids_sha256": "0"}
     (other_users / "metadata.json").write_text(json.dumps(metadata))
     refused("user table differs", other_users)
+    incomplete = tmp_path / "incomplete"
+    shutil.copytree(runs / "none", incomplete)
+    (incomplete / "config.yaml").unlink()
+    refused("--model: .*config.yaml is missing; train the ranker again", incomplete)
 
 
 def test_log_loss_on_sampled_pages_stands_for_all_candidates(runs, tmp_path):
