@@ -77,9 +77,11 @@ CONFIG = (
     "ranker.embed_clusters=false",
     "batch_size=32",
     "learning_rate=0.001",
+    "monitor=auc",
 )
 """Of all rankers, chosen by the GAUC of the latest 30 % of the training pages. One member of `none` has 0.640 there
-without pairs and 0.645 with them."""
+without pairs and 0.645 with them. The best epoch is that of the best AUC, since 297 pages validate: their GAUC jumps
+by 0.01 between epochs, and stopped a seed at the second, where AUC rises until the seventh."""
 
 
 def item_features(*columns: str) -> str:
