@@ -47,7 +47,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
-from ranker import (
+from ranker import ROOT, THREADS, peer_python
+from ranker_inputs import (
     ATTENTION_UNITS,
     CATEGORIES,
     DIM,
@@ -56,11 +57,8 @@ from ranker import (
     NOW,
     PAGE_CANDIDATES,
     PAGE_LENGTHS,
-    ROOT,
-    THREADS,
     USERS,
     draw_weights,
-    peer_python,
     to_rows,
 )
 from tensorflow_serving.apis import predict_pb2
