@@ -74,6 +74,13 @@ def compare(
 ) -> dict[str, float]:
     """Steps all sides in turns; the first one is ours. The first step of each is not counted.
 
+    Args:
+        name: of what is compared.
+        images: pictures per step.
+        repeats: steps that count.
+        sides: by name, how to take a step.
+        tolerance: between the first losses of ours and of the first peer, relative where they are above 1.
+
     Returns:
         Pictures per second of each side, the median over the steps, and the ratios of ours, over the pairs of steps.
     """
