@@ -9,7 +9,7 @@ seed has an encoder, its clusters and rankers: made by `models.pretrain`, `model
 `models.train_ctr` and `models.evaluate` as a user would run them. The rankers have no IDs and no titles: on 2,700 pages
 these are learned by heart (GAUC of the validation pages 0.645 with them, 0.660 without; one seed each); nor embeddings
 of clusters, for the same reason. Each image feature has rankers that read category and six catalogue attributes, and
-ones of a shop that knows the category alone; `whitened` are read from embeddings that `models.whiten` has whitened.
+ones of a shop that knows the category alone; those called `whitened` read pictures that `models.whiten` has whitened.
 Beside them:
 
 - `boosting`: gradient boosting on what they read besides pictures, and a little more (the share of the same item, all
