@@ -63,9 +63,10 @@ clean: ## remove everything that make made, the environment apart
 # An artifact appears whole or not at all; its metadata stands for it here.
 
 SAMPLE := $(wildcard sample/*) beam_pipelines/datasets/sample.py
-PIPELINE := $(wildcard beam_pipelines/*.py)
-READERS := $(wildcard models/data/*.py) models/config.py models/artifacts.py $(wildcard models/training/*.py)
-VISION := $(wildcard models/vision/*.py)
+code = $(shell find $(1) -name '*.py')
+PIPELINE := $(call code,beam_pipelines)
+READERS := $(call code,models/data models/training) models/config.py models/artifact.py
+VISION := $(call code,models/vision)
 
 $(A)/sample_logs/logs.json: $(SAMPLE) | .venv/.installed
 	$(PY) -m beam_pipelines.datasets.sample --output $(@D) --overwrite
@@ -74,16 +75,16 @@ $(A)/dataset/manifest.json: $(A)/sample_logs/logs.json $(PIPELINE)
 	$(PY) -m beam_pipelines.build --runner=DirectRunner --logs $(<D) --output $(@D) --overwrite
 
 $(A)/encoder/metadata.json: $(A)/dataset/manifest.json models/pretrain.py $(READERS) $(VISION) \
-    $(wildcard models/pretraining/*.py) models/configs/courier_cpu.yaml
+    $(call code,models/pretraining) models/configs/courier_cpu.yaml
 	$(PY) -m models.pretrain --data $(<D) --output $(@D) --config courier_cpu --overwrite
 
 $(A)/embeddings/metadata.json: $(A)/encoder/metadata.json models/embed.py
 	$(PY) -m models.embed --data $(A)/dataset --encoder $(<D) --output $(@D) --overwrite
 
-$(A)/clusters/metadata.json: $(A)/embeddings/metadata.json models/cluster.py $(wildcard models/embeddings/*.py)
+$(A)/clusters/metadata.json: $(A)/embeddings/metadata.json models/cluster.py $(call code,models/embeddings models/clustering)
 	$(PY) -m models.cluster --embeddings $(<D) --output $(@D) --overwrite
 
-RANKER_CODE := models/train_ctr.py $(READERS) $(wildcard models/ctr/*.py models/metrics/*.py)
+RANKER_CODE := models/train_ctr.py $(READERS) $(call code,models/ranker models/features models/layers models/metrics)
 FEATURE_none :=
 FEATURE_vector := --embeddings $(A)/embeddings
 FEATURE_simscore := --embeddings $(A)/embeddings
@@ -92,9 +93,9 @@ FEATURE_cluster_id := --clusters $(A)/clusters
 $(A)/rankers/%/metadata.json: $(A)/dataset/manifest.json $(A)/clusters/metadata.json $(RANKER_CODE)
 	$(PY) -m models.train_ctr --data $(<D) --output $(@D) --image-feature $* $(FEATURE_$*) --overwrite
 
-$(A)/report/metrics.json: $(RANKERS:%=%/metadata.json) models/evaluate.py
+$(A)/report/metrics.json: $(RANKERS:%=%/metadata.json) models/evaluate.py $(call code,models/evaluation)
 	$(PY) -m models.evaluate --data $(A)/dataset --model $(RANKERS) --output $(@D) --overwrite
 
-$(A)/serving.published: $(A)/rankers/cluster_id/metadata.json $(A)/report/metrics.json $(wildcard export/*.py)
+$(A)/serving.published: $(A)/rankers/cluster_id/metadata.json $(A)/report/metrics.json $(call code,export)
 	$(PY) -m export.saved_model --model $(<D) --base-path $(A)/serving --data $(A)/dataset --report $(A)/report
 	@touch $@

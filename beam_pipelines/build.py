@@ -25,12 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from beam_pipelines.catalog import build_table
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
-from beam_pipelines.image_index import index_images, kept_hashes
-from beam_pipelines.image_transforms import store_images
-from beam_pipelines.logs import Table, TimestampUnit, find_tables, parse_columns
-from beam_pipelines.manifest import (
+from beam_pipelines.format.manifest import (
     FORMAT,
     SPLITS,
     File,
@@ -42,9 +37,18 @@ from beam_pipelines.manifest import (
     file_sha256,
     ids_sha256,
 )
-from beam_pipelines.manifest import Table as TableEntry
-from beam_pipelines.page_rules import PageRules, PretrainingRules
-from beam_pipelines.page_transforms import (
+from beam_pipelines.format.manifest import Table as TableEntry
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.format.records import FEATURES, HISTORIES, SCHEMA_HASH
+from beam_pipelines.images.index import index_images, kept_hashes
+from beam_pipelines.images.transforms import store_images
+from beam_pipelines.logs.catalog import build_table
+from beam_pipelines.logs.rejections import check_fraction
+from beam_pipelines.logs.scan import Scan, scan
+from beam_pipelines.logs.tables import Table, TimestampUnit, find_tables, parse_columns
+from beam_pipelines.logs.values import parse_moment
+from beam_pipelines.pages.rules import PageRules, PretrainingRules
+from beam_pipelines.pages.transforms import (
     PRETRAINING,
     RESULTS,
     SCRATCH,
@@ -53,11 +57,8 @@ from beam_pipelines.page_transforms import (
     page_parts,
     write_dead_letters,
 )
-from beam_pipelines.records import FEATURES, HISTORIES, SCHEMA_HASH
-from beam_pipelines.rejections import check_fraction
 from beam_pipelines.runners import make_runner
-from beam_pipelines.scan import Scan, scan
-from beam_pipelines.values import parse_moment
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
 
 DEFAULT_LOGS = Path("artifacts/sample_logs")
 DEFAULT_OUTPUT = Path("artifacts/dataset")

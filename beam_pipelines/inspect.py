@@ -20,8 +20,11 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 from tqdm import tqdm
 
-from beam_pipelines.command import ArgumentParser, CommandError, run_command, whole_file
-from beam_pipelines.inspect_html import (
+from beam_pipelines.format.manifest import PRETRAINING, SPLITS, Manifest, Split
+from beam_pipelines.format.outputs import whole_file
+from beam_pipelines.format.page_reader import decode_page, packed_page, read_records
+from beam_pipelines.format.records import HISTORIES
+from beam_pipelines.inspection.html import (
     ShownCandidate,
     ShownItem,
     ShownPage,
@@ -29,10 +32,8 @@ from beam_pipelines.inspect_html import (
     position_chart,
     render,
 )
-from beam_pipelines.manifest import PRETRAINING, SPLITS, Manifest, Split
-from beam_pipelines.page_reader import decode_page, packed_page, read_records
-from beam_pipelines.page_statistics import PageStatistics
-from beam_pipelines.records import HISTORIES
+from beam_pipelines.inspection.page_statistics import PageStatistics
+from beam_pipelines.shell.command import ArgumentParser, CommandError, run_command
 
 DEFAULT_DATASET = Path("artifacts/dataset")
 HISTORY_STEPS = 12

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 
 
 def make_runner(name: str, beam_options: Sequence[str]) -> tuple[PipelineRunner, PipelineOptions]:

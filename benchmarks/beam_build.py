@@ -44,11 +44,11 @@ from impression_logs import SPLIT_BY_TIME, write_logs
 from PIL import Image
 from tqdm import tqdm
 
-from beam_pipelines.image_transforms import store_images
-from beam_pipelines.images import normalise_image
-from beam_pipelines.manifest import SPLITS
-from beam_pipelines.page_reader import packed_page, read_records
-from beam_pipelines.page_transforms import PRETRAINING, RESULTS, SCRATCH
+from beam_pipelines.format.manifest import SPLITS
+from beam_pipelines.format.page_reader import packed_page, read_records
+from beam_pipelines.images.source import normalise_image
+from beam_pipelines.images.transforms import store_images
+from beam_pipelines.pages.transforms import PRETRAINING, RESULTS, SCRATCH
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER_PYTHON = ROOT / ".venv-bench/bin/python"

@@ -40,11 +40,11 @@ from courier_runs import open_dataset, train_runs
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from models.embeddings.assignment import ScannAssigner
-from models.embeddings.assignment_pass import NOT_ASSIGNED, assignment_pass
-from models.embeddings.cell_assigner import CellAssigner
-from models.embeddings.kmeans import KMeans, Pass, growing_samples
-from models.embeddings.points import Points
+from models.clustering.assignment import ScannAssigner
+from models.clustering.assignment_pass import NOT_ASSIGNED, assignment_pass
+from models.clustering.cell_assigner import CellAssigner
+from models.clustering.kmeans import KMeans, Pass, growing_samples
+from models.clustering.points import Points
 from models.embeddings.store import l2_normalize
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -35,8 +35,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from models.config import load_config
-from models.data.images import PictureStore
 from models.data.pages import PADDING
+from models.data.picture_store import PictureStore
 from models.embeddings.store import l2_normalize
 from models.pretraining.config import PretrainConfig
 from models.vision.config import build_encoder

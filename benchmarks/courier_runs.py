@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beam_pipelines.command import CommandError, whole_file
+from beam_pipelines.format.outputs import whole_file
+from beam_pipelines.shell.command import CommandError
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.embeddings.store import load_embeddings

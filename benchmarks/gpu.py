@@ -55,7 +55,7 @@ from keras import ops
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models.embeddings.assignment import ExactAssigner
+from models.clustering.assignment import ExactAssigner
 from models.pretraining.contrastive_loss import column_contrast
 from models.pretraining.reconstruction import UserIntentionReconstruction
 from models.vision.encoder import ImageEncoder

@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from models.ctr.config import IMAGE_FEATURES
-from models.ctr.evaluation_report import PARTS
+from models.evaluation.report import PARTS
+from models.ranker.config import IMAGE_FEATURES
 
 
 def run(module: str, *arguments: str) -> None:

@@ -40,21 +40,21 @@ import tensorflow as tf
 from courier_runs import run_module
 from tqdm import tqdm
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Window
+from beam_pipelines.format.manifest import Window
+from beam_pipelines.shell.command import CommandError
 from models.config import load_config
-from models.ctr.calibrator import to_logits
-from models.ctr.config import TrainingConfig
-from models.ctr.evaluation import METRICS, Candidates, mean_over_runs, metric_samples, summaries
-from models.ctr.feature_config import is_plain
-from models.ctr.ranker import CONFIG_FILE, Ranker, load_ranker
-from models.ctr.scores import Scores
-from models.ctr.scoring import score_pages
-from models.ctr.training_counts import split_by_share
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps
+from models.evaluation.comparison import METRICS, Candidates, mean_over_runs, metric_samples, summaries
+from models.evaluation.scores import Scores
+from models.evaluation.scoring import score_pages
+from models.features.spec import is_plain
+from models.features.training_counts import split_by_share
 from models.metrics.auc import auc
 from models.metrics.bootstrap import bootstrap_counts
+from models.ranker.calibrator import to_logits
+from models.ranker.config import TrainingConfig
+from models.ranker.ranker import CONFIG_FILE, Ranker, load_ranker
 from models.train_ctr import HISTORY_FILE
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,8 +25,8 @@ from similarity_pages import read_pages
 from tqdm import tqdm
 
 from models.config import load_config
-from models.data.images import PictureStore
 from models.data.pages import PADDING
+from models.data.picture_store import PictureStore
 from models.embeddings.label_consistency import (
     LabelConsistency,
     chance_consistency,

@@ -12,9 +12,9 @@ import tensorflow as tf
 from ranker_inputs import ATTENTION_UNITS, BATCHES, DIM, LENGTHS, MLP_UNITS
 from step_server import serve
 
-from models.ctr.target_attention import TargetAttention
+from models.layers.table_rows import gather_rows
+from models.layers.target_attention import TargetAttention
 from models.training.lazy_adam import LazyAdam
-from models.training.table_rows import gather_rows
 
 
 class LikeForLike(keras.Model):

@@ -23,11 +23,11 @@ from ranker_inputs import (
 )
 from step_server import serve
 
-from beam_pipelines.records import FEATURES
-from models.ctr.config import AttentionConfig, RankerConfig
-from models.ctr.feature_config import CategoryFeature, FeaturesConfig, FeatureSizes, IdFeature
-from models.ctr.ranker import Ranker
+from beam_pipelines.format.records import FEATURES
 from models.data.pages import PADDING
+from models.features.spec import CategoryFeature, FeaturesConfig, FeatureSizes, IdFeature
+from models.ranker.config import AttentionConfig, RankerConfig
+from models.ranker.ranker import Ranker
 from models.training.lazy_adam import LazyAdam
 
 MINUTE = 60_000

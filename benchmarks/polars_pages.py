@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 from tqdm import tqdm
 
-from beam_pipelines.records import (
+from beam_pipelines.format.records import (
     FEATURES,
     HISTORIES,
     STATISTICS_DAYS,
@@ -29,7 +29,7 @@ from beam_pipelines.records import (
     encode_packed_pages,
     pack_int64,
 )
-from beam_pipelines.tfrecord import write_records
+from beam_pipelines.format.tfrecord import write_records
 
 SPLITS = ("pretrain", "train", "test")
 DAY = 86_400_000

@@ -45,15 +45,15 @@ from similarity_pages import Estimate, SimilarityPages, user_bootstrap
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
+from models.clustering.clusters import load_cluster_ids
 from models.config import load_config
-from models.ctr.config import IMAGE_FEATURES, TrainingConfig
-from models.ctr.feature_config import STATISTICS
 from models.data.dataset import Dataset
 from models.data.pages import PADDING, PageLengths, page_batches
-from models.embeddings.store import load_cluster_ids
+from models.features.spec import STATISTICS
 from models.metrics.auc import group_auc
-from models.pretraining.similarity_gauc import similarity_scores
+from models.pretraining.monitor.similarity_gauc import similarity_scores
+from models.ranker.config import IMAGE_FEATURES, TrainingConfig
 
 SPLIT_TIMES = "2019-05-16,2020-01-11"
 TRAIN = "train"

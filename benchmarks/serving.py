@@ -65,17 +65,17 @@ from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tqdm import tqdm
 
-from beam_pipelines.manifest import Window, ids_sha256
-from beam_pipelines.records import FEATURES, encode_page
-from export.page import History, Page
-from export.ranker_client import RankerClient, page_inputs
+from beam_pipelines.format.manifest import Window, ids_sha256
+from beam_pipelines.format.records import FEATURES, encode_page
+from export.client.page import History, Page
+from export.client.ranker_client import RankerClient, page_inputs
 from export.serve import Listening
-from models.artifacts import RankerMetadata
-from models.ctr.config import AttentionConfig, RankerConfig, RankerLengths, TrainingConfig
-from models.ctr.feature_config import CategoryFeature, FeaturesConfig, IdFeature, resolve_features
-from models.ctr.features import make_feature_tables
-from models.ctr.ranker import Ranker, save_ranker
-from models.ctr.training_counts import TrainingCounts
+from models.features.spec import CategoryFeature, FeaturesConfig, IdFeature, resolve_features
+from models.features.tables import make_feature_tables
+from models.features.training_counts import TrainingCounts
+from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths, TrainingConfig
+from models.ranker.ranker import Ranker, save_ranker
+from models.ranker.run import RankerMetadata
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
 
 MANY_ITEMS = 1_000_000

@@ -11,7 +11,7 @@ import numpy as np
 from models.data.dataset import Dataset
 from models.data.pages import PADDING, PageLengths, page_batches
 from models.metrics.auc import auc
-from models.pretraining.similarity_gauc import similarity_scores
+from models.pretraining.monitor.similarity_gauc import similarity_scores
 
 CLICKS = 50
 """Latest clicks that a candidate is compared with."""

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_file
-from beam_pipelines.records import HISTORIES
-from export.example_pages import (
+from beam_pipelines.format.errors import about
+from beam_pipelines.format.outputs import whole_file
+from beam_pipelines.format.records import HISTORIES
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from export.gates.loopback_server import loopback_server
+from export.saved_model import RANKER_METADATA_FILE
+from export.version.example_pages import (
     MAX_DIFFERENCE,
     as_instances,
     complete,
@@ -22,12 +26,11 @@ from export.example_pages import (
     request_row,
     scores_in_process,
 )
-from export.loopback_server import loopback_server
-from export.model_versions import published_versions
-from export.request_inputs import request_inputs
-from export.saved_model import RANKER_METADATA_FILE
-from models.artifacts import METADATA_NAME, RankerMetadata, read_metadata
-from models.ctr.ranker import load_ranker
+from export.version.inputs import request_inputs
+from export.version.published import published_versions
+from models.artifact import METADATA_NAME, read_metadata
+from models.ranker.ranker import load_ranker
+from models.ranker.run import RankerMetadata
 
 _Ask = Callable[[], dict[str, np.ndarray]]
 """Asks for the page and returns its outputs."""
@@ -45,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> str:
 
     require_directory(args.base_path, "--base-path", "export.saved_model")
     require_directory(args.model, "--model", "models.train_ctr")
-    metadata = read_metadata(RankerMetadata, args.model, "--model", "models.train_ctr")
+    with about("model"):
+        metadata = read_metadata(RankerMetadata, args.model, "models.train_ctr")
     versions = published_versions(args.base_path)
     if not versions:
         raise CommandError(f"--base-path: no version under {args.base_path}; export.saved_model makes one")

@@ -12,9 +12,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
-from beam_pipelines.manifest import Manifest
-from export.example_pages import (
+from beam_pipelines.format.errors import about
+from beam_pipelines.format.manifest import Manifest
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from export.gates.logged_pages import altered_pages, logged_pages
+from export.gates.loopback_server import loopback_server
+from export.gates.skew_check import check_skew
+from export.gates.version_check import Outputs, VersionError, check, replay, session_gates
+from export.version.example_pages import (
     UNKNOWN_ID,
     ScoredPages,
     complete,
@@ -22,22 +28,19 @@ from export.example_pages import (
     read_page_records,
     read_row_ids,
 )
-from export.golden_requests import GoldenRequest, write_golden
-from export.logged_pages import altered_pages, logged_pages
-from export.loopback_server import loopback_server
-from export.model_card import model_card, read_report, write_card
-from export.model_versions import MAX_VERSION, published_versions
-from export.ranker_module import RankerModule
-from export.request_inputs import RequestInput, request_inputs
-from export.serving_config import write_serving_config
-from export.skew_check import check_skew
-from export.version_check import Outputs, VersionError, check, replay, session_gates
-from export.warmup import write_warmup
-from models.artifacts import METADATA_NAME, RankerMetadata, read_metadata
+from export.version.golden_requests import GoldenRequest, write_golden
+from export.version.graph import RankerModule
+from export.version.inputs import RequestInput, request_inputs
+from export.version.model_card import model_card, read_report, write_card
+from export.version.published import MAX_VERSION, published_versions
+from export.version.serving_config import write_serving_config
+from export.version.warmup import write_warmup
+from models.artifact import METADATA_NAME, read_metadata
 from models.config import load_config
-from models.ctr.feature_values import FeatureValues
-from models.ctr.ranker import VALUES_FILE, load_ranker
 from models.data.dataset import Dataset
+from models.features.vocabulary import FeatureValues
+from models.ranker.ranker import VALUES_FILE, load_ranker
+from models.ranker.run import RankerMetadata
 
 EXAMPLE_REQUEST_FILE = "assets.extra/example_request.json"
 RANKER_METADATA_FILE = "assets.extra/ranker.json"
@@ -74,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> str:
         raise CommandError(f"--version must be between 1 and {MAX_VERSION}. Received: {version}")
     if version in versions or (args.base_path / str(version)).exists():
         raise CommandError(f"--version: {args.base_path} has a version {version}; a published version never changes")
-    metadata = read_metadata(RankerMetadata, args.model, "--model", "models.train_ctr")
+    with about("model"):
+        metadata = read_metadata(RankerMetadata, args.model, "models.train_ctr")
     report = None if args.report is None else read_report(args.report, args.model, metadata)
     ids = read_row_ids(args.model)
     example_records = read_page_records(args.model)

@@ -18,16 +18,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command
-from export.grpc_service import GrpcServer
-from export.model_config import ConfigError, ModelConfig, check_model_name, read_model_configs
-from export.request_limits import RequestLimits
-from export.request_queue import RequestQueue
-from export.rest_service import RestServer
-from export.served_models import ServedModels
-from export.serving_error import ServingError
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from export.server.grpc_service import GrpcServer
+from export.server.model_config import ConfigError, ModelConfig, check_model_name, read_model_configs
+from export.server.request_limits import RequestLimits
+from export.server.request_queue import RequestQueue
+from export.server.rest_service import RestServer
+from export.server.served_models import ServedModels
+from export.server.serving_error import ServingError
+from export.server.version_policy import VersionPolicy
 from export.trusted_digests import TrustedDigests
-from export.version_policy import VersionPolicy
 
 _GRACE_SECONDS = 5.0
 _LIMITS = RequestLimits()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import grpc
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command
-from export.serving_error import ServingError
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from export.server.serving_error import ServingError
 
 
 class TrustedDigests:

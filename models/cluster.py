@@ -9,19 +9,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from beam_pipelines.command import ArgumentParser, CommandError, run_command, whole_directory
-from beam_pipelines.manifest import file_sha256
-from models.artifacts import ClustersMetadata, EmbeddingsMetadata
-from models.embeddings.assignment import SEARCHES
-from models.embeddings.kmeans import Clustering, KMeans, Pass, PassState, assign_to_centers
-from models.embeddings.points import Points
-from models.embeddings.store import (
-    CENTERS_FILE,
-    CLUSTER_IDS_FILE,
-    load_centers,
-    load_embeddings,
-    space_difference,
-)
+from beam_pipelines.format.errors import about
+from beam_pipelines.format.manifest import file_sha256
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, run_command
+from models.clustering.assignment import SEARCHES
+from models.clustering.clusters import CENTERS_FILE, CLUSTER_IDS_FILE, ClustersMetadata, load_centers
+from models.clustering.kmeans import Clustering, KMeans, Pass, PassState, assign_to_centers
+from models.clustering.points import Points
+from models.embeddings.store import EmbeddingsMetadata, load_embeddings, space_difference
 from models.training.checkpoints import Checkpoint, Checkpoints
 
 ITEMS_PER_CLUSTER = 20
@@ -69,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_overwrite()
     args = parser.parse_args(argv)
 
-    metadata, embeddings, has_image = load_embeddings(args.embeddings)
+    with about("embeddings"):
+        metadata, embeddings, has_image = load_embeddings(args.embeddings)
     pictures = metadata.items_with_image
     for name, smallest in (("max_passes", 1), ("workers", 1), ("tolerance", 0), ("threshold", 0), ("seed", 0)):
         value = getattr(args, name)
@@ -165,7 +162,8 @@ def _assign(args: argparse.Namespace, metadata: EmbeddingsMetadata, points: Call
     for name in ("num_clusters", "spherical", "threshold"):
         if getattr(args, name):
             raise CommandError(f"--{name.replace('_', '-')} is of new centers; leave it out with --like")
-    like, centers = load_centers(args.like, option="--like")
+    with about("like"):
+        like, centers = load_centers(args.like)
     if difference := space_difference(like.embeddings, metadata):
         raise CommandError(f"--like: {args.like} and --embeddings {args.embeddings} must not be mixed; {difference}")
     inputs = [args.embeddings, args.like]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import pydantic
 import yaml
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 
 PRESETS = Path(__file__).parent / "configs"
 

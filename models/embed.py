@@ -13,15 +13,18 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import models.vision.encoder  # noqa: F401 (registers the classes that encoder.keras names)
-from beam_pipelines.command import ArgumentParser, CommandError, run_command, whole_directory
-from beam_pipelines.manifest import file_sha256
-from models.artifacts import EmbeddingsMetadata, EncoderMetadata, read_metadata
+from beam_pipelines.format.errors import about
+from beam_pipelines.format.manifest import file_sha256
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, run_command
+from models.artifact import read_metadata
 from models.data.dataset import Dataset
-from models.data.images import PictureStore
+from models.data.picture_store import PictureStore
 from models.embeddings.store import (
     EMBEDDINGS_FILE,
     HAS_IMAGE_FILE,
     PICTURE_HASHES_FILE,
+    EmbeddingsMetadata,
     check_finite,
     load_embeddings,
     load_picture_hashes,
@@ -29,6 +32,7 @@ from models.embeddings.store import (
 from models.pretrain import ENCODER_FILE
 from models.training.checkpoints import Checkpoint, Checkpoints
 from models.vision.encode import encode_function
+from models.vision.encoder_run import EncoderMetadata
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 DTYPES = ("float32", "float16")
@@ -71,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> str:
         raise CommandError(f"--checkpoint-minutes must be at least 0. Received: {args.checkpoint_minutes}")
 
     dataset = Dataset(args.data)
-    encoder = read_metadata(EncoderMetadata, args.encoder, "--encoder", "models.pretrain")
+    with about("encoder"):
+        encoder = read_metadata(EncoderMetadata, args.encoder, "models.pretrain")
     weights = args.encoder / ENCODER_FILE
     if not weights.is_file() or file_sha256(weights) != encoder.weights_sha256:
         raise CommandError(f"--encoder: {weights} is missing or is not the file its metadata describes; make it again")
@@ -88,9 +93,11 @@ def main(argv: Sequence[str] | None = None) -> str:
     if args.previous is None:
         previous, previous_row = None, np.full(len(has_image), -1)
     else:
-        previous, _, previous_has_image = load_embeddings(args.previous, option="--previous")
+        with about("previous"):
+            previous, _, previous_has_image = load_embeddings(args.previous)
         _check_previous(previous, args.previous, made_as)
-        known = load_picture_hashes(args.previous, previous, option="--previous")
+        with about("previous"):
+            known = load_picture_hashes(args.previous, previous)
         previous_row = _find(hashes, has_image, known, previous_has_image)
     to_encode = _PicturesToEncode.of(store.picture_of_item, has_image & (previous_row < 0))
 

@@ -12,17 +12,20 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 from tqdm import tqdm
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
-from beam_pipelines.manifest import SPLITS
-from models.artifacts import RankerMetadata, read_metadata
-from models.ctr.evaluation_html import render
-from models.ctr.evaluation_report import PARTS, evaluation_report
-from models.ctr.ranker import CONFIG_FILE, load_ranker
-from models.ctr.scores import Scores
-from models.ctr.scoring import click_history_lengths, score_pages
-from models.ctr.slices import Slices, by_category, by_count, by_flag, by_item_age
+from beam_pipelines.format.errors import about
+from beam_pipelines.format.manifest import SPLITS
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from models.artifact import read_metadata
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, page_batches
+from models.evaluation.html import render
+from models.evaluation.report import PARTS, evaluation_report
+from models.evaluation.scores import Scores
+from models.evaluation.scoring import click_history_lengths, score_pages
+from models.evaluation.slices import Slices, by_category, by_count, by_flag, by_item_age
+from models.ranker.ranker import CONFIG_FILE, load_ranker
+from models.ranker.run import RankerMetadata
 from models.train_ctr import TRAINING_COUNTS_FILE
 
 METRICS_FILE = "metrics.json"
@@ -53,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> str:
     manifest, split = dataset.manifest, dataset.split(args.split)
     named = _names([_Model.parse(text) for text in args.model])
     names = {name: model.run for name, model in named.items()}
-    runs = {name: read_metadata(RankerMetadata, run, "--model", "models.train_ctr") for name, run in names.items()}
+    with about("model"):
+        runs = {name: read_metadata(RankerMetadata, run, "models.train_ctr") for name, run in names.items()}
     for name, metadata in runs.items():
         for table, ours, theirs in (
             ("item", manifest.items.ids_sha256, metadata.item_ids_sha256),

@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_file
-from models.artifacts import EmbeddingsMetadata
+from beam_pipelines.format.errors import about
+from beam_pipelines.format.outputs import whole_file
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from models.clustering.clusters import load_cluster_ids
 from models.data.dataset import Dataset
+from models.data.shown_pictures import LABEL_PREFIX
 from models.embeddings.label_consistency import label_codes
 from models.embeddings.label_report import label_report, report_tables
 from models.embeddings.neighbours import METRICS, Neighbours, largest_k
 from models.embeddings.neighbours_html import render
 from models.embeddings.page_contents import PageContents, item_texts
-from models.embeddings.store import load_cluster_ids, load_embeddings
-from models.pretraining.shown_pictures import LABEL_PREFIX
+from models.embeddings.store import EmbeddingsMetadata, load_embeddings
 
 SHOWN_LABELS = 2  # that pictures are marked and maps are coloured with
 SHOWN_SEEDS = 10
@@ -81,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> str:
     asked = _rows(args.item, items, has_image)
     cluster_ids = None
     if args.clusters:
-        clusters, cluster_ids = load_cluster_ids(args.clusters)
+        with about("clusters"):
+            clusters, cluster_ids = load_cluster_ids(args.clusters)
         _check(clusters.embeddings, "--clusters", dataset)
 
     indexes = {}
@@ -162,7 +165,8 @@ def _load(dataset: Dataset, *directories: Path | None) -> tuple[dict[str, np.nda
     names = [path.name for path in paths.values()]
     embeddings = {}
     for option, path in paths.items():
-        metadata, vectors, has_image = load_embeddings(path, option=option)
+        with about(option[2:]):
+            metadata, vectors, has_image = load_embeddings(path)
         _check(metadata, option, dataset)
         embeddings[path.name if len(set(names)) == len(names) else str(path)] = vectors
     if len(embeddings) < len(paths):

@@ -10,27 +10,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from beam_pipelines.command import ArgumentParser, CommandError, run_command, whole_directory
-from beam_pipelines.manifest import PRETRAINING, file_sha256
-from models.artifacts import EncoderMetadata
+from beam_pipelines.format.manifest import PRETRAINING, file_sha256
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, run_command
 from models.config import load_config
 from models.data.augmentation import flip_crop
 from models.data.dataset import Dataset
-from models.data.images import PictureStore
+from models.data.picture_store import PictureStore
 from models.data.pretraining_pages import PretrainingPages
-from models.pretraining.collapse import CollapseWarning
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier_config import build_courier
-from models.pretraining.learning_figures import write_learning_figures
-from models.pretraining.progress import Progress
-from models.pretraining.tensorboard import TensorBoardCurves
-from models.pretraining.validation import SimilarityValidation, Throughput
+from models.pretraining.monitor.collapse import CollapseWarning
+from models.pretraining.monitor.learning_figures import write_learning_figures
+from models.pretraining.monitor.progress import Progress
+from models.pretraining.monitor.tensorboard import TensorBoardCurves
+from models.pretraining.monitor.validation import SimilarityValidation, Throughput
 from models.training.checkpoints import Checkpoints
 from models.training.optimizer import build_optimizer
 from models.training.replicas import ends_with_other_workers, is_chief, training_strategy, workers
 from models.training.resumable_fit import resumable_fit
 from models.vision.config import build_encoder, load_pretrained
 from models.vision.encoder import ImageEncoder
+from models.vision.encoder_run import EncoderMetadata
 
 ENCODER_FILE = "encoder.keras"
 LOGS = "logs"

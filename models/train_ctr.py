@@ -12,24 +12,27 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
-from beam_pipelines.manifest import Window
-from models.artifacts import EmbeddingsMetadata, RankerMetadata
+from beam_pipelines.format.errors import about
+from beam_pipelines.format.manifest import Window
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from models.clustering.clusters import load_centers, load_cluster_ids
 from models.config import load_config
-from models.ctr.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
-from models.ctr.config import IMAGE_FEATURES, Monitor, TrainingConfig
-from models.ctr.feature_config import resolve_features
-from models.ctr.features import make_feature_tables
-from models.ctr.ranker import LOSS_WEIGHT, Ranker, save_ranker
-from models.ctr.scores import Scores
-from models.ctr.scoring import calibrated, measure, score_pages
-from models.ctr.training_counts import count_training, split_by_share
-from models.ctr.warm_start import WarmStart
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, page_batches, page_records, page_timestamps
 from models.data.training_batches import TrainingBatches
-from models.embeddings.store import load_centers, load_cluster_ids, load_embeddings
+from models.embeddings.store import EmbeddingsMetadata, load_embeddings
+from models.evaluation.scores import Scores
+from models.evaluation.scoring import calibrated, measure, score_pages
+from models.features.spec import resolve_features
+from models.features.tables import make_feature_tables
+from models.features.training_counts import count_training, split_by_share
 from models.metrics.log_loss import candidate_weights
+from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
+from models.ranker.config import IMAGE_FEATURES, Monitor, TrainingConfig
+from models.ranker.ranker import LOSS_WEIGHT, Ranker, save_ranker
+from models.ranker.run import RankerMetadata
+from models.ranker.warm_start import WarmStart
 from models.training.checkpoints import Checkpoints
 from models.training.lazy_adam import LazyAdam
 from models.training.replicas import ends_with_other_workers, is_chief, training_strategy, workers
@@ -116,13 +119,16 @@ def main(argv: Sequence[str] | None = None) -> str:
         )
     embeddings, clusters, image_tables = None, None, {}
     if args.image_feature in ("vector", "simscore"):
-        embeddings, vectors, _ = load_embeddings(args.embeddings)
+        with about("embeddings"):
+            embeddings, vectors, _ = load_embeddings(args.embeddings)
         _check_artifact(embeddings, "--embeddings", dataset, args.allow_window_overlap)
         image_tables = {"image_embeddings": np.asarray(vectors)}
     elif args.image_feature == "cluster_id":
-        clusters, cluster_ids = load_cluster_ids(args.clusters)
+        with about("clusters"):
+            clusters, cluster_ids = load_cluster_ids(args.clusters)
         _check_artifact(clusters.embeddings, "--clusters", dataset, args.allow_window_overlap)
-        image_tables = {"cluster_ids": cluster_ids, "centers": load_centers(args.clusters)[1]}
+        with about("clusters"):
+            image_tables = {"cluster_ids": cluster_ids, "centers": load_centers(args.clusters)[1]}
     warm_start = None if args.warm_start is None else WarmStart(args.warm_start)
     strategy = training_strategy()
     chief = is_chief(strategy)

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from beam_pipelines.command import ArgumentParser, CommandError, run_command, whole_directory
-from beam_pipelines.manifest import file_sha256
-from models.artifacts import EmbeddingsMetadata, WhiteningMetadata, read_metadata
+from beam_pipelines.format.errors import about
+from beam_pipelines.format.manifest import file_sha256
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, run_command
+from models.artifact import check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.data.pages import items_on_pages
 from models.embeddings.store import (
@@ -17,7 +19,8 @@ from models.embeddings.store import (
     HAS_IMAGE_FILE,
     PICTURE_HASHES_FILE,
     WHITENING_FILE,
-    check_digest,
+    EmbeddingsMetadata,
+    WhiteningMetadata,
     check_finite,
     load_embeddings,
     load_picture_hashes,
@@ -55,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> str:
     if args.like is not None and (args.dim is not None or args.l2):
         raise CommandError("--like applies a whitening as it is; leave out --dim and --l2")
 
-    metadata, _, has_image = load_embeddings(args.embeddings)
+    with about("embeddings"):
+        metadata, _, has_image = load_embeddings(args.embeddings)
     if metadata.whitening is not None:
         raise CommandError(f"--embeddings: {args.embeddings} is whitened already; give what models.embed wrote")
     if args.like is None:
@@ -86,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> str:
         _write_whitened(output / EMBEDDINGS_FILE, whitening, args.embeddings, metadata, has_image)
         np.save(output / HAS_IMAGE_FILE, has_image)
         if metadata.picture_hashes_sha256:
-            np.save(output / PICTURE_HASHES_FILE, load_picture_hashes(args.embeddings, metadata))
+            with about("embeddings"):
+                np.save(output / PICTURE_HASHES_FILE, load_picture_hashes(args.embeddings, metadata))
         changes = {
             "dim": whitening.dim,
             "embeddings_sha256": file_sha256(output / EMBEDDINGS_FILE),
@@ -115,12 +120,14 @@ def _check_dataset(metadata: EmbeddingsMetadata, dataset: Dataset) -> None:
 
 def _load_whitening(directory: Path, metadata: EmbeddingsMetadata) -> tuple[Whitening, WhiteningMetadata]:
     """Opens the whitening of other embeddings, if these are of the same encoder."""
-    like = read_metadata(EmbeddingsMetadata, directory, "--like", "models.whiten")
+    with about("like"):
+        like = read_metadata(EmbeddingsMetadata, directory, "models.whiten")
     if like.whitening is None:
         raise CommandError(f"--like: {directory} is not whitened; give what models.whiten wrote")
     if difference := space_difference(like.model_copy(update={"whitening": None}), metadata):
         raise CommandError(f"--like: {directory} is of another version: {difference}")
-    check_digest(directory / WHITENING_FILE, like.whitening.whitening_sha256, "--like")
+    with about("like"):
+        check_digest(directory / WHITENING_FILE, like.whitening.whitening_sha256)
     return Whitening.load(directory / WHITENING_FILE), like.whitening
 
 

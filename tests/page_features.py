@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from beam_pipelines.records import FEATURES, STATISTICS_DAYS
+from beam_pipelines.format.records import FEATURES, STATISTICS_DAYS
 
 
 def no_statistics(candidates):

@@ -40,9 +40,9 @@ def imports_of(package):
     [
         ("beam_pipelines", r"(tensorflow|keras|scann|models|export)\b"),
         ("models", r"export\b"),
-        # Upwards, only the page schema and its reader, the manifest and the conventions of commands are shared.
-        ("models", r"beam_pipelines\b(?!\.(records|page_reader|manifest|command)$)"),
-        ("export", r"beam_pipelines\b(?!\.(records|page_reader|manifest|command)$)"),
+        # Upwards, only what a dataset is and the conventions of commands are shared.
+        ("models", r"beam_pipelines\b(?!\.(format|shell)\b)"),
+        ("export", r"beam_pipelines\b(?!\.(format|shell)\b)"),
         ("models", r"tf_keras\b|tensorflow\.keras\b"),
     ],
 )

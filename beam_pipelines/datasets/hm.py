@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
 from beam_pipelines.datasets.basket_pages import BasketPages, Candidates, Purchases
 from beam_pipelines.datasets.log_writer import write_logs
 from beam_pipelines.datasets.source_files import find_images, find_tables, link_files, read_table
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
 
 NOTICE = (
     "sampled negatives: the source has purchases but no impressions; a page is a customer's real basket of a day "

@@ -24,10 +24,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_pipelines.command import ArgumentParser, require_directory, run_command, whole_directory
 from beam_pipelines.datasets.log_writer import write_logs
 from beam_pipelines.datasets.session_pages import SessionPages, cut_sessions
 from beam_pipelines.datasets.source_files import find_tables, read_table
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, require_directory, run_command
 
 NOTICE = (
     "inferred pages: impressions and clicks are real, but the source names no pages; a page is what one feed showed a "

@@ -14,10 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_pipelines.command import ArgumentParser, CommandError, require_directory, run_command, whole_directory
 from beam_pipelines.datasets.log_writer import write_logs
 from beam_pipelines.datasets.session_pages import SessionPages, cut_sessions
 from beam_pipelines.datasets.source_files import find_images, find_tables, link_files, read_table
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
 
 NOTICE = (
     "rated, liked or not: not an impression log; a page is a user's ratings without a pause of half an hour, and films "

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from beam_pipelines.command import ArgumentParser, CommandError, run_command, whole_directory
 from beam_pipelines.datasets.log_writer import write_logs
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.command import ArgumentParser, CommandError, run_command
 
 NOTICE = "simulated behaviour on real photos"
 SAMPLE = Path(__file__).resolve().parents[2] / "sample"

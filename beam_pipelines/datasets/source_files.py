@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 
 
 def find_tables(source: Path, schemas: Mapping[str, pa.Schema]) -> dict[str, Path]:

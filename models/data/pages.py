@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from beam_pipelines.manifest import Window
-from beam_pipelines.records import FEATURES, HISTORIES
+from beam_pipelines.format.manifest import Window
+from beam_pipelines.format.records import FEATURES, HISTORIES
 from models.config import Config
 from models.data.dataset import Dataset
 from models.data.map_ahead import map_ahead

@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import PRETRAINING, Window
+from beam_pipelines.format.manifest import PRETRAINING, Window
+from beam_pipelines.shell.command import CommandError
 from models.data.dataset import Dataset
 from models.data.map_ahead import map_ahead
 from models.data.pages import PADDING, PageLengths, page_batches

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from beam_pipelines.manifest import Window
+from beam_pipelines.format.manifest import Window
 from models.data.dataset import Dataset
 from models.data.map_ahead import map_ahead
 from models.data.pages import GROUPS, PageLengths, pages_inside, parse_pages

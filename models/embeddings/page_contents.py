@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 
 from models.data.dataset import Dataset
-from models.data.images import PictureStore
+from models.data.picture_store import PictureStore
+from models.data.shown_pictures import ShownPictures, inline_picture
 from models.embeddings.label_consistency import label_codes, label_consistency, label_shares
 from models.embeddings.neighbours import Metric, Neighbours
 from models.embeddings.neighbours_html import ShownCluster, ShownItem, ShownMap, ShownSeed
 from models.embeddings.store import l2_normalize
 from models.embeddings.tsne_map import tsne_map, tsne_points
-from models.pretraining.shown_pictures import ShownPictures, inline_picture
 
 _CLUSTERS = 14
 _MEMBERS = 24

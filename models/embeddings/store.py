@@ -1,54 +1,109 @@
-"""Reads the embeddings and cluster IDs of a version from disk, refusing what does not belong together."""
+"""The directory of embeddings: `models.embed` and `models.whiten` write it, everything else reads it."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import file_sha256
-from models.artifacts import ClustersMetadata, EmbeddingsMetadata, read_metadata
+from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.format.manifest import Window
+from models.artifact import Metadata, check_digest, read_metadata
+from models.vision.encoder_run import EncoderMetadata
 
 EMBEDDINGS_FILE = "embeddings.npy"
 HAS_IMAGE_FILE = "has_image.npy"
 PICTURE_HASHES_FILE = "picture_sha256.npy"
 WHITENING_FILE = "whitening.npz"
-CLUSTER_IDS_FILE = "cluster_ids.npy"
-CENTERS_FILE = "centers.npy"
 
 
-def load_embeddings(
-    directory: Path, *, option: str = "--embeddings"
-) -> tuple[EmbeddingsMetadata, np.ndarray, np.ndarray]:
+class WhiteningMetadata(Metadata):
+    """How embeddings were whitened: `whitening.npz` beside them, see `whitening.Whitening`.
+
+    Attributes:
+        dim: length of the whitened vectors.
+        encoder_dim: length of the encoder's.
+        l2: whether they were scaled to unit length afterwards.
+        fitted_items: number of items that it was fitted on.
+        whitening_sha256: digest of `whitening.npz`.
+        dataset_digest: `Manifest.digest()` of the dataset whose training items these are.
+        window: pages that they occur on.
+    """
+
+    dim: int
+    encoder_dim: int
+    l2: bool
+    fitted_items: int
+    whitening_sha256: str
+    dataset_digest: str
+    window: Window
+
+
+class EmbeddingsMetadata(Metadata):
+    """Embeddings of all items: `embeddings.npy`, `(items, dim)` by item row; `has_image.npy`, bool `(items,)`;
+    `picture_sha256.npy`, uint8 `(items, 32)`, the content hash of each item's picture.
+
+    Rows of items without a picture are zeros.
+
+    Attributes:
+        items: number of rows.
+        items_with_image: how many have a picture.
+        dim: length of the vectors; the encoder's, unless they are whitened.
+        dtype: of the stored vectors.
+        precision: Keras policy that they were computed under.
+        embeddings_sha256: digest of `embeddings.npy`.
+        item_ids_sha256: digest of the table whose rows these are.
+        pictures_sha256: `Manifest.pictures_sha256` of the dataset.
+        picture_form: how the dataset stores its pictures: equal sources in equal form are equal pictures.
+        picture_hashes_sha256: digest of `picture_sha256.npy`; empty if there is none.
+        encoder: what made them.
+        whitening: what was done to them since; `None` if nothing.
+    """
+
+    kind: Literal["embeddings"] = "embeddings"
+    items: int
+    items_with_image: int
+    dim: int
+    dtype: Literal["float32", "float16"] = "float32"
+    precision: str = "float32"
+    embeddings_sha256: str
+    item_ids_sha256: str
+    pictures_sha256: str
+    picture_form: str = ""
+    picture_hashes_sha256: str = ""
+    encoder: EncoderMetadata
+    whitening: WhiteningMetadata | None = None
+
+
+def load_embeddings(directory: Path) -> tuple[EmbeddingsMetadata, np.ndarray, np.ndarray]:
     """Opens what `models.embed` or `models.whiten` wrote.
 
     Args:
         directory: the embeddings directory.
-        option: the command-line option that named it, for errors.
 
     Returns:
         The metadata; the embeddings, float32 or float16 `(items, dim)` by item row, memory-mapped, zero rows without
         picture; and which items have a picture, bool `(items,)`.
 
     Raises:
-        CommandError: the directory holds no embeddings, or the file is not the one described.
+        ArtifactError: the directory holds no embeddings, or the file is not the one described.
     """
-    metadata = read_metadata(EmbeddingsMetadata, directory, option, "models.embed")
+    metadata = read_metadata(EmbeddingsMetadata, directory, "models.embed")
     path = Path(directory) / EMBEDDINGS_FILE
-    check_digest(path, metadata.embeddings_sha256, option)
+    check_digest(path, metadata.embeddings_sha256)
     return metadata, np.load(path, mmap_mode="r"), np.load(Path(directory) / HAS_IMAGE_FILE)
 
 
-def load_picture_hashes(directory: Path, metadata: EmbeddingsMetadata, *, option: str = "--embeddings") -> np.ndarray:
+def load_picture_hashes(directory: Path, metadata: EmbeddingsMetadata) -> np.ndarray:
     """Reads the content hash of each item's picture: uint8 `(items, 32)`, zeros without picture.
 
     Raises:
-        CommandError: the embeddings have none, or the file is not the one described.
+        ArtifactError: the embeddings have none, or the file is not the one described.
     """
     if not metadata.picture_hashes_sha256:
-        raise CommandError(f"{option}: {directory} has no hashes of its pictures; make it again")
+        raise ArtifactError(f"{directory} has no hashes of its pictures; make it again")
     path = Path(directory) / PICTURE_HASHES_FILE
-    check_digest(path, metadata.picture_hashes_sha256, option)
+    check_digest(path, metadata.picture_hashes_sha256)
     return np.load(path)
 
 
@@ -79,11 +134,11 @@ def check_finite(vectors: np.ndarray, items: np.ndarray, source: str) -> None:
         source: where they come from, for the error.
 
     Raises:
-        CommandError: one has an infinite or undefined value; its item row is named.
+        ArtifactError: one has an infinite or undefined value; its item row is named.
     """
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
-        raise CommandError(f"{source}: the vector of item row {items[np.argmin(finite)]} is not finite")
+        raise ArtifactError(f"{source}: the vector of item row {items[np.argmin(finite)]} is not finite")
 
 
 def space_difference(first: EmbeddingsMetadata, second: EmbeddingsMetadata) -> str | None:
@@ -103,45 +158,8 @@ def space_difference(first: EmbeddingsMetadata, second: EmbeddingsMetadata) -> s
     return None
 
 
-def load_cluster_ids(directory: Path, *, option: str = "--clusters") -> tuple[ClustersMetadata, np.ndarray]:
-    """Opens what `models.cluster` wrote.
-
-    Args:
-        directory: the clusters directory.
-        option: the command-line option that named it, for errors.
-
-    Returns:
-        The metadata, and the cluster ID of each item row: int32 `(items,)`, -1 without picture.
-
-    Raises:
-        CommandError: the directory holds no clusters, or the file is not the one described.
-    """
-    metadata = read_metadata(ClustersMetadata, directory, option, "models.cluster")
-    path = Path(directory) / CLUSTER_IDS_FILE
-    check_digest(path, metadata.cluster_ids_sha256, option)
-    return metadata, np.load(path)
-
-
-def load_centers(directory: Path, *, option: str = "--clusters") -> tuple[ClustersMetadata, np.ndarray]:
-    """Opens the centers that `models.cluster` wrote: the metadata, and float32 `(clusters, dim)`.
-
-    Raises:
-        CommandError: the directory holds no clusters, or the file is not the one described.
-    """
-    metadata = read_metadata(ClustersMetadata, directory, option, "models.cluster")
-    path = Path(directory) / CENTERS_FILE
-    check_digest(path, metadata.centers_sha256, option)
-    return metadata, np.load(path)
-
-
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     """Scales rows to unit length, so that Euclidean order is cosine order (equation 10); zero rows stay zero."""
     vectors = np.asarray(vectors, np.float32)  # squares of float16 overflow
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.maximum(norms, 1e-12)
-
-
-def check_digest(path: Path, sha256: str, option: str) -> None:
-    """Refuses a file that is missing or is not the one that a digest was taken of."""
-    if not path.is_file() or file_sha256(path) != sha256:
-        raise CommandError(f"{option}: {path} is missing or is not the file its metadata describes; make it again")

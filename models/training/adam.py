@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from models.training.table_rows import add_up_rows
+from models.layers.table_rows import add_up_rows
 
 
 @keras.saving.register_keras_serializable(package="courier")

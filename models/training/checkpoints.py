@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from beam_pipelines.command import CommandError, whole_file
+from beam_pipelines.format.outputs import whole_file
+from beam_pipelines.shell.command import CommandError
 
 _KEPT = 2
 _STATE = "state.json"  # among the arrays

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from models.layers.table_rows import add_up_rows, gather_rows, own_copy
 from models.training.adam import Adam
-from models.training.table_rows import add_up_rows, gather_rows, own_copy
 
 _POWER = 9
 _STEPS = 2.0**12  # so that the powers of 1 to 7e7 steps are numbers of float32

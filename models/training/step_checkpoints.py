@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 from models.training.best_weights import BestWeights
 from models.training.checkpoints import Checkpoint, Checkpoints
 from models.training.replicas import sum_over_replicas

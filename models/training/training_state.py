@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 
 _NUMBER = re.compile("_[0-9]+$")
 

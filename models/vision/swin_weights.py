@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 from models.vision.swin import PatchMerging, Swin
 from models.vision.torch_checkpoint import read_torch_checkpoint
 

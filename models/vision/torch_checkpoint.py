@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 
 _BFLOAT16 = "bfloat16"  # NumPy lacks it: the upper half of a float32
 _SAFETENSORS_TYPES = {

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from beam_pipelines.item_statistics import DAY_MS
-from beam_pipelines.page_rules import HOUR_MS, PageRules
-from beam_pipelines.records import HISTORIES
+from beam_pipelines.format.records import HISTORIES
+from beam_pipelines.pages.item_statistics import DAY_MS
+from beam_pipelines.pages.rules import HOUR_MS, PageRules
 
 IMPRESSION_DEFAULTS = {"clicked": False, "converted": False, "dwell_seconds": 0.0, "query": ""}
 STATISTICS = [f"{name}_{days}d" for days in (7, 30) for name in ("impressions", "clicks", "ctr", "pays")]

@@ -18,9 +18,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from beam_pipelines import build
-from beam_pipelines.command import CommandError, run_command
-from beam_pipelines.manifest import Manifest
-from beam_pipelines.page_rules import PageRules
+from beam_pipelines.format.manifest import Manifest
+from beam_pipelines.pages.rules import PageRules
+from beam_pipelines.shell.command import CommandError, run_command
 from tests.beam_pipelines.page_reference import comparable, decode_page, reference_pages
 
 DAY = 86_400_000

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from beam_pipelines import build, inspect
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Manifest
+from beam_pipelines.format.manifest import Manifest
+from beam_pipelines.shell.command import CommandError
 from tests.beam_pipelines.page_reference import reference_pages
 from tests.beam_pipelines.test_build import SPLIT, items_table, random_logs, write_logs
 

@@ -23,8 +23,8 @@ from apache_beam.runners.portability.job_server import JavaJarJobServer
 from PIL import Image
 
 from beam_pipelines import build
-from beam_pipelines.command import CommandError
 from beam_pipelines.runners import make_runner
+from beam_pipelines.shell.command import CommandError
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "beam_pipelines" / "RUNNERS.md").read_text()
@@ -111,7 +111,7 @@ def test_jars_and_image_are_of_the_installed_beam():
 def test_workers_import_what_their_container_has_and_no_tensorflow():
     code = """
 import json, sys
-import beam_pipelines.image_transforms, beam_pipelines.page_transforms
+import beam_pipelines.images.transforms, beam_pipelines.pages.transforms
 heavy = {"tensorflow", "keras", "polars", "pandas", "matplotlib", "tqdm"} & {name.split(".")[0] for name in sys.modules}
 files = [module.__file__ for name, module in sys.modules.items() if name.startswith("beam_pipelines.")]
 print(json.dumps([sorted(heavy), files]))

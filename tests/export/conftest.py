@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from beam_pipelines.manifest import Window, ids_sha256
-from beam_pipelines.records import HISTORIES, encode_page
+from beam_pipelines.format.manifest import Window, ids_sha256
+from beam_pipelines.format.records import HISTORIES, encode_page
 from export import saved_model
-from models.artifacts import RankerMetadata
-from models.ctr.config import RankerConfig, RankerLengths, TrainingConfig
-from models.ctr.feature_config import STATISTICS, FeaturesConfig, resolve_features
-from models.ctr.features import make_feature_tables
-from models.ctr.ranker import Ranker, save_ranker
-from models.ctr.training_counts import TrainingCounts
+from models.features.spec import STATISTICS, FeaturesConfig, resolve_features
+from models.features.tables import make_feature_tables
+from models.features.training_counts import TrainingCounts
+from models.ranker.config import RankerConfig, RankerLengths, TrainingConfig
+from models.ranker.ranker import Ranker, save_ranker
+from models.ranker.run import RankerMetadata
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
 from tests.export.toy_server import save_toy
 

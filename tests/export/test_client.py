@@ -6,16 +6,16 @@ import shutil
 import numpy as np
 import pytest
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 from export import client, serve
 from export.client import History, Page, PageError, RankerClient
-from export.example_pages import read_page_records, read_row_ids, request_row, scores_in_process
-from export.model_config import ModelConfig
-from export.ranker_client import DeadlineExceeded, RankerBusy, RankerNotFound, RequestRefused
-from export.request_limits import RequestLimits
-from export.request_queue import RequestQueue
-from export.served_models import ServedModels
-from models.ctr.ranker import load_ranker
+from export.client.ranker_client import DeadlineExceeded, RankerBusy, RankerNotFound, RequestRefused
+from export.server.model_config import ModelConfig
+from export.server.request_limits import RequestLimits
+from export.server.request_queue import RequestQueue
+from export.server.served_models import ServedModels
+from export.version.example_pages import read_page_records, read_row_ids, request_row, scores_in_process
+from models.ranker.ranker import load_ranker
 from tests.models.tiny_dataset import write_tiny_dataset
 
 

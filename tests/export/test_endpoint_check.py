@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Manifest
+from beam_pipelines.format.manifest import Manifest
+from beam_pipelines.shell.command import CommandError
 from export import endpoint_check, saved_model
-from models.ctr.ranker import WEIGHTS_FILE, load_ranker
+from models.ranker.ranker import WEIGHTS_FILE, load_ranker
 
 
 def check(run, base_path, *options):

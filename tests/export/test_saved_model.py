@@ -17,11 +17,17 @@ from hypothesis import strategies as st
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import ids_sha256
-from beam_pipelines.records import FEATURES, HISTORIES, encode_page
+from beam_pipelines.format.manifest import ids_sha256
+from beam_pipelines.format.records import FEATURES, HISTORIES, encode_page
+from beam_pipelines.shell.command import CommandError
 from export import saved_model
-from export.example_pages import (
+from export.gates.logged_pages import altered_pages
+from export.gates.loopback_server import loopback_server
+from export.gates.skew_check import check_skew
+from export.gates.version_check import VersionError, check, replay, session_gates
+from export.server.servable import Servable, type_name
+from export.server.serving_error import ServingError
+from export.version.example_pages import (
     ScoredPages,
     pad_rows,
     read_page_records,
@@ -29,22 +35,16 @@ from export.example_pages import (
     request_row,
     scores_in_process,
 )
-from export.golden_requests import read_golden, write_golden
-from export.logged_pages import altered_pages
-from export.loopback_server import loopback_server
-from export.model_versions import published_versions
-from export.ranker_module import RankerModule
-from export.request_inputs import request_inputs
-from export.servable import Servable, type_name
-from export.serving_config import BATCHING_CONFIG, MODELS_CONFIG, write_serving_config
-from export.serving_error import ServingError
-from export.skew_check import check_skew
-from export.version_check import VersionError, check, replay, session_gates
-from export.warmup import read_warmup, write_warmup
+from export.version.golden_requests import read_golden, write_golden
+from export.version.graph import RankerModule
+from export.version.inputs import request_inputs
+from export.version.published import published_versions
+from export.version.serving_config import BATCHING_CONFIG, MODELS_CONFIG, write_serving_config
+from export.version.warmup import read_warmup, write_warmup
 from models.config import load_config
-from models.ctr.feature_config import STATISTICS
-from models.ctr.feature_values import FeatureValues
-from models.ctr.ranker import VALUES_FILE, WEIGHTS_FILE, load_ranker
+from models.features.spec import STATISTICS
+from models.features.vocabulary import FeatureValues
+from models.ranker.ranker import VALUES_FILE, WEIGHTS_FILE, load_ranker
 from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE
 from tests.export.conftest import ITEM_IDS, LENGTHS, PAGES, USER_IDS, make_toy_ranker
 

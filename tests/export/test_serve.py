@@ -26,12 +26,12 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 from export import serve
-from export.model_config import ModelConfig
-from export.request_limits import RequestLimits
-from export.request_queue import RequestQueue
-from export.served_models import ServedModels
+from export.server.model_config import ModelConfig
+from export.server.request_limits import RequestLimits
+from export.server.request_queue import RequestQueue
+from export.server.served_models import ServedModels
 from tests.export.toy_server import (
     FIELDS,
     GOOD,

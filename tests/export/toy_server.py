@@ -13,10 +13,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from export import serve
-from export.model_config import ModelConfig
-from export.request_limits import RequestLimits
-from export.request_queue import RequestQueue
-from export.served_models import ServedModels
+from export.server.model_config import ModelConfig
+from export.server.request_limits import RequestLimits
+from export.server.request_queue import RequestQueue
+from export.server.served_models import ServedModels
 
 MAX_REQUEST_BYTES = 200_000
 FIELDS = ("name", "amount", "counts")

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from models.embeddings.assignment import ExactAssigner
+from models.clustering.assignment import ExactAssigner
 from models.pretraining.contrastive_loss import column_contrast
 from models.pretraining.reconstruction import UserIntentionReconstruction
 from models.vision.encoder import ImageEncoder

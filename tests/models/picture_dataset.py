@@ -13,7 +13,7 @@ import tensorflow as tf
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from beam_pipelines.manifest import (
+from beam_pipelines.format.manifest import (
     FORMAT,
     File,
     Images,
@@ -24,7 +24,7 @@ from beam_pipelines.manifest import (
     Window,
     ids_sha256,
 )
-from beam_pipelines.records import SCHEMA_HASH, encode_page
+from beam_pipelines.format.records import SCHEMA_HASH, encode_page
 from models.data.dataset import Dataset
 from tests.page_features import no_statistics
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Window, file_sha256
+from beam_pipelines.format.manifest import Window, file_sha256
+from beam_pipelines.shell.command import CommandError
 from models import cluster
-from models.artifacts import EmbeddingsMetadata, EncoderMetadata
-from models.embeddings.store import l2_normalize, load_centers, load_cluster_ids
+from models.clustering.clusters import load_centers, load_cluster_ids
+from models.embeddings.store import EmbeddingsMetadata, l2_normalize
+from models.vision.encoder_run import EncoderMetadata
 from tests.models.planted import planted
 
 

@@ -1,9 +1,9 @@
 import pytest
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 from models.config import load_config
-from models.ctr.config import TrainingConfig
 from models.pretraining.config import PretrainConfig
+from models.ranker.config import TrainingConfig
 from models.vision.config import ConvNetConfig
 
 

@@ -11,12 +11,13 @@ import keras
 import numpy as np
 import pytest
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Window, file_sha256
+from beam_pipelines.format.manifest import Window, file_sha256
+from beam_pipelines.shell.command import CommandError
 from models import embed
-from models.artifacts import EmbeddingsMetadata, EncoderMetadata, WhiteningMetadata, read_metadata
-from models.embeddings.store import load_embeddings, load_picture_hashes
+from models.artifact import read_metadata
+from models.embeddings.store import EmbeddingsMetadata, WhiteningMetadata, load_embeddings, load_picture_hashes
 from models.vision.encoder import ImageEncoder
+from models.vision.encoder_run import EncoderMetadata
 from models.vision.swin import Swin
 from tests.models.picture_dataset import encode_picture, write_picture_dataset
 
@@ -144,7 +145,7 @@ def test_vectors_that_do_not_fit_the_stored_type_are_refused(dataset, run, tmp_p
     directory, encoder = run
     encoder.projection.kernel.assign(encoder.projection.kernel * 1e7)
     encoder.save(directory / "encoder.keras")
-    metadata = read_metadata(EncoderMetadata, directory, "--encoder", "models.pretrain")
+    metadata = read_metadata(EncoderMetadata, directory, "models.pretrain")
     metadata.model_copy(update={"weights_sha256": file_sha256(directory / "encoder.keras")}).write(directory)
     with pytest.raises(CommandError, match=r"--encoder, as float16: the vector of item row 3 is not finite"):
         embed.main(arguments(dataset[0], directory, tmp_path / "out", "--dtype", "float16"))
@@ -263,7 +264,7 @@ def test_nothing_new_is_a_copy(run, tmp_path):
 )
 def test_previous_embeddings_that_do_not_fit_are_refused(dataset, run, tmp_path, changes, options, message):
     embed.main(arguments(dataset[0], run[0], tmp_path / "first"))
-    metadata = read_metadata(EmbeddingsMetadata, tmp_path / "first", "--previous", "models.embed")
+    metadata = read_metadata(EmbeddingsMetadata, tmp_path / "first", "models.embed")
     if "encoder" in changes:
         changes = {"encoder": metadata.encoder.model_copy(update=changes["encoder"])}
     metadata.model_copy(update=changes).write(tmp_path / "first")

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 from models import evaluate, train_ctr
 from models.data.dataset import Dataset
 from models.data.pages import PageLengths, page_batches

@@ -7,19 +7,20 @@ import tensorflow as tf
 import yaml
 
 from beam_pipelines import build
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Manifest, Window, file_sha256
+from beam_pipelines.format.manifest import Manifest, Window, file_sha256
+from beam_pipelines.shell.command import CommandError
 from models import pretrain
-from models.artifacts import EncoderMetadata, read_metadata
+from models.artifact import read_metadata
 from models.config import PRESETS, load_config
 from models.data.dataset import Dataset
-from models.data.images import PictureStore
+from models.data.picture_store import PictureStore
 from models.data.pretraining_pages import PretrainingPages
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier import Courier
 from models.pretraining.courier_config import CourierConfig
 from models.training.optimizer import OptimizerConfig
 from models.vision.config import EncoderConfig, build_encoder
+from models.vision.encoder_run import EncoderMetadata
 from tests.models.taste_dataset import write_taste_dataset
 
 SMALL = [
@@ -75,7 +76,7 @@ def test_run_directory_describes_itself(run, dataset):
         "logs",
         "metadata.json",
     ]
-    metadata = read_metadata(EncoderMetadata, output, "--encoder", "models.pretrain")
+    metadata = read_metadata(EncoderMetadata, output, "models.pretrain")
     manifest = Dataset(dataset).manifest
     assert metadata.dataset_digest == manifest.digest()
     assert metadata.window == manifest.splits["pretrain"].window
@@ -180,7 +181,7 @@ def test_the_causal_view_trains_an_encoder_that_the_ranker_accepts(causal, tmp_p
     assert counters["pretraining.without_history"] > 0
     history = json.loads((output / "history.json").read_text())
     assert np.isfinite([*history["loss"], *history["val_loss"], *history["val_similarity_gauc"]]).all()
-    window = read_metadata(EncoderMetadata, output, "--encoder", "models.pretrain").window
+    window = read_metadata(EncoderMetadata, output, "models.pretrain").window
     whole = manifest.splits["pretrain"].window
     assert window == Window(first=view.window.first, last=max(view.window.last, whole.last))
     assert not window.overlaps(manifest.splits["train"].window)

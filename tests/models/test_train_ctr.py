@@ -6,16 +6,19 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Window, ids_sha256
+from beam_pipelines.format.manifest import Window, ids_sha256
+from beam_pipelines.shell.command import CommandError
 from models import train_ctr
-from models.artifacts import ClustersMetadata, EmbeddingsMetadata, RankerMetadata, read_metadata
+from models.artifact import read_metadata
+from models.clustering.clusters import ClustersMetadata
 from models.config import load_config
-from models.ctr.config import TrainingConfig
-from models.ctr.ranker import load_ranker
-from models.ctr.scoring import measure, score_pages
 from models.data.dataset import Dataset
 from models.data.pages import page_batches, page_records, page_timestamps, parse_pages
+from models.embeddings.store import EmbeddingsMetadata
+from models.evaluation.scoring import measure, score_pages
+from models.ranker.config import TrainingConfig
+from models.ranker.ranker import load_ranker
+from models.ranker.run import RankerMetadata
 from tests.models.tiny_dataset import write_tiny_dataset
 
 ITEM = "{item_id: {type: id, min_count: 2}, category: {type: category, match: true}, title: {type: text}}"
@@ -62,12 +65,12 @@ def validation_window(tiny):
 
 
 def test_the_run_describes_itself(tiny, run):
-    metadata = read_metadata(RankerMetadata, run, "--model", "models.train_ctr")
+    metadata = read_metadata(RankerMetadata, run, "models.train_ctr")
     manifest = Dataset(tiny.data).manifest
     assert metadata.dataset_digest == manifest.digest()
     assert metadata.item_ids_sha256 == manifest.items.ids_sha256
     assert metadata.window == manifest.splits["train"].window
-    assert metadata.clusters == read_metadata(ClustersMetadata, tiny.clusters, "--clusters", "models.cluster")
+    assert metadata.clusters == read_metadata(ClustersMetadata, tiny.clusters, "models.cluster")
     assert metadata.embeddings is None
     assert (metadata.image_feature, metadata.seed, metadata.notice) == ("cluster_id", 3, "simulated for a test")
     config = load_config(TrainingConfig, str(run / "config.yaml"))
@@ -76,7 +79,7 @@ def test_the_run_describes_itself(tiny, run):
 
 def test_the_best_epoch_is_that_of_the_monitored_metric(run):
     history = json.loads((run / "history.json").read_text())
-    validation = read_metadata(RankerMetadata, run, "--model", "models.train_ctr").validation
+    validation = read_metadata(RankerMetadata, run, "models.train_ctr").validation
     assert validation["epoch"] == 1 + np.argmax(history["val_auc"])
     assert validation["auc"] == pytest.approx(max(history["val_auc"]))
     assert len(history["val_gauc_page_mean"]) == len(history["val_gauc_user_mean"]) == 2
@@ -94,7 +97,7 @@ def test_the_run_holds_what_serving_needs(tiny, run):
 
 
 def test_the_loaded_ranker_is_the_one_validated(tiny, run):
-    metadata = read_metadata(RankerMetadata, run, "--model", "models.train_ctr")
+    metadata = read_metadata(RankerMetadata, run, "models.train_ctr")
     dataset, window = validation_window(tiny)
     ranker = load_ranker(run)
     again = measure(
@@ -176,9 +179,9 @@ def test_pictures_of_an_overlapping_encoder_can_be_allowed(tiny, tmp_path):
     edit(overlapping / "metadata.json", lambda m: m["encoder"].update(window=window))
     options = ["--image-feature", "simscore", "--set", "epochs=1", "--allow-window-overlap"]
     train(tiny._replace(embeddings=overlapping), tmp_path / "run", *options)
-    metadata = read_metadata(RankerMetadata, tmp_path / "run", "--model", "models.train_ctr")
+    metadata = read_metadata(RankerMetadata, tmp_path / "run", "models.train_ctr")
     assert metadata.image_feature == "simscore"
-    assert metadata.embeddings == read_metadata(EmbeddingsMetadata, overlapping, "--embeddings", "models.embed")
+    assert metadata.embeddings == read_metadata(EmbeddingsMetadata, overlapping, "models.embed")
     assert load_ranker(tmp_path / "run").image_feature == "simscore"
 
 
@@ -197,7 +200,7 @@ def sampled(request, tmp_path_factory):
 def test_predictions_are_calibrated_whatever_share_of_negatives_was_kept(sampled):
     tiny, run, rate = sampled
     ranker = load_ranker(run)
-    assert read_metadata(RankerMetadata, run, "--model", "models.train_ctr").negative_rate == rate
+    assert read_metadata(RankerMetadata, run, "models.train_ctr").negative_rate == rate
     pages = list(page_batches(Dataset(tiny.data), "test", ranker.config.lengths, batch_size=64))
     scores = score_pages(ranker, pages)
     true = scores.clicked.mean()
@@ -212,7 +215,7 @@ def test_predictions_are_calibrated_whatever_share_of_negatives_was_kept(sampled
 
 def test_validation_loss_stands_for_all_candidates(sampled):
     tiny, run, rate = sampled
-    validation = read_metadata(RankerMetadata, run, "--model", "models.train_ctr").validation
+    validation = read_metadata(RankerMetadata, run, "models.train_ctr").validation
     dataset, ranker = Dataset(tiny.data), load_ranker(run)
     timestamps = np.sort(page_timestamps(dataset, "train"))
     late = timestamps[len(timestamps) - round(len(timestamps) * 0.1)]

@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from beam_pipelines.command import CommandError
-from beam_pipelines.manifest import Window, file_sha256
+from beam_pipelines.format.manifest import Window, file_sha256
+from beam_pipelines.shell.command import CommandError
 from models import whiten
-from models.artifacts import EmbeddingsMetadata, EncoderMetadata, read_metadata
+from models.artifact import read_metadata
 from models.data.dataset import Dataset
 from models.data.pages import items_on_pages
-from models.embeddings.store import load_embeddings, load_picture_hashes, space_difference
+from models.embeddings.store import EmbeddingsMetadata, load_embeddings, load_picture_hashes, space_difference
 from models.embeddings.whitening import Whitening
+from models.vision.encoder_run import EncoderMetadata
 from tests.models.picture_dataset import write_picture_dataset
 
 ITEMS, DIM = 60, 5
@@ -77,7 +78,7 @@ def arguments(embeddings, data, output, *more):
 
 
 def metadata_of(directory):
-    return read_metadata(EmbeddingsMetadata, directory, "--embeddings", "models.whiten")
+    return read_metadata(EmbeddingsMetadata, directory, "models.whiten")
 
 
 def test_training_items_are_those_of_candidates_and_histories(data):

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from beam_pipelines.manifest import FORMAT, File, Manifest, Split, Table, Window, file_sha256, ids_sha256
-from beam_pipelines.records import SCHEMA_HASH, encode_page
-from models.artifacts import ClustersMetadata, EmbeddingsMetadata, EncoderMetadata
+from beam_pipelines.format.manifest import FORMAT, File, Manifest, Split, Table, Window, file_sha256, ids_sha256
+from beam_pipelines.format.records import SCHEMA_HASH, encode_page
+from models.clustering.clusters import ClustersMetadata
+from models.embeddings.store import EmbeddingsMetadata
+from models.vision.encoder_run import EncoderMetadata
 from tests.page_features import no_statistics
 
 DAY = 86_400_000

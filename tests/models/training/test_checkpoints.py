@@ -3,7 +3,7 @@ import resource
 import numpy as np
 import pytest
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 from models.training.checkpoints import Checkpoint, Checkpoints
 
 RUN = {"batch_size": 16, "encoder.backbone.depths": (1, 2), "dataset": "a1"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam_pipelines.command import CommandError
+from beam_pipelines.shell.command import CommandError
 from models.training.checkpoints import Checkpoints
 from models.training.distributed_fit import DistributedFit
 from models.training.lazy_adam import LazyAdam

@@ -1,0 +1,185 @@
+"""The table from item row to stored picture: put together after a build, looked up by the next one."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from array_record.python.array_record_module import ArrayRecordReader
+
+from beam_pipelines.format.manifest import File, Images, Manifest
+from beam_pipelines.images.source import ImageFormat
+from beam_pipelines.logs.rejections import check_fraction
+from beam_pipelines.pages.transforms import RESULTS
+from beam_pipelines.shell.command import CommandError
+
+SHARD_INDEX = pa.schema(
+    [("image", pa.string()), ("sha256", pa.string()), ("index", pa.int64()), ("reason", pa.string())]
+)
+"""What the writer of a shard says of it: for each name the stored picture, or the reason why there is none.
+
+`image` is null for pictures of items that are only in the previous dataset: no name is known for them. The schema's
+metadata hold `file` (a `manifest.File`, if any picture is stored) and `reused` (pictures from the previous dataset).
+"""
+
+_NOT_NAMED = "no image named"
+_NOT_IN_PREVIOUS = "none in the previous dataset"
+
+
+class PreviousImages:
+    """The pictures of an earlier dataset, found by the hash of their source.
+
+    Args:
+        dataset: the earlier dataset.
+        side, format: what pictures are to be stored as. A dataset of other ones has nothing to offer.
+    """
+
+    def __init__(self, dataset: Path, side: int, format: ImageFormat) -> None:
+        manifest = Manifest.read(dataset)
+        self._shards: list[Path] = []
+        self._reader: tuple[int, ArrayRecordReader] | None = None
+        if manifest.images and _form(manifest) == (side, format):
+            self._shards = [dataset / shard.path for shard in manifest.images.shards]
+            index = pq.read_table(dataset / manifest.images.index.path)
+        else:
+            index = pa.table({"shard": [], "index": [], "sha256": []})
+        hashes, first = np.unique(index["sha256"].to_numpy().astype("S64"), return_index=True)
+        self._hashes = hashes
+        self._shard = index["shard"].to_numpy()[first]
+        self._index = index["index"].to_numpy()[first]
+
+    def __contains__(self, sha256: str) -> bool:
+        return self._row(sha256) is not None
+
+    def read(self, sha256: str) -> bytes:
+        """The stored picture. Fast in the order of the hashes, which is that of the shards."""
+        row = self._row(sha256)
+        shard = int(self._shard[row])
+        if self._reader is None or self._reader[0] != shard:
+            self.close()
+            self._reader = shard, ArrayRecordReader(str(self._shards[shard]), "readahead_buffer_size:0")
+        return self._reader[1].read([int(self._index[row])])[0]
+
+    def _row(self, sha256: str) -> int | None:
+        key = sha256.encode()
+        row = int(np.searchsorted(self._hashes, key))
+        return row if row < len(self._hashes) and self._hashes[row] == key else None
+
+    def close(self) -> None:
+        """Closes the shard that was read last."""
+        if self._reader is not None:
+            self._reader[1].close()
+            self._reader = None
+
+
+def kept_hashes(previous: Path | None, image_of_item: Sequence[str | None], side: int, format: ImageFormat) -> pa.Array:
+    """Checks the pictures of the previous dataset, and finds those of items that are only there, in the same rows.
+
+    Args:
+        previous: the previous dataset, if there is one. What is read of its pictures is compared with its manifest.
+        image_of_item: see `index_images`.
+        side, format: what pictures are to be stored as.
+
+    Returns:
+        string `(items,)`: the content hash of the picture that stays, empty where none does.
+
+    Raises:
+        CommandError: a file of its pictures is damaged, or some are to be kept that are stored in another way.
+    """
+    manifest = Manifest.read(previous) if previous is not None else None
+    if manifest is None or manifest.images is None:
+        return pa.repeat("", len(image_of_item))
+    manifest.verify(previous, [manifest.images.index])
+    before = pq.read_table(previous / manifest.images.index.path, columns=["sha256"]).column(0).combine_chunks()
+    before = pa.concat_arrays([before, pa.repeat("", len(image_of_item) - len(before))])
+    kept = pc.if_else(pc.is_null(pa.array(image_of_item, pa.string())), before, "")
+    if _form(manifest) == (side, format):
+        manifest.verify(previous, manifest.images.shards)
+    elif count := pc.sum(pc.not_equal(kept, "")).as_py():
+        side, format = _form(manifest)
+        raise CommandError(
+            f"--previous: {count} items with pictures are only in {previous}, where pictures are stored in another way "
+            f"than asked for; pass --image-side {side} --image-format {format} to keep them"
+        )
+    return kept
+
+
+def _form(manifest: Manifest) -> tuple[int, ImageFormat]:
+    return manifest.options["image_side"], manifest.options["image_format"]
+
+
+def index_images(
+    directory: Path,
+    image_of_item: Sequence[str | None],
+    format: ImageFormat,
+    max_bad_fraction: float,
+    *,
+    kept: pa.Array,
+    counters: Counter[str],
+) -> Images:
+    """Writes `images/index.parquet` from what the shards say of their pictures.
+
+    Args:
+        directory: the dataset.
+        image_of_item: the picture that each item row names in the logs, empty if none; `None` for items that are only
+            in the previous dataset.
+        format: of the stored pictures.
+        max_bad_fraction: of the items that name a picture.
+        kept: see `kept_hashes`.
+        counters: `images.reused`, the pictures copied from the previous dataset, is added here.
+
+    Raises:
+        CommandError: too many pictures are bad, or what the workers wrote cannot be seen.
+    """
+    shards: list[File] = []
+    tables = [SHARD_INDEX.empty_table().append_column("shard", pa.array([], pa.int32()))]
+    reused = 0
+    for path in sorted((directory / RESULTS).glob("images-*.parquet")):
+        table = pq.read_table(path)
+        tables.append(table.append_column("shard", pa.repeat(pa.scalar(len(shards), pa.int32()), len(table))))
+        if b"file" in table.schema.metadata:
+            shards.append(File.model_validate_json(table.schema.metadata[b"file"]))
+        reused += int(table.schema.metadata[b"reused"])
+    counters["images.reused"] = reused
+    found = pa.concat_tables([table.replace_schema_metadata() for table in tables]).combine_chunks()
+
+    images = pa.array(image_of_item, pa.string())
+    named = pc.fill_null(pc.not_equal(images, ""), False)
+    by_name = pc.index_in(images, value_set=found["image"], skip_nulls=True)
+    sha256 = pc.if_else(named, pc.take(found["sha256"], by_name), kept)
+    place = pc.index_in(pc.if_else(pc.equal(sha256, ""), None, sha256), value_set=found["sha256"], skip_nulls=True)
+    if lost := pc.sum(pc.and_(pc.is_null(place), pc.fill_null(pc.not_equal(sha256, ""), True))).as_py():
+        raise CommandError(
+            f"nothing is known of the pictures of {lost} items, as seen from here: the workers do not share the "
+            "output's file system, or it shows old listings"
+        )
+    index = pa.table(
+        {
+            "shard": pc.fill_null(pc.take(found["shard"], place), -1),
+            "index": pc.fill_null(pc.take(found["index"], place), -1),
+            "sha256": sha256,
+        }
+    )
+    without = pc.equal(sha256, "")
+    bad = Counter(pc.take(found["reason"], by_name).filter(pc.and_(named, without)).to_pylist())
+    check_fraction("items with a picture", bad.total(), pc.sum(named).as_py(), bad, max_bad_fraction)
+    missing = bad | Counter(
+        {
+            _NOT_NAMED: pc.sum(pc.fill_null(pc.equal(images, ""), False)).as_py(),
+            _NOT_IN_PREVIOUS: pc.sum(pc.and_(pc.is_null(images), without)).as_py(),
+        }
+    )
+    index_path = "images/index.parquet"
+    (directory / "images").mkdir(exist_ok=True)
+    pq.write_table(index, directory / index_path)
+    return Images(
+        format=format,
+        stored=sum(shard.records for shard in shards),
+        items_with_image=len(index) - pc.sum(without).as_py(),
+        missing=dict(sorted(missing.items())),
+        shards=shards,
+        index=File.of(directory, index_path, len(index)),
+    )

@@ -1,0 +1,116 @@
+"""What every command of the project does alike: options, errors, the closing line. Imported by commands alone."""
+
+import argparse
+import errno
+import functools
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from beam_pipelines.format.errors import InputError
+from beam_pipelines.shell.progress import shown_progress
+
+CommandError = InputError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """`argparse` with defaults in `--help` and no abbreviated options.
+
+    Args:
+        description: what the command does.
+        rest: where options that are not listed go; `None` refuses them.
+    """
+
+    def __init__(self, description: str, rest: str | None = None) -> None:
+        super().__init__(
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._rest = rest
+
+    def add_overwrite(self) -> None:
+        """Adds `--overwrite`, the only way a command replaces an existing output."""
+        self.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+    def options(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parses the arguments of the process, or `argv`."""
+        if self._rest is None:
+            return self.parse_args(argv)
+        options, rest = self.parse_known_args(argv)
+        setattr(options, self._rest, rest)
+        return options
+
+    def in_options(self, message: str) -> str:
+        """An error about arguments in the words of this command: `batch_size` becomes --batch-size."""
+        names = {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
+        return re.sub(r"`(\w+)(?:=True)?`", lambda found: names.get(found[1], found[0]), message)
+
+
+def command(
+    parser: Callable[[], ArgumentParser],
+) -> Callable[[Callable[[argparse.Namespace], str]], Callable[[Sequence[str] | None], str]]:
+    """Makes a function of parsed options the `main` of a command, which shows progress.
+
+    Args:
+        parser: makes the parser of its options.
+
+    Returns:
+        A decorator. What it returns takes the arguments (`None` means `sys.argv`) and returns the closing line: what
+        was made, and where. An `InputError` becomes a `CommandError` that names options.
+    """
+
+    def decorate(run: Callable[[argparse.Namespace], str]) -> Callable[[Sequence[str] | None], str]:
+        @functools.wraps(run)
+        def main(argv: Sequence[str] | None = None) -> str:
+            made = parser()
+            options = made.options(argv)
+            try:
+                with shown_progress():
+                    return run(options)
+            except InputError as error:
+                raise CommandError(made.in_options(str(error))) from error
+
+        return main
+
+    return decorate
+
+
+def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command's `main` and exits the process.
+
+    Args:
+        main: takes the arguments (`None` means `sys.argv`) and returns the closing line.
+        argv: arguments, for tests.
+
+    Exit codes: 0 after success, 2 for what the user can fix (`CommandError`), 130 when interrupted; anything else is a
+    defect of ours and keeps its traceback (code 1).
+    """
+    start = time.monotonic()
+    try:
+        summary = main(argv)
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: no space left on the disk ({error})", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    print(f"{summary} [{time.monotonic() - start:.1f} s, peak memory {peak_gb:.2f} GB]", flush=True)
+    sys.exit(0)
+
+
+def require_directory(path: Path, option: str, made_by: str) -> Path:
+    """Returns `path` if it is a directory, else raises a `CommandError` naming the option and the command to run."""
+    if not path.is_dir():
+        raise CommandError(f"{option}: no directory {path}; {made_by} makes it")
+    return path

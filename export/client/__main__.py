@@ -1,0 +1,99 @@
+"""Asks a served ranker to rank pages and prints the candidates, best first: `python -m export.client`.
+
+In Python: `RankerClient(address).rank(page)`.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from export.client.page import Page, PageError
+from export.client.ranker_client import RankerClient, RankerError
+from export.version.example_pages import RowIds, request_row
+from models.data.dataset import Dataset
+from models.data.pages import page_records
+from models.features.spec import STATISTICS
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    """Ranks the pages, prints them, and returns the closing line."""
+    parser = ArgumentParser("Asks a served ranker to rank pages and prints their candidates, best first.")
+    parser.add_argument(
+        "page",
+        nargs="?",
+        help="JSON file of a page, of a list of pages, or of a REST request; - for "
+        "standard input (unset: pages of --data)",
+    )
+    parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
+    parser.add_argument("--split", default="test", help="split of --data")
+    parser.add_argument("--pages", type=int, default=1, help="how many pages of --data")
+    parser.add_argument("--address", default="127.0.0.1:8500", help="HOST:PORT of the server's gRPC services")
+    parser.add_argument("--model-name", default="ranker", help="the model's name")
+    parser.add_argument("--version", type=int, help="ask for this version (unset: the latest)")
+    parser.add_argument("--label", help="ask for the version with this label")
+    parser.add_argument("--output", default="ctr", help="which score: ctr, ctcvr or dwell")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for each page")
+    args = parser.parse_args(argv)
+    if args.pages < 1:
+        raise CommandError(f"--pages must be at least 1. Received: {args.pages}")
+    if not args.timeout > 0:
+        raise CommandError(f"--timeout must be more than 0. Received: {args.timeout}")
+    if args.version is not None and args.label is not None:
+        raise CommandError("--version and --label exclude each other")
+    try:
+        with RankerClient(
+            args.address, args.model_name, version=args.version, label=args.label, timeout=args.timeout
+        ) as client:
+            if args.page is None:
+                require_directory(args.data, "--data", "beam_pipelines.build")
+                numbers = [name for name in STATISTICS if name in client.inputs]
+                pages = _pages_of(Dataset(args.data), args.split, args.pages, numbers)
+            else:
+                pages = _pages_in(args.page)
+            count = 0
+            for page in pages:
+                scores = client.rank(page, args.output)
+                print(_report(page, scores, args.output, client.version), flush=True)
+                count += 1
+    except RankerError as error:
+        raise CommandError(f"--address: {args.address} has not ranked the page: {error}") from error
+    except PageError as error:
+        raise CommandError(f"page: {error}") from error
+    return f"ranked {count} page{'s' if count > 1 else ''} with {args.model_name} at {args.address}"
+
+
+def _pages_in(source: str) -> list[Page]:
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
+        document = json.loads(text)
+    except OSError as error:
+        raise CommandError(f"page: {source} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # no UTF-8, or no JSON
+        raise CommandError(f"page: {source} is no JSON: {error}") from error
+    if isinstance(document, dict) and "instances" in document:
+        document = document["instances"]
+    rows: list[Any] = document if isinstance(document, list) else [document]
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise PageError(f"{source} must hold a page, which is a JSON object. Received: {text.strip()[:80]}")
+    return [Page.from_row(row) for row in rows]
+
+
+def _pages_of(dataset: Dataset, split: str, count: int, numbers: Sequence[str]) -> Iterator[Page]:
+    ids = RowIds(dataset.items()["item_id"].to_pylist(), dataset.users()["user_id"].to_pylist())
+    for record in page_records(dataset, split).take(count).as_numpy_iterator():
+        yield Page.from_row(request_row(record, ids, numbers))
+
+
+def _report(page: Page, scores: dict[str, float], output: str, version: int | None) -> str:
+    history = ", ".join(f"{len(history.item_ids)} {name}" for name, history in page.histories.items()) or "none"
+    width = max((len(item) for item in scores), default=0)
+    lines = [f"user {page.user_id}, query {page.query!r}, history: {history}; version {version}; {output} by item"]
+    lines += [f"{rank:4d}  {item.ljust(width)}  {score:.6f}" for rank, (item, score) in enumerate(scores.items(), 1)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)

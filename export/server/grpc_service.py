@@ -1,0 +1,217 @@
+"""TensorFlow Serving's gRPC services: `PredictionService` and `ModelService`."""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf import message
+from tensorflow.core.framework import tensor_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_management_pb2,
+    model_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from export.server.health_service import health_handler
+from export.server.model_config import ConfigError, model_configs
+from export.server.request_limits import RequestLimits
+from export.server.request_queue import Deadline, RequestQueue
+from export.server.servable import DEFAULT_SIGNATURE
+from export.server.served_models import ServedModels
+from export.server.serving_error import ServingError
+
+_SPARE_WORKERS = 8  # for requests that are refused, and for those that run no model
+_NO_DEADLINE = 1e9  # seconds
+_MAX_MESSAGE = 1024  # characters of an error, as in TensorFlow Serving
+
+
+class GrpcServer:
+    """Answers for models over gRPC, from the moment it is made until `stop`.
+
+    Args:
+        models: the models.
+        host: the interface to listen on.
+        port: the port to listen on; 0 takes a free one.
+        limits: larger requests are refused with RESOURCE_EXHAUSTED.
+        queue: what a request must pass before a model runs.
+
+    Raises:
+        RuntimeError: the port cannot be used.
+    """
+
+    def __init__(self, models: ServedModels, host: str, port: int, limits: RequestLimits, queue: RequestQueue) -> None:
+        options = [
+            ("grpc.max_receive_message_length", limits.request_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a port in use is an error, not a share of its requests
+        ]
+        workers = queue.running + queue.waiting + _SPARE_WORKERS  # so that the queue decides who waits
+        self._server = grpc.server(futures.ThreadPoolExecutor(workers, "grpc"), options=options)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            _PredictionService(models, limits, queue), self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(models), self._server)
+        self._server.add_generic_rpc_handlers((health_handler(lambda: models.is_serving),))
+        self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+        self._server.start()
+
+    def stop(self, grace: float) -> None:
+        """Refuses new requests and waits up to `grace` seconds for those in progress."""
+        self._server.stop(grace).wait()
+
+
+def _answer(
+    method: Callable[[Any, Any, grpc.ServicerContext], message.Message],
+) -> Callable[[Any, Any, grpc.ServicerContext], Any]:
+    """Turns a method that raises `ServingError` into one of a gRPC service."""
+
+    @functools.wraps(method)
+    def answered(self: Any, request: Any, context: grpc.ServicerContext) -> message.Message:
+        try:
+            return method(self, request, context)
+        except ServingError as error:
+            code, text = error.code, error.message
+        except Exception:
+            logging.exception("%s failed", method.__name__)
+            code, text = grpc.StatusCode.INTERNAL, "internal error, see the server's log"
+        context.abort(code, text[:_MAX_MESSAGE])
+
+    return answered
+
+
+@_answer
+def _not_served(self: Any, request: Any, context: grpc.ServicerContext) -> message.Message:
+    raise ServingError(grpc.StatusCode.UNIMPLEMENTED, "not served here; use PredictionService.Predict")
+
+
+class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    Classify = Regress = MultiInference = _not_served
+
+    def __init__(self, models: ServedModels, limits: RequestLimits, queue: RequestQueue) -> None:
+        self._models = models
+        self._limits = limits
+        self._queue = queue
+
+    @_answer
+    def Predict(
+        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
+    ) -> predict_pb2.PredictResponse:
+        spec = request.model_spec
+        known = spec.name if spec.name in self._models.names else ""
+        deadline = Deadline(_seconds(context), context.is_active)
+        with (
+            self._models.metrics.request(known, "Predict", "GRPC"),
+            self._queue.admitted(deadline),
+            self._models.lease(*_requested(spec)) as servable,
+        ):
+            signature = servable.signature(spec.signature_name)
+            signature.check_names(request.inputs)
+            shapes = {name: _shape(name, value) for name, value in request.inputs.items()}
+            self._limits.check(shapes)
+            for name, shape in shapes.items():
+                signature.check_tensor(name, request.inputs[name].dtype, shape)
+                self._check_filling(name, request.inputs[name], shape)
+            inputs = {name: _to_array(name, value) for name, value in request.inputs.items()}
+            remaining = deadline.remaining()
+            with self._models.metrics.run(known, "Predict"):
+                outputs = servable.predict(spec.signature_name, inputs, request.output_filter, remaining)
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = spec.name
+        response.model_spec.version.value = servable.version
+        response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
+        for name, value in outputs.items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+    @_answer
+    def GetModelMetadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        if not request.metadata_field:
+            raise ServingError(
+                grpc.StatusCode.INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field"
+            )
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = request.model_spec.name
+        with self._models.lease(*_requested(request.model_spec)) as servable:
+            response.model_spec.version.value = servable.version
+            signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signature_defs)
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    def _check_filling(self, name: str, proto: tensor_pb2.TensorProto, shape: Sequence[int]) -> None:
+        """Refuses a tensor of a few bytes that stands for many: the last value fills the rest of its shape."""
+        if proto.string_val:
+            missing = math.prod(shape) - len(proto.string_val)
+            if missing * len(proto.string_val[-1]) > self._limits.request_bytes:
+                raise ServingError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"Input {name} of shape {list(shape)} is larger than {self._limits.request_bytes} bytes",
+                )
+
+
+class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, models: ServedModels) -> None:
+        self._models = models
+
+    @_answer
+    def GetModelStatus(
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        return self._models.status(*_requested(request.model_spec))
+
+    @_answer
+    def HandleReloadConfigRequest(
+        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
+    ) -> model_management_pb2.ReloadConfigResponse:
+        try:
+            self._models.reload(model_configs(request.config))
+        except ConfigError as error:
+            raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()  # present and empty: error code OK
+        return response
+
+
+def _shape(name: str, proto: tensor_pb2.TensorProto) -> list[int]:
+    sizes = [dim.size for dim in proto.tensor_shape.dim]
+    if min(sizes, default=0) < 0 or proto.tensor_shape.unknown_rank:
+        raise _invalid_tensor(name, f"shape {sizes}")
+    return sizes
+
+
+def _to_array(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
+    try:
+        return tf.make_ndarray(proto)
+    except (TypeError, ValueError) as error:
+        raise _invalid_tensor(name, str(error)) from error
+
+
+def _invalid_tensor(name: str, what: str) -> ServingError:
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"Input {name} is not a valid TensorProto: {what}")
+
+
+def _seconds(context: grpc.ServicerContext) -> float | None:
+    """Seconds until the client's deadline; `None` if it has set none, which gRPC tells as a very long time."""
+    seconds = context.time_remaining()
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds < _NO_DEADLINE else None
+
+
+def _requested(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
+    choice = spec.WhichOneof("version_choice")
+    version = spec.version.value if choice == "version" else None
+    label = spec.version_label if choice == "version_label" else None
+    return spec.name, version, label or None

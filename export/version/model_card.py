@@ -1,0 +1,341 @@
+"""The model card of a version: what it was made from, how good it is, what it reads, and what it cannot do."""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beam_pipelines.format.manifest import Manifest, Window, file_sha256
+from beam_pipelines.shell.command import CommandError
+from export.version.inputs import RequestInput
+from models.evaluation.comparison import METRICS
+from models.features.spec import TableFeature
+from models.ranker.ranker import WEIGHTS_FILE, Ranker
+from models.ranker.run import RankerMetadata
+from models.train_ctr import TRAINING_COUNTS_FILE
+
+CARD_JSON = "assets.extra/model_card.json"
+CARD_MARKDOWN = "assets.extra/model_card.md"
+
+_COUNTS = ("pages", "users", "candidates", "clicks")
+
+
+def read_report(report: Path, run: Path, metadata: RankerMetadata) -> dict[str, Any]:
+    """What a report of `models.evaluate` says of a ranker.
+
+    Args:
+        report: the report's directory, or its `metrics.json`.
+        run: the ranker's run.
+        metadata: its description.
+
+    Returns:
+        `split`, `dataset_digest`, `notice`; `level` of the intervals; `all` and `unseen_items`: metrics with
+        intervals; `slices`: title to `value`, counts, metrics and intervals of each.
+
+    Raises:
+        CommandError: there is no report, or this ranker is not in it.
+    """
+    file = report / "metrics.json" if report.is_dir() else report
+    try:
+        measured = json.loads(file.read_text())
+        models, systems = measured["models"], measured["systems"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"--report: {file} is no report; models.evaluate makes it") from error
+    name = next((name for name, model in models.items() if model.get("digest") == metadata.digest()), None)
+    if name is None:
+        raise CommandError(f"--report: {file} does not measure {run} as it is now; run models.evaluate on it")
+    slices = {}
+    # Slices are of systems: of a ranker's own if no other seed is averaged with it.
+    system = next(system for system, each in systems.items() if name in each["models"])
+    if len(systems[system]["models"]) == 1:
+        slices = {
+            title: [
+                {
+                    "value": each["value"],
+                    **{count: each[count] for count in _COUNTS},
+                    **_figures(each["systems"][system]),
+                }
+                for each in values
+            ]
+            for title, values in measured["slices"].items()
+        }
+    return {
+        **{key: measured[key] for key in ("split", "dataset_digest", "notice", "level")},
+        **{
+            part: {**{count: models[name][part][count] for count in _COUNTS}, **_figures(models[name][part])}
+            for part in ("all", "unseen_items")
+        },
+        "slices": slices,
+    }
+
+
+def model_card(
+    run: Path,
+    ranker: Ranker,
+    metadata: RankerMetadata,
+    inputs: Mapping[str, RequestInput],
+    manifest: Manifest | None,
+    report: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Puts a card together from what is on disk, and nothing else.
+
+    Args:
+        run: the ranker's run.
+        ranker: the ranker.
+        metadata: its description.
+        inputs: of the signature `serving_default`.
+        manifest: of the dataset that it learned on; `None` if it is not at hand.
+        report: from `read_report`.
+    """
+    embeddings = metadata.clusters.embeddings if metadata.clusters is not None else metadata.embeddings
+    digests = {
+        "dataset": metadata.dataset_digest,
+        "ranker": metadata.digest(),
+        "ranker_weights": file_sha256(run / WEIGHTS_FILE),
+    }
+    if embeddings is not None:
+        digests |= {"encoder_weights": embeddings.encoder.weights_sha256, "embeddings": embeddings.embeddings_sha256}
+    if metadata.clusters is not None:
+        digests |= {
+            "cluster_centers": metadata.clusters.centers_sha256,
+            "cluster_ids": metadata.clusters.cluster_ids_sha256,
+        }
+    data: dict[str, Any] = {
+        "notice": metadata.notice,
+        "train": _window(metadata.window),
+        "negative_rate": metadata.negative_rate,
+        "items": ranker.sizes.items,
+        "users": ranker.sizes.users,
+    }
+    if embeddings is not None:
+        data["encoder"] = _window(embeddings.encoder.window)
+    if manifest is not None:
+        split = manifest.splits["train"]
+        data |= {"pages": split.pages, "impressions": split.impressions, "clicks": split.clicks}
+    return {
+        "image_feature": metadata.image_feature,
+        "seed": metadata.seed,
+        "outputs": ranker.outputs,
+        "data": data,
+        "validation": {key: value for key, value in metadata.validation.items() if isinstance(value, int | float)},
+        "report": report,
+        "digests": digests,
+        "inputs": _inputs(inputs),
+        "table_features": {
+            table: {column: _feature_text(feature, sizes[column]) for column, feature in features.items()}
+            for table, features, sizes in (
+                ("items", ranker.config.features.item, ranker.sizes.item),
+                ("users", ranker.config.features.user, ranker.sizes.user),
+            )
+        },
+        "limits": _limits(run, ranker, metadata),
+    }
+
+
+def write_card(version: Path, card: dict[str, Any]) -> None:
+    """Adds a card to a SavedModel, as JSON and as Markdown."""
+    (version / CARD_JSON).parent.mkdir(exist_ok=True)
+    (version / CARD_JSON).write_text(
+        json.dumps(_without_nan(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+    (version / CARD_MARKDOWN).write_text(_markdown(card))
+
+
+def _feature_text(feature: TableFeature, size: int) -> str:
+    if feature.type == "number":
+        return f"number, {feature.transform}"
+    counted = {"id": f"{size} known", "category": f"{size} known values", "hash": f"{size} buckets"}
+    return ", ".join(filter(None, [feature.type, counted.get(feature.type)]))
+
+
+def _inputs(inputs: Mapping[str, RequestInput]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "type": each.dtype.name,
+            "shape": ["pages"]
+            if each.per == "page"
+            else ["pages", "candidates" if each.per == "candidate" else "steps"],
+            "says": each.says,
+            "required": each.required,
+            "missing": _missing(each),
+            "of_new_items": each.of_new_items,
+        }
+        for name, each in inputs.items()
+    ]
+
+
+def _missing(each: RequestInput) -> str | int | float | None:
+    """What stands for a value that is not known; JSON has no NaN."""
+    if each.required:
+        return None
+    return "NaN" if each.missing != each.missing else each.missing
+
+
+def _limits(run: Path, ranker: Ranker, metadata: RankerMetadata) -> list[str]:
+    """What to know before use; each sentence follows from the run's files."""
+    lengths, sizes = ranker.config.lengths, ranker.sizes
+    limits = []
+    if metadata.notice:
+        limits.append(f"The data it learned from: {metadata.notice.rstrip('.')}.")
+    counts = run / TRAINING_COUNTS_FILE
+    if counts.is_file():
+        unseen = int((np.load(counts) == 0).sum())
+        limits.append(
+            f"{unseen} of the {sizes.items} items of its table are on no training page, as candidate or in a history."
+        )
+    id_feature = ranker.config.features.item.get("item_id")
+    if id_feature is not None:
+        limits.append(
+            f"IDs of items on fewer than {id_feature.min_count} training candidates and history steps share one "
+            "embedding: such items are told apart by their features alone."
+        )
+    limits.append(
+        "Items and their features are those of the table at the time of training. What a request says of an item that "
+        "the table has is not read."
+    )
+    limits.append(
+        "An item that the table does not have is scored by what the request says of it, its ID being unknown."
+    )
+    if metadata.image_feature in ("vector", "simscore"):
+        limits.append("An item that the table does not have is scored as one without a picture.")
+    limits.append(
+        f"Of histories, the newest {lengths.click} clicks, {lengths.pay} payments and {lengths.cart} cart additions "
+        "are read."
+    )
+    limits.append(f"Page records (`tf_example`) are read up to {lengths.candidates} candidates.")
+    limits.append("The position of a candidate on the page is not an input.")
+    if metadata.negative_rate < 1:
+        limits.append(
+            f"The training pages kept a share of {metadata.negative_rate:g} of the unclicked candidates; predictions "
+            "are corrected for it."
+        )
+    if ranker.calibrator.kind == "none":
+        limits.append("Probabilities are not calibrated.")
+    else:
+        limits.append(
+            f"Probabilities are calibrated ({ranker.calibrator.kind}) on the validation pages, so that the validation "
+            "figures of calibration and log loss are of pages that it has been fitted on."
+        )
+    return limits
+
+
+def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "metrics": {name: measured[name] for name in METRICS},
+        "intervals": {name: measured["intervals"][name] for name in METRICS},
+    }
+
+
+def _window(window: Window) -> dict[str, Any]:
+    moments = {
+        key: datetime.datetime.fromtimestamp(value / 1000, datetime.UTC).isoformat(timespec="seconds")
+        for key, value in (("first", window.first), ("last", window.last))
+    }
+    return {"first_ms": window.first, "last_ms": window.last, **moments}
+
+
+def _markdown(card: dict[str, Any]) -> str:
+    data = card["data"]
+    lines = [
+        "# Ranker",
+        "",
+        f"Image feature `{card['image_feature']}`, seed {card['seed']}; predicts {', '.join(card['outputs'])}.",
+    ]
+    lines += ["", "## Data", ""]
+    if data["notice"]:
+        lines.append(f"- Notice: {data['notice']}")
+    lines.append(f"- Training pages from {data['train']['first']} to {data['train']['last']}")
+    if "encoder" in data:
+        lines.append(f"- Encoder's pages from {data['encoder']['first']} to {data['encoder']['last']}")
+    for key in ("pages", "impressions", "clicks", "items", "users", "negative_rate"):
+        if key in data:
+            lines.append(f"- {key.replace('_', ' ')}: {data[key]}")
+    lines += ["", "## Metrics", "", "On the validation pages, by which its epoch was chosen:", ""]
+    lines += _table(("metric", "value"), [(name, _number(value)) for name, value in card["validation"].items()])
+    report = card["report"]
+    if report is None:
+        lines += ["", "No report was given at export: nothing is known of other pages."]
+    else:
+        lines += _report_lines(report)
+    lines += [
+        "",
+        "## Digests",
+        "",
+        *_table(("of", "SHA-256"), [(k.replace("_", " "), f"`{v}`") for k, v in card["digests"].items()]),
+    ]
+    lines += [
+        "",
+        "## Features",
+        "",
+        "Inputs of `serving_default`. What is not required may be left out over gRPC; over REST, TensorFlow Serving "
+        "wants all of them, which may be empty.",
+        "",
+    ]
+    lines += _table(
+        ("input", "type", "shape", "missing", "required", "read"),
+        [
+            (
+                f"`{each['name']}`",
+                each["type"],
+                f"({', '.join(each['shape'])})",
+                "" if each["required"] else f"`{json.dumps(each['missing'])}`".replace('"NaN"', "NaN"),
+                "yes" if each["required"] else "no",
+                each["says"] + (" (of items that the table does not have)" if each["of_new_items"] else ""),
+            )
+            for each in card["inputs"]
+        ],
+    )
+    lines += ["", "Columns that it reads of its own tables, by row:", ""]
+    columns = [
+        (table, f"`{column}`", text)
+        for table, features in card["table_features"].items()
+        for column, text in features.items()
+    ]
+    lines += _table(("table", "column", "read as"), columns)
+    lines += ["", "## Limits", "", *(f"- {limit}" for limit in card["limits"]), ""]
+    return "\n".join(lines)
+
+
+def _report_lines(report: dict[str, Any]) -> list[str]:
+    head = ("candidates", "GAUC (page mean)", "AUC", "log loss", "COPC")
+    rows = [(title, *_cells(report[part])) for title, part in (("all", "all"), ("unseen items", "unseen_items"))]
+    lines = ["", f"On {report['split']} pages, with {report['level']:.0%} intervals (bootstrap over users):", ""]
+    lines += _table(("items", *head), rows)
+    for title, values in report["slices"].items():
+        lines += ["", *_table((title, *head), [(each["value"], *_cells(each)) for each in values])]
+    return lines
+
+
+def _cells(figures: Mapping[str, Any]) -> list[str]:
+    cells = [str(figures["candidates"])]
+    for name in ("gauc_page_mean", "auc", "log_loss", "copc"):
+        low, high = figures["intervals"][name]
+        cells.append(f"{_number(figures['metrics'][name])} [{_number(low)}, {_number(high)}]")
+    return cells
+
+
+def _number(value: float | None) -> str:
+    if value is None or value != value:
+        return "n/a"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,212 @@
+"""Declares what a ranker knows of items, users and candidates, and checks it against the dataset's tables."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import pyarrow as pa
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from beam_pipelines.format.records import FEATURES, STATISTICS_DAYS
+from beam_pipelines.shell.command import CommandError
+from models.config import Config
+
+STATISTICS: tuple[str, ...] = tuple(
+    f.name for f in FEATURES if f.name.endswith(tuple(f"_{d}d" for d in STATISTICS_DAYS))
+)
+"""What page records say of each candidate's item: impressions, clicks, smoothed CTR and payments of the days before."""
+
+
+class IdFeature(Config):
+    """The row's own ID, `item_id` or `user_id`, embedded.
+
+    Attributes:
+        min_count: IDs with fewer occurrences in the training pages share the unknown ID.
+        dropout: share of IDs that training takes for unknown, so that what an unknown ID means is learned. On the
+            sample it adds 0.01 to 0.02 to the GAUC over items whose ID is unknown.
+        match: whether a candidate's ID is compared with that of each history step.
+    """
+
+    type: Literal["id"] = "id"
+    min_count: PositiveInt = 5
+    dropout: float = Field(0.1, ge=0, lt=1)
+    match: bool = True
+
+
+class CategoryFeature(Config):
+    """A string column whose values seen in training form a vocabulary, embedded; others share the unknown value.
+
+    Attributes:
+        min_count: values with fewer occurrences in the training pages are unknown.
+        match: whether a candidate's value is compared with that of each history step.
+    """
+
+    type: Literal["category"] = "category"
+    min_count: PositiveInt = 1
+    match: bool = False
+
+
+class HashFeature(Config):
+    """A string column whose values are hashed into buckets, embedded: new values need no vocabulary.
+
+    Attributes:
+        buckets: number of hash values; two values that share one are the same to the model.
+        match: whether a candidate's bucket is compared with that of each history step.
+    """
+
+    type: Literal["hash"] = "hash"
+    buckets: PositiveInt = 1000
+    match: bool = False
+
+
+class TextFeature(Config):
+    """A string column as a bag of hashed words, in the embedding that queries share.
+
+    Attributes:
+        tokens: words kept of a text.
+    """
+
+    type: Literal["text"] = "text"
+    tokens: PositiveInt = 16
+
+
+class NumberFeature(Config):
+    """A numeric column.
+
+    Attributes:
+        transform: `standardize` to mean 0 and deviation 1 over what training has seen; `log`, the same of
+            `sign(x) log(1 + |x|)`, for counts and prices; `buckets`, an embedding of the quantile that holds the value.
+        buckets: number of quantiles.
+    """
+
+    type: Literal["number"] = "number"
+    transform: Literal["standardize", "log", "buckets"] = "standardize"
+    buckets: int = Field(16, ge=2)
+
+
+TableFeature = Annotated[
+    IdFeature | CategoryFeature | HashFeature | TextFeature | NumberFeature, Field(discriminator="type")
+]
+
+
+def is_plain(feature: TableFeature) -> bool:
+    """Whether a feature is one number, not embedded."""
+    return feature.type == "number" and feature.transform != "buckets"
+
+
+class FeaturesConfig(Config):
+    """Features by name. A section that is not set holds everything that the dataset has.
+
+    Attributes:
+        item: columns of the item table; `label_*` columns are for evaluation and refused.
+        user: columns of the user table.
+        candidate: numbers that page records carry per candidate, of `STATISTICS`; -1 is a missing one.
+        query: whether the page's query is read.
+    """
+
+    item: dict[str, TableFeature] | None = None
+    user: dict[str, TableFeature] | None = None
+    candidate: dict[str, NumberFeature] | None = None
+    query: bool = True
+
+
+def resolve_features(config: FeaturesConfig, items: pa.Schema, users: pa.Schema) -> FeaturesConfig:
+    """Fills in the sections that are not set, and checks those that are.
+
+    Args:
+        config: as the user wrote it.
+        items, users: the columns of the dataset's tables.
+
+    Returns:
+        The declaration with every section.
+
+    Raises:
+        CommandError: a feature is no column, or its type does not fit the column; the feature is named.
+    """
+    item = _all_features(items, "item_id") if config.item is None else config.item
+    user = _all_features(users, "user_id") if config.user is None else config.user
+    candidate = {
+        name: NumberFeature(transform="standardize" if name.startswith("ctr_") else "log") for name in STATISTICS
+    }
+    if config.candidate is not None:
+        candidate = config.candidate
+        for name in candidate:
+            if name not in STATISTICS:
+                raise CommandError(
+                    f"ranker.features.candidate.{name}: no number of the page records (they have: "
+                    f"{', '.join(STATISTICS)})"
+                )
+    _check("item", item, items, "item_id")
+    _check("user", user, users, "user_id")
+    return config.model_copy(update={"item": item, "user": user, "candidate": candidate})
+
+
+def _all_features(schema: pa.Schema, id_column: str) -> dict[str, TableFeature]:
+    """A feature for every column that the input contract gives a meaning."""
+    features: dict[str, TableFeature] = {id_column: IdFeature(match=id_column == "item_id")}
+    for name in schema.names:
+        if name == "category":
+            features[name] = CategoryFeature(match=True)
+        elif name == "title":
+            features[name] = TextFeature()
+        elif name.startswith("stat_"):
+            features[name] = NumberFeature()
+        elif name.startswith("cat_"):
+            features[name] = CategoryFeature(match=id_column == "item_id")
+    return features
+
+
+def _check(section: str, features: Mapping[str, TableFeature], schema: pa.Schema, id_column: str) -> None:
+    usable = [name for name in schema.names if not name.startswith("label_")]
+    for name, feature in features.items():
+        key = f"ranker.features.{section}.{name}"
+        if name.startswith("label_"):
+            raise CommandError(f"{key}: label_* columns are for evaluation, a ranker must not read them")
+        if name not in usable:
+            raise CommandError(f"{key}: the {section} table has no such column (it has: {', '.join(usable)})")
+        if (feature.type == "id") != (name == id_column):
+            needed = "must be" if name == id_column else "must not be"
+            raise CommandError(f"{key}: {needed} of type id, which is that of {id_column}. Received: {feature.type}")
+        kind = schema.field(name).type
+        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        if numeric != (feature.type == "number"):
+            fits = "number" if numeric else "category, hash or text"
+            raise CommandError(f"{key}: the column holds {kind}, which is of type {fits}. Received: {feature.type}")
+
+
+class FeatureSizes(Config):
+    """Sizes of the feature tables that a `Ranker` holds, found in its training data.
+
+    Attributes:
+        items, users: rows of the dataset's tables. Each feature table has one more row, for what is unknown.
+        item, user: for each feature that is embedded, its number of known values (embeddings have one more row, 0, for
+            all others), buckets or quantiles; 0 for texts and plain numbers.
+        image_dim: length of image embeddings, or of cluster centers; 0 when neither is used.
+        clusters: number of cluster IDs, 0 when they are not used.
+    """
+
+    items: NonNegativeInt
+    users: NonNegativeInt
+    item: dict[str, NonNegativeInt]
+    user: dict[str, NonNegativeInt]
+    image_dim: NonNegativeInt = 0
+    clusters: NonNegativeInt = 0
+
+
+class TasksConfig(Config):
+    """What is predicted, and how much each task weighs in the loss that training lowers. 0 leaves a task out.
+
+    Attributes:
+        ctr: click probability.
+        pairwise: that a clicked candidate has larger log-odds than an unclicked one of its page: RankNet's log loss of
+            the difference, a mean over the pairs of a page and then over pages, as GAUC is. It adds no output; its cost
+            grows with the square of a page's candidates. On later training pages of H&M, `none` has a GAUC of 0.640
+            without it, 0.645 with 1, and 0.648 if `ctr` is 0.01 beside it (mean of two seeds), which costs 0.05 of the
+            AUC over all pages. On the sample's validation pages, cluster_id has 0.685 with 1, 0.688 without (one seed).
+        ctcvr: probability of a click and a conversion, the product of click and conversion probability (ESMM).
+        dwell: log(1 + seconds) after a click.
+    """
+
+    ctr: float = Field(1.0, gt=0)
+    pairwise: NonNegativeFloat = 0.0
+    ctcvr: NonNegativeFloat = 0.0
+    dwell: NonNegativeFloat = 0.0

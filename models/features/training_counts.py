@@ -1,0 +1,95 @@
+"""What occurs on the train pages, counted in one pass."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from beam_pipelines.format.manifest import Window
+from beam_pipelines.format.records import HISTORIES
+from models.data.dataset import Dataset
+from models.data.map_ahead import map_ahead
+from models.data.pages import page_records
+from models.features.spec import STATISTICS
+
+_PARSE_TOGETHER = 1024
+_NUMBERS_KEPT = 1_000_000
+_ROWS = ("item", *(f"{name}_item" for name in HISTORIES))
+
+
+class TrainingCounts(NamedTuple):
+    """Occurrences on the pages of a window.
+
+    Attributes:
+        items: int64 by item row, as candidates and history steps.
+        users: int64 by user row, as pages.
+        numbers: for each number of `STATISTICS` its values for the first million candidates, float64.
+    """
+
+    items: np.ndarray
+    users: np.ndarray
+    numbers: dict[str, np.ndarray]
+
+
+def count_training(dataset: Dataset, cut: int) -> tuple[TrainingCounts, np.ndarray]:
+    """Counts what occurs on the train pages up to a moment, and which items occur on all of them.
+
+    Histories are counted whole, and nothing is padded.
+
+    Args:
+        dataset: the page dataset.
+        cut: the last timestamp that counts, epoch milliseconds.
+
+    Returns:
+        The counts of the pages up to `cut`, and int64 `(items,)` of all train pages.
+    """
+    spec = {name: tf.io.RaggedFeature(tf.int64) for name in _ROWS}
+    spec |= {name: tf.io.RaggedFeature(tf.float32 if name.startswith("ctr_") else tf.int64) for name in STATISTICS}
+    spec |= {name: tf.io.FixedLenFeature([], tf.int64) for name in ("user", "timestamp")}
+
+    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(serialized, spec)
+        flat = {name: parsed[name].flat_values for name in (*_ROWS, *STATISTICS)}
+        pages = {f"page_of_{name}": tf.cast(parsed[name].value_rowids(), tf.int64) for name in _ROWS}
+        return flat | pages | {name: parsed[name] for name in ("user", "timestamp")}
+
+    items, users = dataset.manifest.items.file.records, dataset.manifest.users.file.records
+    counts = TrainingCounts(np.zeros(items, np.int64), np.zeros(users, np.int64), {})
+    everywhere = np.zeros(items, np.int64)
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in STATISTICS}
+    number_count = 0
+    with tqdm(total=dataset.split("train").pages, desc="counting", unit="page") as progress:
+        batches = map_ahead(page_records(dataset, "train").batch(_PARSE_TOGETHER), parse)
+        for page in batches.as_numpy_iterator():
+            counted = page["timestamp"] <= cut
+            counts.users[:] += np.bincount(page["user"][counted], minlength=users)
+            for name in _ROWS:
+                everywhere += np.bincount(page[name], minlength=items)
+                counts.items[:] += np.bincount(page[name][counted[page[f"page_of_{name}"]]], minlength=items)
+            if number_count < _NUMBERS_KEPT:
+                of_counted = counted[page["page_of_item"]]
+                number_count += int(of_counted.sum())
+                for name in STATISTICS:
+                    kept[name].append(page[name][of_counted].astype(np.float64))
+            progress.update(len(counted))
+    counts.numbers.update({name: np.concatenate(values)[:_NUMBERS_KEPT] for name, values in kept.items()})
+    return counts, everywhere
+
+
+def split_by_share(timestamps: np.ndarray, window: Window, share: float) -> tuple[Window, Window, int]:
+    """Divides pages into earlier ones to learn on and later ones that validate; equal timestamps stay together.
+
+    Args:
+        timestamps: of the pages, epoch milliseconds, in any order.
+        window: of all of them.
+        share: of the pages that should validate.
+
+    Returns:
+        The window to learn on, the later window, and the number of pages in the first.
+    """
+    timestamps = np.sort(timestamps)
+    wanted = len(timestamps) - round(len(timestamps) * share)
+    cut = int(timestamps[max(wanted, 1) - 1])
+    pages = int((timestamps <= cut).sum())
+    return Window(first=window.first, last=cut), Window(first=cut + 1, last=window.last), pages

@@ -1,0 +1,119 @@
+"""What training has seen of each feature: vocabularies and scales, kept beside the ranker."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+from pydantic import Field
+
+from beam_pipelines.shell.command import CommandError
+from models.config import Config
+from models.features.spec import CategoryFeature, FeaturesConfig, HashFeature, NumberFeature
+
+
+class NumberValues(Config):
+    """Scale of a number: of `log_magnitude` of it, if its feature's transform is `log`.
+
+    Attributes:
+        mean, deviation: over what training has seen; 0 and 1 if it has seen nothing or one value.
+        boundaries: of the quantiles, ascending; empty unless the transform is `buckets`.
+    """
+
+    mean: float
+    deviation: float = Field(gt=0)
+    boundaries: tuple[float, ...] = ()
+
+
+class FeatureValues(Config):
+    """The state of all features that have one.
+
+    Attributes:
+        item, user: column to its vocabulary, in the order of its IDs from 1 on, or to the scale of a number.
+        candidate: number to its scale.
+    """
+
+    item: dict[str, tuple[str, ...] | NumberValues]
+    user: dict[str, tuple[str, ...] | NumberValues]
+    candidate: dict[str, NumberValues]
+
+    def check(self, features: FeaturesConfig, file: str) -> None:
+        """Refuses a file that lacks a declared feature.
+
+        Raises:
+            CommandError: naming the feature.
+        """
+        for section in ("item", "user", "candidate"):
+            known = getattr(self, section)
+            for name, feature in getattr(features, section).items():
+                kind = {"category": tuple, "number": NumberValues}.get(feature.type)
+                if kind is not None and not isinstance(known.get(name), kind):
+                    what = "vocabulary" if kind is tuple else "scale"
+                    raise CommandError(
+                        f"ranker.features.{section}.{name}: {file} has no {what} of it; train the ranker again"
+                    )
+
+
+def vocabulary_of(column: pa.ChunkedArray, counts: np.ndarray, feature: CategoryFeature) -> tuple[str, ...]:
+    """Values that training has seen often enough, sorted.
+
+    Args:
+        column: strings, `(rows,)`.
+        counts: occurrences of the rows in training, `(rows,)`.
+        feature: the declaration.
+    """
+    encoded = pc.fill_null(column.combine_chunks(), "").dictionary_encode()
+    occurrences = np.bincount(encoded.indices.to_numpy(), counts, len(encoded.dictionary))
+    values = zip(encoded.dictionary.to_pylist(), occurrences, strict=True)
+    return tuple(sorted(value for value, count in values if value and count >= feature.min_count))
+
+
+def vocabulary_ids(column: pa.ChunkedArray, vocabulary: tuple[str, ...]) -> np.ndarray:
+    """IDs of the values from 1 on; 0 for empty and unknown ones: int32 `(rows,)`."""
+    found = pc.index_in(column.combine_chunks(), pa.array(vocabulary, column.type))
+    return pc.fill_null(found, -1).to_numpy().astype(np.int32) + 1
+
+
+def hash_ids(column: pa.ChunkedArray, feature: HashFeature) -> np.ndarray:
+    """Buckets of the values from 1 on; 0 for empty ones: int32 `(rows,)`. The hash is TensorFlow's, as in a graph."""
+    texts = pc.fill_null(column.combine_chunks(), "").to_pylist()
+    buckets = tf.strings.to_hash_bucket_fast(tf.constant(texts, tf.string), feature.buckets).numpy()
+    return np.where([bool(text) for text in texts], buckets + 1, 0).astype(np.int32)
+
+
+def scale_of(values: np.ndarray, feature: NumberFeature) -> NumberValues:
+    """The scale of a number.
+
+    Args:
+        values: float `(n,)`, as training has seen them; what is not finite is missing.
+        feature: the declaration.
+    """
+    values = values[np.isfinite(values)]
+    boundaries: tuple[float, ...] = ()
+    if feature.transform == "buckets":
+        quantiles = np.arange(1, feature.buckets) / feature.buckets
+        # Equal boundaries leave the buckets between them empty.
+        boundaries = tuple(np.quantile(values, quantiles).tolist()) if len(values) else (0.0,) * (feature.buckets - 1)
+    if feature.transform == "log":
+        values = log_magnitude(values).numpy()
+    deviation = float(values.std()) if len(values) else 0.0
+    return NumberValues(
+        mean=float(values.mean()) if len(values) else 0.0, deviation=deviation or 1.0, boundaries=boundaries
+    )
+
+
+def number_rows(column: pa.ChunkedArray, scale: NumberValues, feature: NumberFeature) -> np.ndarray:
+    """The column as a table holds it: float32 transformed, 0 = missing; or int32 buckets from 1 on, 0 = missing."""
+    values = column.to_numpy().astype(np.float64)
+    present = np.isfinite(values)
+    if feature.transform == "buckets":
+        buckets = np.searchsorted(np.array(scale.boundaries, np.float32), values.astype(np.float32), side="right") + 1
+        return np.where(present, buckets, 0).astype(np.int32)
+    values = np.where(present, values, 0.0)
+    if feature.transform == "log":
+        values = log_magnitude(values).numpy()
+    return np.where(present, (values - scale.mean) / scale.deviation, 0.0).astype(np.float32)
+
+
+def log_magnitude(values: np.ndarray | tf.Tensor) -> tf.Tensor:
+    """`sign(x) log(1 + |x|)`, of any shape."""
+    return tf.sign(values) * tf.math.log1p(tf.abs(values))

@@ -1,0 +1,161 @@
+"""Begins a ranker with what an earlier one has learned, row by row of what both know."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_pipelines.format.errors import about
+from beam_pipelines.shell.command import CommandError
+from models.artifact import read_metadata
+from models.clustering.clusters import ClustersMetadata
+from models.config import load_config
+from models.embeddings.store import EmbeddingsMetadata
+from models.features.table import FeatureTable
+from models.features.tables import FeatureTables
+from models.features.vocabulary import FeatureValues
+from models.ranker.ranker import VALUES_FILE, Ranker, load_ranker
+from models.ranker.run import RankerMetadata
+
+_NUMBER = re.compile("_[0-9]+$")
+
+
+class WarmStart:
+    """An earlier ranker.
+
+    Embeddings go over by what they stand for: items and users by their string ID, categories by their value, clusters
+    if the centers are the same ones. Everything else goes over where name and shape are the same. What the earlier
+    ranker did not have is initialised as without it. The optimizer begins anew.
+
+    Args:
+        run: its directory.
+
+    Attributes:
+        metadata: what it says of itself.
+
+    Raises:
+        CommandError: the directory holds no ranker.
+    """
+
+    def __init__(self, run: Path) -> None:
+        with about("warm_start"):
+            self.metadata = read_metadata(RankerMetadata, run, "models.train_ctr")
+        self._ranker = load_ranker(run, "--warm-start")
+        self._values = load_config(FeatureValues, str(run / VALUES_FILE))
+        self._ids = {}
+        for table, column in (("items", "item_id"), ("users", "user_id")):
+            if not (run / f"{table}.parquet").is_file():
+                raise CommandError(f"--warm-start: {run} has no {table}.parquet; train the ranker again")
+            self._ids[table] = pq.read_table(run / f"{table}.parquet", columns=[column])[column]
+
+    def fill(
+        self,
+        ranker: Ranker,
+        tables: FeatureTables,
+        items: pa.Table,
+        users: pa.Table,
+        embeddings: EmbeddingsMetadata | None,
+        clusters: ClustersMetadata | None,
+    ) -> str:
+        """Writes into a new ranker what it shares with the earlier one.
+
+        Args:
+            ranker: the new one, its tables filled.
+            tables: what they were filled with.
+            items, users: the dataset's tables.
+            embeddings, clusters: where the image feature of the new one comes from.
+
+        Returns:
+            What was carried over, in words.
+        """
+        old = dict(_variables(self._ranker))
+        said: dict[str, None] = {}  # once, however many members there are
+        new = dict(_variables(ranker))
+        rows: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}  # by variable: what it embeds, rows there, rows here
+        for section, there, here, values, table in (
+            ("item", self._ranker.items.features, ranker.items.features, tables.values.item, items),
+            ("user", self._ranker.users, ranker.users, tables.values.user, users),
+        ):
+            for name, feature in here.features.items():
+                if name not in there.features or there.features[name].type != feature.type:
+                    continue
+                if feature.type == "id":
+                    found = _shared_ids(there, here, name, self._ids[f"{section}s"], table[name])
+                elif feature.type == "category":
+                    found = _shared_values(getattr(self._values, section)[name], values[name])
+                else:
+                    continue  # by name and shape
+                for member in ranker.members[: len(self._ranker.members)]:
+                    embeddings_of = member.items.features if section == "item" else member.users
+                    rows[id(embeddings_of.embeddings[name].embeddings)] = (f"{section}.{name}", *found)
+        stale = set()
+        for member in ranker.members:
+            if member.items.cluster_embedding is not None and not _same_centers(self.metadata.clusters, clusters):
+                stale.add(id(member.items.cluster_embedding.embeddings))
+            if member.items.image_projection is not None and self.metadata.embeddings != embeddings:
+                stale |= {id(variable) for variable in member.items.image_projection.variables}
+
+        carried, initialised = 0, []
+        for name, variable in new.items():
+            if id(variable) in rows:
+                what, rows_there, rows_here = rows[id(variable)]
+                if old[name].shape[1] == variable.shape[1]:
+                    weights = variable.numpy()
+                    weights[rows_here] = old[name].numpy()[rows_there]
+                    variable.assign(weights)
+                    # Row 0, which stands for the unknown, is no value.
+                    said[f"{what} {len(rows_here) - 1} of {variable.shape[0] - 1}"] = None
+                    continue
+            elif id(variable) not in stale and name in old and old[name].shape == variable.shape:
+                variable.assign(old[name].numpy())
+                carried += 1
+                continue
+            initialised.append(name)
+        others = f", {carried} other variables"
+        fresh = f"; initialised: {', '.join(initialised)}" if initialised else ""
+        return f"carried over: {', '.join(said)}{others}{fresh}"
+
+
+def _shared_ids(
+    there: FeatureTable, here: FeatureTable, name: str, old_ids: pa.ChunkedArray, new_ids: pa.ChunkedArray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embedding rows of the IDs that both rankers know, in either; the unknown one first."""
+    known = dict(zip(old_ids.to_pylist(), there.tables[name].numpy().tolist(), strict=False))
+    pairs = [(0, 0)]
+    for text, row in zip(new_ids.to_pylist(), here.tables[name].numpy().tolist(), strict=False):
+        if row and known.get(text, 0):
+            pairs.append((known[text], row))
+    return tuple(np.array(pairs).T)
+
+
+def _shared_values(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Embedding rows of the values that both vocabularies have, in either; the unknown one first."""
+    known = {value: row for row, value in enumerate(old, 1)}
+    pairs = [(0, 0), *((known[value], row) for row, value in enumerate(new, 1) if value in known)]
+    return tuple(np.array(pairs).T)
+
+
+def _same_centers(old: ClustersMetadata | None, new: ClustersMetadata | None) -> bool:
+    return old is not None and new is not None and old.centers_sha256 == new.centers_sha256
+
+
+def _variables(
+    layer: keras.Layer, path: str = "", found: set[int] | None = None
+) -> Iterator[tuple[str, keras.Variable]]:
+    """Trainable variables by the names of the layers that hold them; a shared layer counts where it is found first."""
+    found = set() if found is None else found
+    for variable in layer._trainable_variables:
+        if id(variable) not in found:
+            found.add(id(variable))
+            yield f"{path}{variable.name}", variable
+    siblings: dict[str, int] = {}
+    for child in layer._layers:
+        # Keras numbers what has no name through all models of a process.
+        name = _NUMBER.sub("", child.name)
+        siblings[name] = siblings.get(name, 0) + 1
+        number = "" if siblings[name] == 1 else f"-{siblings[name]}"
+        yield from _variables(child, f"{path}{name}{number}/", found)

@@ -1,0 +1,430 @@
+"""Pictures through whole builds: what is stored, what an item gets, what the next build takes over."""
+
+import hashlib
+import io
+import json
+import random
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from PIL import Image
+
+from beam_pipelines import build
+from beam_pipelines.format.manifest import File, Manifest
+from beam_pipelines.images.index import index_images
+from beam_pipelines.shell.command import CommandError
+from models.data.dataset import Dataset
+from models.data.picture_store import PictureStore
+from tests.beam_pipelines.images.test_source import bomb, encoded
+
+START = 1_767_225_600_000
+TOP, BOTTOM = (210, 40, 40), (30, 60, 190)
+
+
+def plain(colour, format="JPEG", size=(30, 40)):
+    return encoded(Image.new("RGB", size, colour), format)
+
+
+def write_logs(directory, image_of_item, files, zips=()):
+    """Logs with a page per item. `files` and the `zips` hold name -> content."""
+    images = directory / "images"
+    images.mkdir(parents=True)
+    for name, content in files.items():
+        (images / name).write_bytes(content)
+    for shard, members in dict(zips).items():
+        with zipfile.ZipFile(images / shard, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    rows = [
+        {
+            "page_id": f"p{n}",
+            "user_id": "u",
+            "item_id": item,
+            "timestamp": START + n,
+            "position": 0,
+            "clicked": True,
+            "split": ["pretrain", "train", "test"][n % 3],
+        }
+        for n, item in enumerate(sorted(image_of_item))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), directory / "impressions.parquet")
+    items = pa.table({"item_id": list(image_of_item), "image": list(image_of_item.values())})
+    for column in ("category", "title"):
+        items = items.append_column(column, pa.array([""] * len(items)))
+    pq.write_table(items, directory / "items.parquet")
+    return directory
+
+
+def run(logs, output, *options):
+    build.main(["--logs", str(logs), "--output", str(output), "--max-bad-fraction", "1", *map(str, options)])
+    return output
+
+
+def fails(message, logs, output, *options):
+    before = sorted(output.parent.iterdir())
+    with pytest.raises(CommandError, match=message) as error:
+        run(logs, output, *options)
+    assert "\n" not in str(error.value)
+    assert sorted(output.parent.iterdir()) == before
+
+
+def index_of(dataset):
+    """Item ID to its row of the picture index."""
+    ids = pq.read_table(dataset / "items/items.parquet")["item_id"].to_pylist()
+    index = pq.read_table(dataset / Manifest.read(dataset).images.index.path).to_pylist()
+    return dict(zip(ids, index, strict=True))
+
+
+def stored(dataset):
+    """Item ID to the stored bytes of its picture, for items that have one."""
+    shards = Manifest.read(dataset).images.shards
+    readers = [ArrayRecordReader(str(dataset / shard.path)) for shard in shards]
+    rows = {item: row for item, row in index_of(dataset).items() if row["sha256"]}
+    return {item: readers[row["shard"]].read([row["index"]])[0] for item, row in rows.items()}
+
+
+def content_of(dataset):
+    """Every file but the manifest."""
+    files = {path.relative_to(dataset).as_posix(): path for path in dataset.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "manifest.json"}
+
+
+# Bad pictures
+
+BAD = {
+    "truncated.jpg": (encoded(Image.effect_noise((99, 99), 90), "JPEG")[:-600], "undecodable"),
+    "truncated.png": (encoded(Image.effect_noise((99, 99), 90), "PNG")[:-600], "undecodable"),
+    "empty.jpg": (b"", "not an image"),
+    "html.jpg": (b"<!DOCTYPE html><html>404 Not Found</html>", "not an image"),
+    "scan.tif": (plain("green", "TIFF"), "not an image"),
+    "tiff.jpg": (plain("green", "TIFF"), "not an image"),
+    "unknown.jpg": (random.Random(0).randbytes(5000), "not an image"),
+    "bomb.png": (bomb(), "too many pixels"),
+    "nowhere.jpg": (None, "missing"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_logs(tmp_path_factory):
+    image_of_item = {f"bad {name}": name for name in BAD} | {f"good {n}": f"{n}.jpg" for n in range(11)}
+    files = {name: content for name, (content, _) in BAD.items() if content is not None}
+    files |= {f"{n}.jpg": plain((n * 20, 0, 0)) for n in range(11)}
+    return write_logs(tmp_path_factory.mktemp("bad") / "logs", image_of_item, files)
+
+
+@pytest.fixture(scope="module")
+def bad_dataset(bad_logs):
+    return run(bad_logs, bad_logs.parent / "dataset")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_an_item_with_a_bad_picture_is_kept_without_one(bad_dataset, name):
+    index = index_of(bad_dataset)
+    assert index[f"bad {name}"] == {"shard": -1, "index": -1, "sha256": ""}
+    reasons = [reason for _, reason in BAD.values()]
+    images = Manifest.read(bad_dataset).images
+    assert images.missing[BAD[name][1]] == reasons.count(BAD[name][1])
+    assert images.missing.keys() == set(reasons)
+    assert images.items_with_image == images.stored == 11
+    assert sorted(stored(bad_dataset)) == sorted(f"good {n}" for n in range(11))
+    assert PictureStore(Dataset(bad_dataset), (8, 8)).pictures == 11
+
+
+def test_too_many_bad_pictures_publish_nothing(bad_logs, tmp_path):
+    message = r"9 of 20 items with a picture are bad \(5 not an image, 2 undecodable, 1 .*\); --max-bad-fraction allows"
+    fails(message, bad_logs, tmp_path / "d", "--max-bad-fraction", "0.44")
+    run(bad_logs, tmp_path / "d", "--max-bad-fraction", "0.45")
+
+
+def test_what_workers_did_not_leave_is_not_taken_for_bad_pictures(tmp_path):
+    (tmp_path / "results").mkdir()
+    with pytest.raises(CommandError, match="nothing is known of the pictures of 1 items"):
+        index_images(tmp_path, ["a.jpg", ""], "jpeg", 1.0, kept=pa.array(["", ""]), counters=Counter())
+
+
+def test_a_decompression_bomb_leaves_the_memory_of_a_build_flat(tmp_path):
+    """388 KB that would be 400 MB as pixels and 1.2 GB as RGB."""
+    for name, content in (("calm", plain("red", "PNG")), ("bomb", bomb())):
+        write_logs(tmp_path / name, {"a": "a.png", "b": "b.png"}, {"a.png": plain("blue"), "b.png": content})
+    code = """
+import resource, sys
+from beam_pipelines import build
+for name in ("calm", "bomb"):
+    options = ["--logs", f"{sys.argv[1]}/{name}", "--output", f"{sys.argv[1]}/{name} dataset"]
+    print(build.main([*options, "--max-bad-fraction", "0.5"]))
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Manifest.read(tmp_path / "bomb dataset").images.missing == {"too many pixels": 1}
+    calm, with_bomb = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak"))
+    assert with_bomb - calm < 50_000  # KB
+
+
+# Every kind of picture
+
+
+def two_halves(top=TOP, bottom=BOTTOM, mode="RGB", size=(32, 48)):
+    image = Image.new(mode, size, bottom)
+    image.paste(top, (0, 0, size[0], size[1] // 2))
+    return image
+
+
+def turned(orientation):
+    """The picture as a camera held differently stores it, with the tag that says so."""
+    undo = {
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    image = two_halves()
+    image.paste((20, 200, 20), (0, 0, 16, 24))  # the upper left corner
+    for step in undo[orientation]:
+        image = image.transpose(step)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, "JPEG", exif=exif, quality=95, subsampling=0)
+
+
+def transparent_below():
+    image = two_halves().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 24, 32, 48))
+    return image
+
+
+def sixteen_bit():
+    rows = np.repeat([60 << 8 | 17, 200 << 8 | 99], 24)
+    return Image.fromarray(np.tile(rows[:, None], (1, 32)).astype(np.uint16))
+
+
+def animation(format):
+    return encoded(two_halves(), format, save_all=True, append_images=[Image.new("RGB", (32, 48), "white")] * 2)
+
+
+GREY_HALVES = ((60, 60, 60), (200, 200, 200))
+KINDS = {
+    "jpeg": (encoded(two_halves(), "JPEG"), TOP, BOTTOM),
+    "progressive": (encoded(two_halves(), "JPEG", progressive=True), TOP, BOTTOM),
+    "cmyk": (encoded(two_halves().convert("CMYK"), "JPEG"), TOP, BOTTOM),
+    "grey": (encoded(two_halves(60, 200, "L"), "JPEG"), *GREY_HALVES),
+    "grey png": (encoded(two_halves(60, 200, "L")), *GREY_HALVES),
+    "16 bits": (encoded(sixteen_bit()), *GREY_HALVES),
+    "rgba": (encoded(transparent_below()), TOP, (255, 255, 255)),
+    "palette": (encoded(two_halves().convert("P", palette=Image.Palette.ADAPTIVE)), TOP, BOTTOM),
+    "gif": (encoded(two_halves(), "GIF"), TOP, BOTTOM),
+    "animated gif": (animation("GIF"), TOP, BOTTOM),
+    "webp": (encoded(two_halves(), "WEBP"), TOP, BOTTOM),
+    "animated webp": (animation("WEBP"), TOP, BOTTOM),
+    "transparent webp": (encoded(transparent_below(), "WEBP"), TOP, (255, 255, 255)),
+    "bmp": (encoded(two_halves(), "BMP"), TOP, BOTTOM),
+}
+
+
+@pytest.fixture(scope="module")
+def kinds_logs(tmp_path_factory):
+    files = {kind: content for kind, (content, *_) in KINDS.items()} | {f"exif {n}": turned(n) for n in range(2, 9)}
+    return write_logs(tmp_path_factory.mktemp("kinds") / "logs", {name: name for name in files}, files)
+
+
+@pytest.fixture(scope="module", params=["jpeg", "webp"])
+def kinds(request, kinds_logs):
+    """Item ID to its picture as the encoder gets it, from a store of either format."""
+    dataset = run(kinds_logs, kinds_logs.parent / request.param, "--image-format", request.param)
+    store = PictureStore(Dataset(dataset), (48, 32))
+    pictures = store.read(np.maximum(store.picture_of_item, 0)).numpy()
+    assert pictures.dtype == np.uint8
+    assert pictures.shape[1:] == (48, 32, 3)
+    assert Image.open(io.BytesIO(stored(dataset)["jpeg"])).format == request.param.upper()
+    return dict(zip(index_of(dataset), pictures, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_is_read_as_rgb(kinds, kind):
+    _, top, bottom = KINDS[kind]
+    np.testing.assert_allclose(kinds[kind][4:20, 4:28].mean((0, 1)), top, atol=8)
+    np.testing.assert_allclose(kinds[kind][28:44, 4:28].mean((0, 1)), bottom, atol=8)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_every_orientation_is_read_upright(kinds, orientation):
+    picture = kinds[f"exif {orientation}"]
+    np.testing.assert_allclose(picture[4:20, 2:12].mean((0, 1)), (20, 200, 20), atol=12)
+    np.testing.assert_allclose(picture[4:20, 20:30].mean((0, 1)), TOP, atol=12)
+    np.testing.assert_allclose(picture[28:44, 4:28].mean((0, 1)), BOTTOM, atol=12)
+
+
+# Content, not names
+
+
+def test_one_picture_under_two_names_is_stored_once(tmp_path):
+    """In a file and in two zip shards; of different pictures of one name, that of the first shard counts."""
+    red, blue = plain("red"), plain("blue")
+    zips = {"0.zip": {"z.jpg": red, "name.jpg": blue}, "1.zip": {"name.jpg": red}}
+    image_of_item = {"a": "a.jpg", "b": "a.jpg", "c": "z.jpg", "d": "name.jpg"}
+    dataset = run(write_logs(tmp_path / "logs", image_of_item, {"a.jpg": red}, zips), tmp_path / "d")
+    index = index_of(dataset)
+    assert index["a"] == index["b"] == index["c"] != index["d"]
+    assert {row["sha256"] for row in index.values()} == {hashlib.sha256(data).hexdigest() for data in (red, blue)}
+    images = Manifest.read(dataset).images
+    assert (images.stored, images.items_with_image) == (2, 4)
+    assert [shard.records for shard in images.shards] == [2]
+
+
+def test_a_changed_picture_has_another_content_hash(tmp_path):
+    names = {f"{n}": f"{n}.jpg" for n in range(3)}
+    files = {name: plain((n * 90, 0, 0)) for n, name in enumerate(names.values())}
+    before = run(write_logs(tmp_path / "1", names, files), tmp_path / "before")
+    files["1.jpg"] = plain("green")
+    after = run(write_logs(tmp_path / "2", names, files), tmp_path / "after", "--previous", before)
+    old, new = index_of(before), index_of(after)
+    assert [old[item]["sha256"] == new[item]["sha256"] for item in names] == [True, False, True]
+    assert new["1"]["sha256"] == hashlib.sha256(files["1.jpg"]).hexdigest()
+    assert stored(after)["1"] != stored(before)["1"]
+    assert Manifest.read(after).items.ids_sha256 == Manifest.read(before).items.ids_sha256
+    assert Manifest.read(after).images.index.sha256 != Manifest.read(before).images.index.sha256
+
+
+# Daily builds
+
+
+def day(directory, items, changed=()):
+    """Logs with pictures of some items; two in a row share theirs."""
+    names = {f"{n:02d}": f"{n}.jpg" for n in items}
+    colours = {n: (n // 2 * 20, 100 if n in changed else 0, 0) for n in items}
+    return write_logs(directory, names, {f"{n}.jpg": plain(colours[n]) for n in items})
+
+
+def test_with_a_previous_dataset_the_result_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "IMAGES_PER_SHARD", 3)
+    previous = run(day(tmp_path / "1", range(14)), tmp_path / "previous")
+    logs = day(tmp_path / "2", range(20), changed=[5])
+    fresh = run(logs, tmp_path / "fresh")
+    daily = run(logs, tmp_path / "daily", "--previous", previous)
+    assert len(Manifest.read(fresh).images.shards) > 2
+    assert content_of(daily) == content_of(fresh)
+    assert Manifest.read(daily).images == Manifest.read(fresh).images
+    assert [Manifest.read(path).counters["images.reused"] for path in (fresh, daily)] == [0, 7]
+    assert Manifest.read(daily).images.stored == 7 + 1 + 3
+
+
+def mark(dataset):
+    """Puts other bytes in place of a dataset's pictures, known to its manifest: copies of them can be told."""
+    (shard,) = Manifest.read(dataset).images.shards
+    writer = ArrayRecordWriter(str(dataset / shard.path), "group_size:1,uncompressed")
+    for n in range(shard.records):
+        writer.write(b"copy %d" % n)
+    writer.close()
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    manifest["images"]["shards"] = [File.of(dataset, shard.path, shard.records).model_dump()]
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_known_pictures_are_copied_and_not_decoded(tmp_path):
+    previous = run(day(tmp_path / "1", range(6)), tmp_path / "previous")
+    mark(previous)
+    daily = run(day(tmp_path / "2", range(8), changed=[3]), tmp_path / "daily", "--previous", previous)
+    found, before = stored(daily), stored(previous)
+    copied = {item for item, data in found.items() if data.startswith(b"copy")}
+    assert copied == {"00", "01", "02", "04", "05"}
+    assert all(found[item] == before[item] for item in copied)
+    assert Manifest.read(daily).counters["images.reused"] == 3
+
+
+def test_an_item_that_is_only_in_the_previous_dataset_keeps_its_picture(tmp_path):
+    previous = run(day(tmp_path / "1", range(6)), tmp_path / "1st")
+    second = run(day(tmp_path / "2", range(2, 8), changed=[2, 3]), tmp_path / "2nd", "--previous", previous)
+    third = run(day(tmp_path / "3", [9]), tmp_path / "3rd", "--previous", second)
+    assert list(index_of(third)) == [f"{n:02d}" for n in (*range(8), 9)]
+    assert {item: stored(second)[item] for item in ("00", "01", "04")} == {
+        item: stored(previous)[item] for item in ("00", "01", "04")
+    }
+    assert stored(second)["02"] != stored(previous)["02"]
+    assert stored(third) == stored(second) | {"09": stored(third)["09"]}
+    images = Manifest.read(third).images
+    assert (images.stored, images.items_with_image, images.missing) == (5, 9, {})
+    assert Manifest.read(third).counters["images.reused"] == 4
+
+
+def test_an_item_without_a_picture_stays_without(tmp_path):
+    logs = write_logs(tmp_path / "1", {"a": "", "b": "b.jpg"}, {"b.jpg": plain("red")})
+    previous = run(logs, tmp_path / "previous")
+    daily = run(write_logs(tmp_path / "2", {"c": "", "b": ""}, {}), tmp_path / "daily", "--previous", previous)
+    assert Manifest.read(daily).images is None
+    more = write_logs(tmp_path / "3", {"c": "c.jpg"}, {"c.jpg": plain("blue")})
+    daily = run(more, tmp_path / "more", "--previous", previous)
+    assert Manifest.read(daily).images.missing == {"none in the previous dataset": 1}
+    assert sorted(stored(daily)) == ["b", "c"]
+
+
+def test_pictures_of_another_form_are_made_again_or_asked_for(tmp_path):
+    previous = run(day(tmp_path / "1", range(6)), tmp_path / "previous")
+    mark(previous)
+    logs = day(tmp_path / "2", range(6))
+    for n, options in enumerate((["--image-side", "20"], ["--image-format", "webp"])):
+        daily = run(logs, tmp_path / f"daily {n}", "--previous", previous, *options)
+        assert Manifest.read(daily).counters["images.reused"] == 0
+        assert content_of(daily) == content_of(run(logs, tmp_path / f"fresh {n}", *options))
+        message = r"--previous: .* pass --image-side 256 --image-format jpeg to keep them"
+        fails(message, day(tmp_path / f"3 {n}", range(5)), tmp_path / "no", "--previous", previous, *options)
+
+
+@pytest.mark.parametrize("what", ["shard", "index"])
+def test_a_damaged_previous_dataset_is_refused(tmp_path, what):
+    previous = run(day(tmp_path / "1", range(4)), tmp_path / "previous")
+    images = Manifest.read(previous).images
+    path = previous / (images.index if what == "index" else images.shards[0]).path
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    fails(f"{path} is not the file", day(tmp_path / "2", range(4)), tmp_path / "d", "--previous", previous)
+
+
+# Where pictures come from
+
+
+def test_pictures_are_read_from_file_uris(tmp_path):
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    (elsewhere / "ä.jpg").write_bytes(plain("red"))
+    uris = {"a": (elsewhere / "ä.jpg").as_uri(), "b": f"file://{elsewhere}/ä.jpg", "c": f"file://{elsewhere}/no.jpg"}
+    logs = write_logs(tmp_path / "logs", uris, {})
+    (logs / "images").rmdir()
+    dataset = run(logs, tmp_path / "d")
+    assert sorted(stored(dataset)) == ["a", "b"]
+    assert index_of(dataset)["a"]["sha256"] == hashlib.sha256(plain("red")).hexdigest()
+    assert Manifest.read(dataset).images.missing == {"missing": 1}
+
+
+def test_a_uri_that_nothing_can_read_is_an_error(tmp_path):
+    logs = write_logs(tmp_path / "logs", {"a": "a.jpg", "b": "nosuch://bucket/b.jpg"}, {"a.jpg": plain("red")})
+    fails("items.image: nosuch:// in nosuch://bucket/b.jpg cannot be read here", logs, tmp_path / "d")
+
+
+@pytest.mark.parametrize("damage", ["cut", "directory", "not a zip file"])
+def test_a_damaged_zip_shard_is_named(tmp_path, damage):
+    logs = write_logs(tmp_path / "logs", {"a": "a.jpg"}, {}, {"0.zip": {"a.jpg": plain("red")}, "1.zip": {"x": b"x"}})
+    path = logs / "images" / "1.zip"
+    content = path.read_bytes()
+    directory = content.index(b"PK\1\2")
+    path.write_bytes(
+        {
+            "cut": content[:-30],
+            "directory": content[:directory] + b"\0\0\0\0" + content[directory + 4 :],
+            "not a zip file": b"<html>",
+        }[damage]
+    )
+    fails(f"{path} is not a whole zip file", logs, tmp_path / "d")

@@ -1,0 +1,202 @@
+import json
+import math
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from export.server.servable import TensorSpec
+from export.server.serving_error import ServingError
+from export.server.tensor_json import decode_inputs, encode_outputs, parse_document
+
+
+def spec(dtype, shape):
+    return TensorSpec("t:0", dtype, tf.TensorShape(shape))
+
+
+def decode(body, **specs):
+    return decode_inputs(parse_document(body if isinstance(body, bytes) else json.dumps(body).encode()), specs)
+
+
+def refusal(body, **specs):
+    with pytest.raises(ServingError) as caught:
+        decode(body, **specs)
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    return caught.value.message
+
+
+FLOAT, INT, TEXT, FLAG = (spec(dtype, [None]) for dtype in (tf.float32, tf.int64, tf.string, tf.bool))
+MATRIX = spec(tf.float32, [None, None])
+
+
+def test_rows_and_columns_give_the_same_arrays():
+    rows = decode(
+        {"instances": [{"a": 1, "b": ["x", "y"]}, {"a": 2, "b": ["", "é"]}]}, a=INT, b=spec(tf.string, [2, 2])
+    )
+    columns = decode({"inputs": {"a": [1, 2], "b": [["x", "y"], ["", "é"]]}}, a=INT, b=spec(tf.string, [2, 2]))
+    for decoded in (rows, columns):
+        assert decoded["a"].dtype == np.int64
+        assert decoded["a"].tolist() == [1, 2]
+        assert decoded["b"].tolist() == [[b"x", b"y"], [b"", "é".encode()]]
+
+
+def test_a_signature_with_one_input_needs_no_name():
+    for body in (
+        {"instances": [1, 2]},
+        {"instances": [{"a": 1}, {"a": 2}]},
+        {"inputs": [1, 2]},
+        {"inputs": {"a": [1, 2]}},
+    ):
+        assert decode(body, a=FLOAT)["a"].tolist() == [1.0, 2.0]
+    assert decode({"instances": [{"b64": "AAE="}]}, a=TEXT)["a"].tolist() == [b"\x00\x01"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected_shape"), [([], (0,)), ([[], []], (2, 0)), ([[1], [2]], (2, 1)), (3, ()), ([[[]]], (1, 1, 0))]
+)
+def test_empty_lists_keep_their_shape(value, expected_shape):
+    assert decode({"inputs": {"a": value}}, a=spec(tf.int64, None))["a"].shape == expected_shape
+
+
+def test_numbers_follow_the_type_of_the_input():
+    assert decode({"inputs": [1, 2.5]}, a=FLOAT)["a"].tolist() == [1.0, 2.5]
+    assert decode(b'{"inputs": [NaN, Infinity, -Infinity]}', a=FLOAT)["a"].tolist()[1:] == [math.inf, -math.inf]
+    assert decode({"inputs": [2**24 - 1, 3.4e38]}, a=FLOAT)["a"].tolist() == [2**24 - 1, np.float32(3.4e38)]
+    assert decode({"inputs": [2**63 - 1, -(2**63)]}, a=INT)["a"].tolist() == [2**63 - 1, -(2**63)]
+    assert decode({"inputs": [True]}, a=FLAG)["a"].tolist() == [True]
+
+
+@pytest.mark.parametrize("value", ["AAE=", {"b64": "AAE="}])
+def test_text_is_bytes_and_b64_is_decoded(value):
+    expected = b"AAE=" if isinstance(value, str) else b"\x00\x01"
+    assert decode({"inputs": [value]}, a=TEXT)["a"].tolist() == [expected]
+
+
+def test_what_follows_the_document_is_ignored():
+    assert decode(b' \n{"inputs": [1]} trailing', a=INT)["a"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "text"),
+    [
+        (["1"], INT, 'JSON Value: "1" Type: String is not of expected type: int64'),
+        ([1.5], INT, "JSON Value: 1.5 Type: Number is not of expected type: int64"),
+        ([True], INT, "JSON Value: true Type: True is not of expected type: int64"),
+        ([float("nan")], INT, "JSON Value: NaN Type: Number is not of expected type: int64"),
+        ([2**63], INT, "out of range"),
+        ([300], spec(tf.int8, [None]), "out of range"),
+        (["x"], FLOAT, "is not of expected type: float"),
+        ([1, False], FLOAT, "JSON Value: false Type: False is not of expected type: float"),
+        ([None], FLOAT, "JSON Value: null Type: Null is not of expected type: float"),
+        ([10**400], FLOAT, "without loss of precision"),
+        ([2**24], FLOAT, "Cannot convert JSON value: 16777216 to float without loss of precision."),
+        ([1e39], FLOAT, "Cannot convert JSON value: 1e+39 to float without loss of precision."),
+        ([1], FLAG, "is not of expected type: bool"),
+        ([1], TEXT, "JSON Value: 1 Type: Number is not of expected type: string"),
+        ([{"b64": "AAE=", "x": 1}], TEXT, "Type: Object is not of expected type: string"),
+        ([{"b64": 1}], TEXT, "Type: Object is not of expected type: string"),
+        ([{"b64": "?"}], TEXT, "Unable to base64 decode"),
+        (["\ud800"], TEXT, "lone surrogate"),
+        ([[1, 2], [3]], MATRIX, "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
+        ([[1], 2], MATRIX, "Encountered Number at level: 1 expected a list"),
+        ([1, [2]], MATRIX, "Encountered Number at level: 1 expected a list"),
+        ([[1]], FLOAT, "Encountered list at unexpected level: 1"),
+        (json.loads("[" * 40 + "]" * 40), spec(tf.int64, None), "Encountered list at unexpected level: 32"),
+        ([json.loads('{"a":' * 50 + "1" + "}" * 50)], TEXT, "JSON Value: {...} Type: Object"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(value, expected, text):
+    assert text in refusal({"inputs": {"a": value}}, a=expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", "The document is empty"),
+        (b" \n", "The document is empty"),
+        (b"{", "JSON Parse error: Expecting property name enclosed in double quotes at offset: 1"),
+        (b'{"inputs": [\xff]}', "JSON Parse error: Invalid encoding in string. at offset: 12"),
+        (b'{"inputs": [' + b"9" * 5000 + b"]}", "JSON Parse error"),
+        (b"[]", "must be a JSON object. Received: Array"),
+        (b"{}", "exactly one of 'instances'"),
+        (b'{"inputs": 1, "instances": [1]}', "exactly one of 'instances'"),
+        (b'{"inputs": 1, "signature_name": 3}', "'signature_name' key must be a string"),
+        (b'{"instances": {"a": 1}}', "Expecting 'instances' to be a list"),
+        (b'{"instances": []}', "No values in 'instances' array."),
+        (b'{"instances": [1]}', "must be an object. Received: Number"),
+        (b'{"instances": [{"a": 1}]}', "keys must be equal to: a,b. Received: a"),
+        (b'{"instances": [{"a": 1, "b": 1, "c": 1}]}', "keys must be equal to: a,b. Received: a,b,c"),
+        (b'{"inputs": [1]}', "'inputs' must be an object"),
+        (b'{"inputs": {"a": [1]}}', "Missing named input: b in 'inputs' object."),
+    ],
+)
+def test_documents_that_make_no_request_are_refused(body, text):
+    assert text in refusal(body, a=INT, b=INT)
+
+
+@pytest.mark.parametrize("levels", ["[", '{"a":', '["]",', '["\\"]",[{"[": '])
+def test_nesting_beyond_any_tensor_is_refused_without_parsing(levels):
+    depth = levels.count("[") + levels.count("{") - (1 if '"[' in levels else 0)
+    with pytest.raises(ServingError, match="nested too deep: more than 64 levels") as caught:
+        parse_document(b'{"inputs": ' + levels.encode() * (100 // depth))
+    assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_brackets_in_strings_and_beside_each_other_are_no_depth():
+    rows = [["[" * 100 + '"' + "{\\", "]"]] * 100
+    assert decode({"inputs": rows}, a=spec(tf.string, [None, None]))["a"].shape == (100, 2)
+
+
+def test_inputs_with_a_default_may_be_left_out():
+    optional = {"b"}
+    for document in ({"instances": [{"a": 1}, {"a": 2}]}, {"inputs": {"a": [1, 2]}}):
+        inputs = decode_inputs(document, {"a": INT, "b": INT}, optional)
+        assert {name: value.tolist() for name, value in inputs.items()} == {"a": [1, 2]}
+    with pytest.raises(ServingError, match=r"keys must be equal to: a\. Received: a,b"):
+        decode_inputs({"instances": [{"a": 1}, {"a": 2, "b": 3}]}, {"a": INT, "b": INT}, optional)
+    with pytest.raises(ServingError, match="Missing named input: a"):
+        decode_inputs({"inputs": {"b": [3]}}, {"a": INT, "b": INT}, optional)
+
+
+def test_columns_may_hold_more_than_the_inputs():
+    assert decode({"inputs": {"a": [1], "b": [2], "c": "?"}}, a=INT, b=INT)["b"].tolist() == [2]
+
+
+def test_rows_of_several_outputs_are_objects():
+    outputs = {"n": np.array([1, 2]), "x": np.array([0.1, 2], np.float32)}
+    assert encode_outputs(outputs, row_format=True) == '{"predictions": [{"n": 1, "x": 0.1}, {"n": 2, "x": 2.0}]}'
+    assert encode_outputs(outputs, row_format=False) == '{"outputs": {"n": [1, 2], "x": [0.1, 2.0]}}'
+    assert encode_outputs({"x": np.array([[True]])}, row_format=True) == '{"predictions": [[true]]}'
+
+
+def test_strings_are_text_unless_the_output_says_bytes():
+    value = np.array(["é".encode(), b"\x00"], object)
+    assert json.loads(encode_outputs({"s": value}, row_format=True)) == {"predictions": ["é", "\x00"]}
+    assert json.loads(encode_outputs({"s_bytes": value}, row_format=True)) == {
+        "predictions": [{"b64": "w6k="}, {"b64": "AA=="}]
+    }
+
+
+@pytest.mark.parametrize("other", [np.float32(1), np.zeros(3)])
+def test_rows_need_a_common_batch_dimension(other):
+    with pytest.raises(ServingError, match="no common batch dimension"):
+        encode_outputs({"x": np.zeros(2), "y": np.asarray(other)}, row_format=True)
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float16, np.float32, np.float64, np.int64, np.int8, np.bool_]),
+        hnp.array_shapes(min_dims=1, max_dims=3, min_side=0),
+    )
+)
+def test_every_array_survives_the_way_through_json(array):
+    document = json.loads(encode_outputs({"x": array}, row_format=False))
+    # Sizes after an empty dimension cannot be written in JSON.
+    shape = array.shape[: array.shape.index(0) + 1] if 0 in array.shape else array.shape
+    back = decode({"inputs": {"x": document["outputs"]}}, x=spec(tf.as_dtype(array.dtype), [None] * len(shape)))["x"]
+    np.testing.assert_array_equal(back, array.reshape(shape))
+    assert back.dtype == array.dtype

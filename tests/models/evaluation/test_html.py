@@ -1,0 +1,187 @@
+import html.parser
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from models.evaluation.html import render
+from models.evaluation.report import evaluation_report
+from models.evaluation.slices import by_category, by_count, by_flag, by_item_age
+from tests.models.evaluation.test_comparison import scored
+
+MARKUP = "<script>alert('x')</script> & \"q\" <img src=http://127.0.0.1/x.png onerror=alert(1)>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM_OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+CATEGORIES = [f"{MARKUP} {n}" for n in range(3)]
+
+
+class Elements(html.parser.HTMLParser):
+    """The elements of a page, the texts of its table rows, and tags that are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.rows, self.open, self.unbalanced = [], [], [], []
+        self.feed(text)
+        self.unbalanced += self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        if self.open[-1:] in (["td"], ["th"]) or self.open[-2:] == ["td", "b"]:
+            self.rows[-1][-1] += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def none_for_nan(value):
+    if isinstance(value, dict):
+        return {key: none_for_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [none_for_nan(entry) for entry in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def report(systems, names, items=40):
+    measured = scored(pages=500, users=120, noises=np.linspace(1.2, 0.4, len(names)))
+    scores = dict(zip(names, measured.values(), strict=True))
+    first = scores[names[0]]
+    table = pa.table(
+        {
+            "category": [CATEGORIES[n % 3] if n < items - 1 else "rare" for n in range(items)],
+            "published_at": pa.array([None if n % 7 == 0 else 86_400_000 * 10 * n for n in range(items)], pa.int64()),
+        }
+    )
+    slices = [
+        by_flag("training", ("seen in training", "unseen in training"), first.item > 30),
+        by_category(table, first.item),
+        by_item_age(table, first.item, first.timestamp),
+        by_count("click history", first.page % 20),
+        by_count("position", first.position),
+    ]
+    measured = evaluation_report(scores, first.item > 30, slices, systems, 1.0)
+    for name, model in measured["models"].items():
+        model |= {"run": "run", "image_feature": name.partition("-")[0], "seed": 0}
+    return none_for_nan({"notice": f"simulated {MARKUP}", "split": "test", "pages": 500, **measured})
+
+
+@pytest.fixture(scope="module")
+def two():
+    return report({"none": [0], MARKUP: [1]}, ["none", MARKUP])
+
+
+@pytest.fixture(scope="module")
+def seeds():
+    return report({"none": [0, 2], "vector": [1, 3]}, ["none-0", "vector-0", "none-1", "vector-1"])
+
+
+def test_the_page_needs_nothing_else_and_is_made_of_text(two, seeds):
+    for text in (render(two), render(seeds)):
+        elements = Elements(text)
+        assert elements.unbalanced == []
+        assert not elements.of("script") + elements.of("img") + elements.of("link")
+        assert not [a for _, a in elements.found if any(name.startswith("on") for name in a)]
+        assert "default-src 'none'" in text
+        assert not re.findall(r"(?:@import|url\(|NaN|None|nan\b)", text)
+        assert elements.of("html") == [{"lang": "en"}]
+        assert text.index("Notice:") < text.index("<h2>")
+        charts = elements.of("svg")
+        assert len(charts) == 1 + 1 + 4  # by category, calibration, four kinds
+        assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+        scopes = [cell.get("scope") for cell in elements.of("th")]
+        assert scopes.count("row") + len(elements.of("thead")) == len(elements.of("tr"))
+
+
+def test_tables_hold_the_figures(two):
+    rows = Elements(render(two)).rows
+    runs, unlike = (next(row for row in rows if row[0] == MARKUP and len(row) == n) for n in (9, 7))
+    every, unseen = two["models"][MARKUP]["all"], two["models"][MARKUP]["unseen_items"]
+    metrics = ("auc", "gauc_page_mean", "gauc_user_mean")
+    expected = [*(every[name] for name in metrics), unseen["gauc_page_mean"], every["log_loss"], every["copc"]]
+    assert [float(cell) for cell in runs[2:]] == pytest.approx([*expected, every["ece"]], abs=6e-5)
+    differences = every["differences"]
+    assert float(unlike[1]) == pytest.approx(differences["auc"]["difference"], abs=6e-5)
+    assert float(unlike[-1]) == pytest.approx(differences["log_loss"]["difference"], abs=6e-5)
+
+
+def test_categories_are_sorted_by_what_is_added(two):
+    text = render(two)
+    chart = text[text.index("What it adds, by category") :]
+    chart = chart[: chart.index("</svg>")]
+    values = [float(value) for value in re.findall(r": (-?\d\.\d{4}) \[", chart)]
+    differences = [each["systems"][MARKUP]["differences"]["auc"] for each in two["slices"]["category"]]
+    assert values == pytest.approx(sorted((d["difference"] for d in differences), reverse=True), abs=6e-5)
+    assert "faint" in chart  # the rare one
+    assert chart.count("faint") == 1
+
+
+def test_one_ranker_alone_is_compared_with_nothing():
+    text = render(report({"none": [0]}, ["none"]))
+    assert "Differences" not in text
+    assert "What it adds" not in text
+    assert len(Elements(text).of("svg")) == 1 + 4
+
+
+def test_seeds_come_first(seeds):
+    text = render(seeds)
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    assert titles[:4] == ["Means over runs", "Differences of the means over runs", "Runs", "Differences of runs"]
+    row = next(row for row in Elements(text).rows if row[:2] == ["vector", "2"])
+    runs = [seeds["models"][name]["all"]["auc"] for name in ("vector-0", "vector-1")]
+    assert float(row[2]) == pytest.approx(np.mean(runs), abs=6e-5)
+
+
+def browse(file, tmp_path, *options):
+    command = [CHROMIUM, *CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", *options, file.as_uri()]
+    return subprocess.run(command, check=True, timeout=120, capture_output=True, text=True, cwd=tmp_path).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+def test_a_browser_renders_it(seeds, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(render(seeds))
+    built, rendered = Elements(file.read_text()), Elements(browse(file, tmp_path, "--dump-dom"))
+    for tag in ("section", "svg", "circle", "rect", "tr", "details"):
+        assert len(rendered.of(tag)) == len(built.of(tag)) > 0
+    for width, height in ((1200, 3600), (500, 4800)):
+        screenshot = tmp_path / f"{width}.png"
+        browse(file, tmp_path, f"--window-size={width},{height}", f"--screenshot={screenshot}")
+        pixels = np.asarray(Image.open(screenshot).convert("RGB")).astype(int)
+        assert pixels.shape == (height, width, 3)
+
+        def covered(colour, pixels=pixels):
+            return int((np.abs(pixels - colour).max(-1) <= 6).sum())
+
+        assert covered((37, 99, 184)) > 1000  # the second system's dots and lines
+        assert covered((107, 114, 128)) > 1000  # the first's
+        assert covered((157, 185, 223)) > 1000  # bars, which let the paper through
+        edge = pixels[:, -4:].reshape(-1, 3)  # nothing is wider than the window
+        assert (np.abs(edge - (244, 245, 248)).max(-1) <= 2).all()

@@ -1,0 +1,81 @@
+"""Pages of a tiny dataset, and rankers of its sizes."""
+
+import numpy as np
+import pytest
+
+from models.clustering.clusters import load_centers, load_cluster_ids
+from models.data.dataset import Dataset
+from models.data.pages import page_batches
+from models.embeddings.store import load_embeddings
+from models.features.spec import resolve_features
+from models.features.tables import make_feature_tables
+from models.features.training_counts import count_training
+from models.ranker.config import IMAGE_FEATURES
+from models.ranker.ranker import Ranker
+from tests.models.ranker.ranker_pages import CONFIG, last
+from tests.models.tiny_dataset import write_tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny):
+    return Dataset(tiny.data)
+
+
+@pytest.fixture(scope="module")
+def counts(dataset):
+    return count_training(dataset, dataset.split("train").window.last)[0]
+
+
+@pytest.fixture(scope="module")
+def resolve(dataset):
+    """The features of the dataset, without the IDs' dropout."""
+
+    def resolve_config(config, dropout=0.0):
+        features = resolve_features(config.features, dataset.items().schema, dataset.users().schema)
+        sections = {}
+        for section in ("item", "user"):
+            declared = getattr(features, section)
+            dropped = {
+                name: f.model_copy(update={"dropout": dropout}) for name, f in declared.items() if f.type == "id"
+            }
+            sections[section] = {**declared, **dropped}
+        return config.model_copy(update={"features": features.model_copy(update=sections)})
+
+    return resolve_config
+
+
+@pytest.fixture(scope="module")
+def page(dataset):
+    """The last pages of training: most have histories, some have fewer candidates than others."""
+    return next(iter(page_batches(dataset, "train", CONFIG.lengths, batch_size=240).map(lambda p: last(p, 24))))
+
+
+@pytest.fixture(scope="module")
+def make(tiny, dataset, counts, resolve):
+    def make_ranker(image_feature, config=CONFIG, seed=0, dropout=0.0, **options):
+        config = resolve(config, dropout)
+        images = {}
+        if image_feature in ("vector", "simscore"):
+            images = {"image_embeddings": load_embeddings(tiny.embeddings)[1]}
+        if image_feature == "cluster_id":
+            images = {"cluster_ids": load_cluster_ids(tiny.clusters)[1], "centers": load_centers(tiny.clusters)[1]}
+        tables = make_feature_tables(config, dataset.items(), dataset.users(), counts, **images)
+        ranker = Ranker(config, tables.sizes, image_feature, **options)
+        # Larger weights than the initial ones, so that every input moves the scores visibly.
+        rng = np.random.default_rng(seed)
+        for variable in ranker.trainable_variables:
+            variable.assign(rng.normal(0, 0.25, variable.shape))
+        tables.fill(ranker)
+        return ranker
+
+    return make_ranker
+
+
+@pytest.fixture(scope="module", params=IMAGE_FEATURES)
+def ranker(make, request):
+    return make(request.param)

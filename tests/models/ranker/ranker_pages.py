@@ -1,0 +1,61 @@
+"""A small ranker's configuration, and what tests do with pages and rankers."""
+
+import numpy as np
+import tensorflow as tf
+
+from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths
+
+CONFIG = RankerConfig(
+    lengths=RankerLengths(candidates=6, click=7, pay=4, cart=3),
+    embedding_dim=4,
+    item_dim=6,
+    attention=AttentionConfig(recent_steps=4, units=5, heads=2, head_dim=3),
+    mlp_units=(32, 24, 16, 12),
+    token_buckets=50,
+    query_tokens=5,
+)
+
+
+def last(page, count):
+    return {name: values[-count:] for name, values in page.items()}
+
+
+def inputs_of(page):
+    return {name: values for name, values in page.items() if name not in ("clicked", "converted", "dwell")}
+
+
+def ctr(ranker, page):
+    return ranker(inputs_of(page))["ctr"].numpy()
+
+
+def two_replicas():
+    """Without collective operations, whose keys clash when one process makes several strategies."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+
+
+def gradients_of(ranker, page):
+    with tf.GradientTape() as tape:
+        loss = ranker.compute_loss(page, training=True)
+    gradients = tape.gradient(loss, [v.value for v in ranker.trainable_variables])
+    return loss, [tf.convert_to_tensor(g) for g in gradients]
+
+
+def with_labels(page, seed=0):
+    """The page with conversions of some clicks and dwell times of all."""
+    rng = np.random.default_rng(seed)
+    clicked = page["clicked"].numpy() == 1
+    converted = clicked & (rng.random(clicked.shape) < 0.5)
+    dwell = np.where(clicked, rng.gamma(2, 20, clicked.shape), 0).astype(np.float32)
+    return page | {"converted": tf.constant(converted.astype(np.int64)), "dwell": tf.constant(dwell)}
+
+
+def with_tasks(**weights):
+    return CONFIG.model_copy(update={"tasks": CONFIG.tasks.model_copy(update=weights)})
+
+
+def three_tasks(**changes):
+    return with_tasks(**{"ctcvr": 0.5, "dwell": 0.25} | changes)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.float64(x)))

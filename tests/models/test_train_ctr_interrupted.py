@@ -1,0 +1,64 @@
+"""The real command, interrupted: `python -m models.train_ctr`."""
+
+import json
+import random
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import train_ctr
+from models.ranker.ranker import load_ranker
+from tests.models.tiny_dataset import write_tiny_dataset
+from tests.models.training.command_process import (
+    checkpoints_of,
+    finish,
+    interrupt,
+    ranker_arguments,
+    start,
+    steps_on_disk,
+)
+
+MODULE = "models.train_ctr"
+STEPS, EPOCHS = 7, 4  # of 108 pages, 16 at a time
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), items=60, pages=120)
+
+
+def history(run: Path) -> dict[str, list[float]]:
+    return json.loads((run / "history.json").read_text())
+
+
+def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys):
+    whole, output = tmp_path / "whole", tmp_path / "ranker"
+    first, second = sorted(random.sample([step for step in range(3, 18) if step % STEPS], 2))
+    changes = {"epochs": EPOCHS, "patience": EPOCHS, "clip_norm": 1.0}
+    command = ranker_arguments(tiny, output, **changes)
+
+    process = start(command, module=MODULE)
+    interrupt(process, output, first, signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    killed_at = steps_on_disk(output)[-1]
+
+    process = start(command, module=MODULE)
+    interrupt(process, output, max(second, killed_at + 1), signal.SIGTERM)
+    code, printed, errors = finish(process)
+    assert code == 143, errors
+    assert f"resuming at step {killed_at} of {EPOCHS * STEPS}" in printed
+    (stopped_at,) = re.findall(rf"stopped by SIGTERM at step (\d+) of {EPOCHS * STEPS}", errors)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints_of(output).name]
+
+    train_ctr.main(command)
+    assert f"resuming at step {stopped_at} of {EPOCHS * STEPS}" in capsys.readouterr().out
+    assert not checkpoints_of(output).exists()
+
+    train_ctr.main(ranker_arguments(tiny, whole, **changes, checkpoint_minutes=10))
+    for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(whole).get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    assert history(output) == history(whole)
+    assert (output / "calibrator.yaml").read_text() == (whole / "calibrator.yaml").read_text()
