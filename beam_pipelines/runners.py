@@ -1,4 +1,7 @@
-"""Chooses Beam's runner and checks the options that are meant for Beam. RUNNERS.md says which runner is for what."""
+"""Chooses Beam's runner and checks the options that are meant for Beam.
+
+docs/running-on-clusters.md says which runner is for what.
+"""
 
 import contextlib
 import importlib
@@ -71,7 +74,7 @@ def _create(name: str) -> PipelineRunner:
     except ImportError as error:
         if "dataflow" not in name.lower():
             raise CommandError(f"--runner: Beam has no runner {name!r} here ({error})") from error
-        raise CommandError(f"--runner {name} needs apache-beam's gcp extra; see beam_pipelines/RUNNERS.md") from error
+        raise CommandError(f"--runner {name} needs apache-beam's gcp extra; see docs/running-on-clusters.md") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise CommandError(f"--runner: Beam has no runner {name!r} here ({str(error).splitlines()[0]})") from error
     if not isinstance(runner, PipelineRunner):

@@ -203,7 +203,7 @@ def write_images(directory: Path, rng: np.random.Generator) -> list[str]:
     """Writes pictures of a catalogue's usual size: those of the sample, enlarged, with noise of their own."""
     directory.mkdir(parents=True)
     names = []
-    with zipfile.ZipFile(ROOT / "sample/photos.zip") as photos:
+    with zipfile.ZipFile(ROOT / "beam_pipelines/datasets/sample_photos/photos.zip") as photos:
         for name in tqdm(photos.namelist()[:IMAGES], desc="simulating pictures"):
             image = Image.open(io.BytesIO(photos.read(name))).convert("RGB").resize(IMAGE_SIZE)
             noise = rng.integers(-6, 7, size=(*IMAGE_SIZE[::-1], 3), dtype=np.int8)

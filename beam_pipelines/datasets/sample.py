@@ -1,9 +1,10 @@
 """Simulated shoppers on real photos: the logs on which the project can be tried without any data of one's own.
 
-The photos in `sample/` are real. The shoppers are not: each one has a taste that is computed from pixels (one or two
-regions of colour, a level of texture, favourite kinds of garment), and clicks within a page follow that taste. What an
-item looks like is therefore the one thing worth learning about it, and no table says it: titles are generic, prices
-and ages carry nothing, and every item is liked equally often over all shoppers, so that popularity cannot rank a page.
+The photos in `sample_photos/` are real. The shoppers are not: each one has a taste that is computed from pixels (one
+or two regions of colour, a level of texture, favourite kinds of garment), and clicks within a page follow that taste.
+What an item looks like is therefore the one thing worth learning about it, and no table says it: titles are generic,
+prices and ages carry nothing, and every item is liked equally often over all shoppers, so that popularity cannot rank
+a page.
 """
 
 import csv
@@ -22,7 +23,7 @@ from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.command import ArgumentParser, CommandError, run_command
 
 NOTICE = "simulated behaviour on real photos"
-SAMPLE = Path(__file__).resolve().parents[2] / "sample"
+SAMPLE = Path(__file__).resolve().with_name("sample_photos")
 
 _DAY = 86_400_000  # milliseconds
 _START = 1_709_251_200_000  # 2024-03-01 UTC, the first logged page
@@ -86,7 +87,7 @@ def read_labels(sample: Path) -> list[tuple[str, str]]:
     """Photo path and garment label of every shipped photo; any beginning of the list is balanced over the labels."""
     path = sample / "labels.csv"
     if not path.is_file() or not (sample / "photos.zip").is_file():
-        raise CommandError(f"no photos in {sample}; run from a checkout of the repository, which ships them")
+        raise CommandError(f"no photos in {sample}; install the package again, which ships them")
     with open(path, newline="") as file:
         return [(row["image"], row["label"]) for row in csv.DictReader(file)]
 

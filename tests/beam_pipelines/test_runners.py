@@ -27,7 +27,7 @@ from beam_pipelines.runners import make_runner
 from beam_pipelines.shell.command import CommandError
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "beam_pipelines" / "RUNNERS.md").read_text()
+TEXT = (ROOT / "docs" / "running-on-clusters.md").read_text()
 COMMANDS = [
     shlex.split(line)
     for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -72,7 +72,7 @@ def test_every_documented_build_has_options_that_are_accepted(command, tmp_path)
             Path(jar).parent.mkdir()
             Path(jar).touch()
     dataflow = option(command, "runner") == "DataflowRunner" and not has_gcp()
-    with pytest.raises(CommandError, match="gcp extra; see beam_pipelines/RUNNERS" if dataflow else "--logs: no dir"):
+    with pytest.raises(CommandError, match="gcp extra; see docs/running-on-clusters" if dataflow else "--logs: no dir"):
         build.main(command)
 
 
