@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS, Manifest, Split
 from beam_pipelines.format.outputs import whole_file
-from beam_pipelines.format.page_reader import decode_page, packed_page, read_records
+from beam_pipelines.format.page_reader import decode_page, packed_page
 from beam_pipelines.format.records import HISTORIES
+from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.inspection.html import (
     ShownCandidate,
     ShownItem,

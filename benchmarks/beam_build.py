@@ -45,7 +45,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from beam_pipelines.format.manifest import SPLITS
-from beam_pipelines.format.page_reader import packed_page, read_records
+from beam_pipelines.format.page_reader import packed_page
+from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.images.source import normalise_image
 from beam_pipelines.images.transforms import store_images
 from beam_pipelines.pages.transforms import PRETRAINING, RESULTS, SCRATCH

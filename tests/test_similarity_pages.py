@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beam_pipelines.format.page_reader import decode_page, read_records
+from beam_pipelines.format.page_reader import decode_page
+from beam_pipelines.format.tfrecord import read_records
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.metrics.auc import page_auc

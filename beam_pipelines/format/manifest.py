@@ -6,8 +6,8 @@ from typing import Any
 
 import pydantic
 
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
-from beam_pipelines.shell.command import CommandError
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "page-dataset/1"
@@ -181,21 +181,21 @@ class Manifest(_Strict):
         """Reads and checks `dataset/manifest.json`.
 
         Raises:
-            CommandError: there is none, it cannot be parsed, or it describes another format or page schema.
+            ArtifactError: there is none, it cannot be parsed, or it describes another format or page schema.
         """
         path = Path(dataset) / MANIFEST_NAME
         if not path.is_file():
-            raise CommandError(f"{dataset} is not a page dataset (no {MANIFEST_NAME}); beam_pipelines.build makes one")
+            raise ArtifactError(f"{dataset} is not a page dataset (no {MANIFEST_NAME}); beam_pipelines.build makes one")
         try:
             manifest = cls.model_validate_json(path.read_text())
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise CommandError(f"{path}: {where}: {first['msg']}; build the dataset again") from error
+            raise ArtifactError(f"{path}: {where}: {first['msg']}; build the dataset again") from error
         if manifest.format != FORMAT:
-            raise CommandError(f"{path}: format is {manifest.format}, this version reads {FORMAT}; build it again")
+            raise ArtifactError(f"{path}: format is {manifest.format}, this version reads {FORMAT}; build it again")
         if manifest.schema_hash != SCHEMA_HASH:
-            raise CommandError(
+            raise ArtifactError(
                 f"{path}: pages have schema {manifest.schema_hash}, this version reads {SCHEMA_HASH} "
                 f"({_schema_difference(manifest.features)}); build it again"
             )
@@ -205,14 +205,14 @@ class Manifest(_Strict):
         """Compares files with what the manifest says of them.
 
         Raises:
-            CommandError: a file is missing or differs in size or digest.
+            ArtifactError: a file is missing or differs in size or digest.
         """
         for file in files:
             path = Path(dataset) / file.path
             if not path.is_file():
-                raise CommandError(f"{path} is missing, but {MANIFEST_NAME} lists it; build the dataset again")
+                raise ArtifactError(f"{path} is missing, but {MANIFEST_NAME} lists it; build the dataset again")
             if path.stat().st_size != file.bytes or file_sha256(path) != file.sha256:
-                raise CommandError(f"{path} is not the file that {MANIFEST_NAME} lists; build the dataset again")
+                raise ArtifactError(f"{path} is not the file that {MANIFEST_NAME} lists; build the dataset again")
 
 
 def _schema_difference(features: list[str]) -> str:

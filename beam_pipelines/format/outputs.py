@@ -36,10 +36,7 @@ def whole_directory(path: Path, *, overwrite: bool = False, inputs: Sequence[Pat
             shutil.rmtree(abandoned, ignore_errors=True)
         else:
             os.replace(abandoned, path)  # its command was killed between the two renames
-    if path.exists() and not path.is_dir():
-        raise ArtifactError(f"{path} is not a directory; choose another output")
-    if path.exists() and not overwrite:
-        raise ArtifactError(f"{path} exists; pass `overwrite=True` to replace it")
+    check_output(path, overwrite=overwrite)
     scratch = path.parent / f"{incomplete}{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +58,18 @@ def whole_directory(path: Path, *, overwrite: bool = False, inputs: Sequence[Pat
             os.replace(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Refuses at once what `whole_directory` would refuse, for whoever has something else to do first.
+
+    Raises:
+        ArtifactError: `path` is no directory, or it exists and `overwrite` is false.
+    """
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"{path} is not a directory; choose another output")
+    if path.exists() and not overwrite:
+        raise ArtifactError(f"{path} exists; pass `overwrite=True` to replace it")
 
 
 @contextlib.contextmanager

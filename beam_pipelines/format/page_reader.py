@@ -1,39 +1,15 @@
-"""Reads page shards without TensorFlow: the way back from what `tfrecord` and `records` write."""
+"""Takes serialized pages apart without TensorFlow: the way back from what `records` encodes."""
 
-import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from beam_pipelines.format.records import FEATURES
-from beam_pipelines.format.tfrecord import write_records
-from beam_pipelines.shell.command import CommandError
 
 _KINDS = {f.name.encode(): (f.name, f.kind) for f in FEATURES}
 _LIST_TAGS = {"bytes": 0x0A, "float": 0x12, "int64": 0x1A}  # tf.train.Feature's oneof, length-delimited
 _FIRST_FIELD, _SECOND_FIELD = 0x0A, 0x12
 _MAX_VARINT = 10
-
-
-def read_records(path: Path) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file, each with both of its checksums checked.
-
-    Raises:
-        CommandError: the file ends early, or a checksum differs.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        while start := file.read(12):
-            offset = file.tell() - len(start)
-            length = int.from_bytes(start[:8], "little")
-            framed = start + file.read(length + 4) if offset + length + 16 <= size else start
-            record = framed[12:-4]
-            expected = io.BytesIO()
-            write_records(expected, [record])
-            if framed != expected.getvalue():
-                raise CommandError(f"{path} is damaged at byte {offset}; build the dataset again")
-            yield record
 
 
 def packed_page(record: bytes) -> dict[str, bytes]:

@@ -40,6 +40,13 @@ HISTORIES: dict[str, int] = {"click": 1000, "pay": 1000, "cart": 200}
 STATISTICS_DAYS = (7, 30)
 """Windows of the statistics that candidates carry."""
 
+_STATISTICS: tuple[tuple[str, Kind], ...] = (
+    ("impressions", "int64"),
+    ("clicks", "int64"),
+    ("ctr", "float"),
+    ("pays", "int64"),
+)
+
 FEATURES: tuple[Feature, ...] = (
     Feature("page_id", "bytes", "context"),
     Feature("user", "int64", "context"),  # row of users/
@@ -51,11 +58,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("converted", "int64", "candidates", is_label=True),
     Feature("dwell", "float", "candidates", is_label=True),  # seconds
     # Of the item over the 7 and 30 days before the page's day; see `item_statistics`.
-    *(
-        Feature(f"{name}_{days}d", kind, "candidates")
-        for days in STATISTICS_DAYS
-        for name, kind in (("impressions", "int64"), ("clicks", "int64"), ("ctr", "float"), ("pays", "int64"))
-    ),
+    *(Feature(f"{name}_{days}d", kind, "candidates") for days in STATISTICS_DAYS for name, kind in _STATISTICS),
     # Histories, newest first, strictly before the page. *_item: row of items/. *_time: epoch milliseconds.
     Feature("click_item", "int64", "click"),
     Feature("click_time", "int64", "click"),

@@ -46,7 +46,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return options
 
     def in_options(self, message: str) -> str:
-        """An error about arguments in the words of this command: `batch_size` becomes --batch-size."""
+        """A message about arguments in the words of this command: `batch_size` becomes --batch-size."""
         names = {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
         return re.sub(r"`(\w+)(?:=True)?`", lambda found: names.get(found[1], found[0]), message)
 
@@ -70,7 +70,7 @@ def command(
             made = parser()
             options = made.options(argv)
             try:
-                with shown_progress():
+                with shown_progress(made.in_options):
                     return run(options)
             except InputError as error:
                 raise CommandError(made.in_options(str(error))) from error

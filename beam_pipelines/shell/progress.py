@@ -3,12 +3,13 @@
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 _shown = False
+_wording: Callable[[str], str] | None = None
 
 
 def show_progress(shown: bool = True) -> None:
@@ -23,14 +24,19 @@ def is_progress_shown() -> bool:
 
 
 @contextlib.contextmanager
-def shown_progress() -> Iterator[None]:
-    """Shows progress in the block."""
-    before = _shown
-    show_progress()
+def shown_progress(wording: Callable[[str], str] | None = None) -> Iterator[None]:
+    """Shows progress in the block.
+
+    Args:
+        wording: rewrites lines before they are shown: a command names its options where a library names arguments.
+    """
+    global _shown, _wording
+    before = _shown, _wording
+    _shown, _wording = True, wording
     try:
         yield
     finally:
-        show_progress(before)
+        _shown, _wording = before
 
 
 def progress_bar(iterable: Any = None, **options: Any) -> tqdm:
@@ -39,16 +45,20 @@ def progress_bar(iterable: Any = None, **options: Any) -> tqdm:
 
 
 def say(text: str) -> None:
-    """Prints a line about what was done, if progress is shown."""
+    """Prints a line about what was done, if progress is shown. Arguments are named in backticks, as errors do."""
     if _shown:
-        tqdm.write(text, file=sys.stdout)  # a progress bar may be on the line
+        tqdm.write(_worded(text), file=sys.stdout)  # a progress bar may be on the line
         sys.stdout.flush()
 
 
 def warn(text: str) -> None:
     """Warns of what did not stop the work: a line of a command, Python's `warnings` in a library."""
     if _shown:
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        tqdm.write(f"warning: {_worded(text)}", file=sys.stderr)
         sys.stderr.flush()
     else:
         warnings.warn(text, stacklevel=3)
+
+
+def _worded(text: str) -> str:
+    return text if _wording is None else _wording(text)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from beam_pipelines.format.manifest import MANIFEST_NAME, PRETRAINING, File, Images, Manifest, PretrainingView, Split
-from beam_pipelines.format.page_reader import read_records
+from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.shell.command import CommandError
 
 _ROWS_TOGETHER = 1 << 16

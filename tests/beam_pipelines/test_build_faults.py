@@ -34,8 +34,9 @@ import pytest
 
 from beam_pipelines import build
 from beam_pipelines.format.manifest import Manifest
-from beam_pipelines.format.page_reader import decode_page, read_records
+from beam_pipelines.format.page_reader import decode_page
 from beam_pipelines.format.records import FEATURES, HISTORIES
+from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.shell.command import CommandError, run_command
 
 ROOT = Path(__file__).resolve().parents[2]

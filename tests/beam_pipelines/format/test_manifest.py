@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import FORMAT, File, Manifest, Source, Split, Table, Window, file_sha256, ids_sha256
 from beam_pipelines.format.records import SCHEMA_HASH
-from beam_pipelines.shell.command import CommandError
 
 
 @pytest.fixture
@@ -67,13 +67,13 @@ def test_reading_gives_what_was_written(dataset):
 def test_a_tampered_shard_is_named(dataset, tamper):
     shard = dataset / "pages/train-1"
     shard.write_bytes(tamper(shard.read_bytes()))
-    with pytest.raises(CommandError, match=r"train-1 is not the file that manifest.json lists"):
+    with pytest.raises(ArtifactError, match=r"train-1 is not the file that manifest.json lists"):
         verify(dataset)
 
 
 def test_a_missing_shard_is_named(dataset):
     (dataset / "pages/train-0").unlink()
-    with pytest.raises(CommandError, match=r"train-0 is missing, but manifest.json lists it"):
+    with pytest.raises(ArtifactError, match=r"train-0 is missing, but manifest.json lists it"):
         verify(dataset)
 
 
@@ -84,16 +84,16 @@ def test_an_added_shard_is_not_read(dataset):
 
 
 def test_a_directory_without_manifest_is_no_dataset(tmp_path):
-    with pytest.raises(CommandError, match="is not a page dataset"):
+    with pytest.raises(ArtifactError, match="is not a page dataset"):
         Manifest.read(tmp_path)
 
 
 def test_another_schema_or_format_is_refused(dataset):
     change(dataset, schema_hash="0123")
-    with pytest.raises(CommandError, match=rf"schema 0123, this version reads {SCHEMA_HASH}"):
+    with pytest.raises(ArtifactError, match=rf"schema 0123, this version reads {SCHEMA_HASH}"):
         Manifest.read(dataset)
     change(dataset, format="page-dataset/0")
-    with pytest.raises(CommandError, match="format is page-dataset/0"):
+    with pytest.raises(ArtifactError, match="format is page-dataset/0"):
         Manifest.read(dataset)
 
 
@@ -103,10 +103,10 @@ def test_another_schema_or_format_is_refused(dataset):
 )
 def test_a_damaged_manifest_names_the_field(dataset, fields, where):
     change(dataset, **fields)
-    with pytest.raises(CommandError, match=f"manifest.json: {where}: "):
+    with pytest.raises(ArtifactError, match=f"manifest.json: {where}: "):
         Manifest.read(dataset)
     (dataset / "manifest.json").write_text("{")
-    with pytest.raises(CommandError, match=r"manifest.json: the file: "):
+    with pytest.raises(ArtifactError, match=r"manifest.json: the file: "):
         Manifest.read(dataset)
 
 

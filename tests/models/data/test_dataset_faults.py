@@ -17,8 +17,8 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from beam_pipelines.format.page_reader import read_records
 from beam_pipelines.format.records import SCHEMA_HASH
+from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.shell.command import CommandError
 from models import evaluate, pretrain, train_ctr
 from models.data.dataset import PRETRAINING, Dataset
