@@ -1,24 +1,26 @@
-"""The directory of clusters: `models.cluster` writes it, rankers read it."""
+"""Cluster IDs of all items of a dataset, in a directory that says which embeddings they come from."""
 
+import functools
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from beam_pipelines.format.manifest import file_sha256
 from models.artifact import Metadata, check_digest, read_metadata
-from models.embeddings.store import EmbeddingsMetadata
+from models.data.dataset import Dataset
+from models.embeddings.embeddings import EmbeddingsMetadata
 
 CLUSTER_IDS_FILE = "cluster_ids.npy"
 CENTERS_FILE = "centers.npy"
 
 
 class ClustersMetadata(Metadata):
-    """Cluster IDs of all items: `cluster_ids.npy`, int32 `(items,)`, -1 without picture; `centers.npy`, float32
-    `(clusters, dim)`.
+    """What a directory of clusters holds.
 
     Attributes:
         num_clusters: how many centers there are.
-        backend: of `models.cluster`, how they were found and how the IDs were.
+        backend: of `cluster`, how they were found and how the IDs were.
         normalize: whether the embeddings were scaled to unit length first.
         spherical: whether the centers are of unit length.
         mean_squared_distance: of the embeddings to their centers.
@@ -40,31 +42,113 @@ class ClustersMetadata(Metadata):
     embeddings: EmbeddingsMetadata
 
 
-def load_cluster_ids(directory: Path) -> tuple[ClustersMetadata, np.ndarray]:
-    """Opens what `models.cluster` wrote.
+class Clusters:
+    """Cluster IDs of all items of a dataset, as `cluster` makes them.
+
+    The directory holds `cluster_ids.npy`, int32 `(items,)`; `centers.npy`, float32 `(clusters, dim)`; and
+    `metadata.json`.
 
     Args:
-        directory: the clusters directory.
+        path: the directory. Its files are opened when they are first used, and are not verified: see `load`.
+        metadata: what it holds.
 
-    Returns:
-        The metadata, and the cluster ID of each item row: int32 `(items,)`, -1 without picture.
-
-    Raises:
-        ArtifactError: the directory holds no clusters, or the file is not the one described.
+    Example:
+        >>> clusters = Clusters.load("artifacts/clusters")
+        >>> clusters.centers[clusters.ids[7]].shape
+        (64,)
     """
-    metadata = read_metadata(ClustersMetadata, directory, "models.cluster")
-    path = Path(directory) / CLUSTER_IDS_FILE
-    check_digest(path, metadata.cluster_ids_sha256)
-    return metadata, np.load(path)
+
+    def __init__(self, path: Path | str, metadata: ClustersMetadata) -> None:
+        self.path = Path(path)
+        self.metadata = metadata
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Clusters":
+        """Opens clusters and verifies that the files are those that the metadata describe.
+
+        Raises:
+            ArtifactError: the directory holds no clusters, or a file is not the one described.
+        """
+        path = Path(path)
+        metadata = read_metadata(ClustersMetadata, path, "models.cluster")
+        check_digest(path / CENTERS_FILE, metadata.centers_sha256)
+        check_digest(path / CLUSTER_IDS_FILE, metadata.cluster_ids_sha256)
+        return cls(path, metadata)
+
+    @classmethod
+    def save(
+        cls,
+        path: Path | str,
+        ids: np.ndarray,
+        centers: np.ndarray,
+        *,
+        embeddings: EmbeddingsMetadata,
+        backend: str,
+        normalize: bool,
+        spherical: bool,
+        mean_squared_distance: float,
+        seed: int,
+    ) -> "Clusters":
+        """Writes a directory of clusters.
+
+        Args:
+            path: the directory; it is made if it does not exist.
+            ids: int32 `(items,)` by item row, -1 without picture.
+            centers: float32 `(clusters, dim)`.
+            embeddings, backend, normalize, spherical, mean_squared_distance, seed: see `ClustersMetadata`.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        np.save(path / CENTERS_FILE, centers)
+        np.save(path / CLUSTER_IDS_FILE, ids)
+        metadata = ClustersMetadata(
+            num_clusters=len(centers),
+            backend=backend,
+            normalize=normalize,
+            spherical=spherical,
+            mean_squared_distance=mean_squared_distance,
+            seed=seed,
+            centers_sha256=file_sha256(path / CENTERS_FILE),
+            cluster_ids_sha256=file_sha256(path / CLUSTER_IDS_FILE),
+            embeddings=embeddings,
+        )
+        metadata.write(path)
+        return cls(path, metadata)
+
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        """The cluster ID of each item row: int32 `(items,)`, -1 without picture."""
+        return np.load(self.path / CLUSTER_IDS_FILE)
+
+    @functools.cached_property
+    def centers(self) -> np.ndarray:
+        """The center of each cluster: float32 `(clusters, dim)`."""
+        return np.load(self.path / CENTERS_FILE)
+
+    @property
+    def dim(self) -> int:
+        """Length of the centers."""
+        return self.metadata.embeddings.dim
+
+    def check_matches(self, dataset: Dataset) -> None:
+        """Refuses a dataset of other items or pictures; see `EmbeddingsMetadata.check_matches`."""
+        self.metadata.embeddings.check_matches(dataset)
+
+    def __repr__(self) -> str:
+        metadata = self.metadata
+        return (
+            f"<Clusters {self.path}: {metadata.num_clusters} clusters of {metadata.embeddings.items_with_image} "
+            f"pictures, dim={self.dim}, {metadata.backend}, centers {metadata.centers_sha256[:12]}>"
+        )
+
+
+def load_cluster_ids(directory: Path) -> tuple[ClustersMetadata, np.ndarray]:
+    """Opens cluster IDs."""
+    clusters = Clusters.load(directory)
+    return clusters.metadata, clusters.ids
 
 
 def load_centers(directory: Path) -> tuple[ClustersMetadata, np.ndarray]:
-    """Opens the centers that `models.cluster` wrote: the metadata, and float32 `(clusters, dim)`.
-
-    Raises:
-        ArtifactError: the directory holds no clusters, or the file is not the one described.
-    """
-    metadata = read_metadata(ClustersMetadata, directory, "models.cluster")
-    path = Path(directory) / CENTERS_FILE
-    check_digest(path, metadata.centers_sha256)
-    return metadata, np.load(path)
+    """Opens centers."""
+    clusters = Clusters.load(directory)
+    return clusters.metadata, clusters.centers
