@@ -185,8 +185,8 @@ def _scalars_to_array(name: str, scalars: Sequence[Any], dtype: tf.DType) -> np.
         array = np.empty(len(scalars), object)
         array[:] = [_to_bytes(name, scalar) for scalar in scalars]
         return array
-    if dtype.is_floating:
-        allowed = (int, float)
+    if dtype in _EXACT:
+        allowed: tuple[type, ...] = (int, float)
     elif dtype.is_integer:
         allowed = (int,)
     elif dtype.is_bool:
@@ -195,7 +195,7 @@ def _scalars_to_array(name: str, scalars: Sequence[Any], dtype: tf.DType) -> np.
         raise _invalid(f"Input {name} is of type {type_name(dtype)}, which JSON cannot express")
     if not {*map(type, scalars)} <= {*allowed}:  # `isinstance` would take a bool for an int
         raise _wrong_type(name, next(scalar for scalar in scalars if type(scalar) not in allowed), dtype)
-    if dtype.is_floating:
+    if dtype in _EXACT:
         return _floats_to_array(name, scalars, dtype)
     if dtype.is_integer and scalars and not dtype.min <= min(scalars) <= max(scalars) <= dtype.max:
         raise _invalid(f"JSON number out of range: input {name} must fit {type_name(dtype)}")
@@ -203,19 +203,21 @@ def _scalars_to_array(name: str, scalars: Sequence[Any], dtype: tf.DType) -> np.
 
 
 def _floats_to_array(name: str, scalars: Sequence[int | float], dtype: tf.DType) -> np.ndarray:
-    """Floats; refuses integers and magnitudes that the type cannot hold, as TensorFlow Serving does."""
-    exact, largest = _EXACT[dtype], float(dtype.max)
+    """Floats; refuses integers that the type cannot hold exactly and numbers that it would round to infinity.
+
+    The shortest decimal of a type's largest value may lie above that value, as 3.4028235e+38 does for float32, so that
+    what counts is what a number is rounded to.
+    """
+    exact = _EXACT[dtype]
     for scalar in scalars:
-        if type(scalar) is int:
-            lossy = not -exact <= scalar <= exact
-        else:
-            lossy = not -largest <= scalar <= largest and math.isfinite(scalar)
-        if lossy:
-            raise _invalid(
-                f"Cannot convert JSON value: {_excerpt(json.dumps(scalar))} to {type_name(dtype)} without loss of "
-                f"precision. (input {name})"
-            )
-    return np.array(scalars, dtype.as_numpy_dtype)
+        if type(scalar) is int and not -exact <= scalar <= exact:
+            raise _lossy(name, scalar, dtype)
+    with np.errstate(over="ignore"):
+        array = np.array(scalars, np.float64).astype(dtype.as_numpy_dtype)
+    for position in np.flatnonzero(np.isinf(array)):
+        if math.isfinite(scalars[position]):
+            raise _lossy(name, scalars[position], dtype)
+    return array
 
 
 def _to_bytes(name: str, scalar: Any) -> bytes:
@@ -252,6 +254,13 @@ def _wrong_type(name: str, scalar: Any, dtype: tf.DType) -> ServingError:
     text = "{...}" if isinstance(scalar, dict) else _excerpt(json.dumps(scalar))
     return _invalid(
         f"JSON Value: {text} Type: {_json_type(scalar)} is not of expected type: {type_name(dtype)} (input {name})"
+    )
+
+
+def _lossy(name: str, scalar: int | float, dtype: tf.DType) -> ServingError:
+    return _invalid(
+        f"Cannot convert JSON value: {_excerpt(json.dumps(scalar))} to {type_name(dtype)} without loss of "
+        f"precision. (input {name})"
     )
 
 

@@ -95,6 +95,9 @@ def test_what_follows_the_document_is_ignored():
         ([10**400], FLOAT, "without loss of precision"),
         ([2**24], FLOAT, "Cannot convert JSON value: 16777216 to float without loss of precision."),
         ([1e39], FLOAT, "Cannot convert JSON value: 1e+39 to float without loss of precision."),
+        ([3.4028236e38], FLOAT, "Cannot convert JSON value: 3.4028236e+38 to float without loss of precision."),
+        ([-3.4028236e38], FLOAT, "Cannot convert JSON value: -3.4028236e+38 to float without loss of precision."),
+        ([65520.0], spec(tf.float16, [None]), "Cannot convert JSON value: 65520.0 to half without loss of precision."),
         ([1], FLAG, "is not of expected type: bool"),
         ([1], TEXT, "JSON Value: 1 Type: Number is not of expected type: string"),
         ([{"b64": "AAE=", "x": 1}], TEXT, "Type: Object is not of expected type: string"),
@@ -185,6 +188,67 @@ def test_strings_are_text_unless_the_output_says_bytes():
 def test_rows_need_a_common_batch_dimension(other):
     with pytest.raises(ServingError, match="no common batch dimension"):
         encode_outputs({"x": np.zeros(2), "y": np.asarray(other)}, row_format=True)
+
+
+def round_trip(array):
+    """An array written as a response and read as a request; bodies are compared as text, not as Python's numbers."""
+    body = encode_outputs({"x": array}, row_format=False)
+    return decode(body.replace("outputs", "inputs").encode(), x=spec(tf.as_dtype(array.dtype), [None] * array.ndim))[
+        "x"
+    ]
+
+
+def assert_identical(array, expected):
+    assert array.dtype == expected.dtype
+    np.testing.assert_array_equal(array, expected)
+    zeros = expected == 0
+    assert (np.signbit(array[zeros]) == np.signbit(expected[zeros])).all()
+
+
+FLOATS = [np.float16, np.float32, np.float64, tf.bfloat16.as_numpy_dtype]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_extremes_of_a_float_are_read_as_they_are_written(dtype):
+    limits = tf.as_dtype(dtype)
+    smallest = {np.float16: 2.0**-24, np.float32: 2.0**-149, np.float64: 2.0**-1074}.get(dtype, 2.0**-133)
+    normal = 2.0**-14 if dtype is np.float16 else 2.0**-1022 if dtype is np.float64 else 2.0**-126
+    values = [limits.max, limits.min, smallest, -smallest, 3 * smallest, normal, 0.0, -0.0, 0.1, 1 / 3, np.inf, -np.inf]
+    array = np.array(values, np.float64).astype(dtype)
+    assert np.isinf(array).sum() == 2
+    assert np.count_nonzero(array) == len(values) - 2
+    assert_identical(round_trip(array), array)
+    assert np.isnan(round_trip(np.array([np.nan]).astype(dtype))).all()
+
+
+def test_the_largest_float_is_read_in_all_its_spellings():
+    largest = np.finfo(np.float32).max
+    body = (
+        b'{"inputs": [3.4028235e+38, 3.4028234663852886e38, 340282346638528860000000000000000000000.0, 3.40282356e38]}'
+    )
+    assert decode(body, a=FLOAT)["a"].tolist() == [largest] * 4
+    assert encode_outputs({"x": np.array([largest])}, row_format=True) == '{"predictions": [3.4028235e+38]}'
+
+
+def test_numbers_that_are_none_have_the_names_that_tensorflow_serving_gives_them():
+    for dtype in FLOATS:
+        array = np.array([np.nan, np.inf, -np.inf]).astype(dtype)
+        assert encode_outputs({"x": array}, row_format=True) == '{"predictions": [NaN, Infinity, -Infinity]}'
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64])
+def test_the_extremes_of_an_integer_are_read_as_they_are_written(dtype):
+    array = np.array([np.iinfo(dtype).min, np.iinfo(dtype).max, 0, 1], dtype)
+    assert_identical(round_trip(array), array)
+
+
+@given(hnp.arrays(st.sampled_from([np.uint16, np.uint32, np.uint64]), st.integers(1, 30)), st.booleans())
+def test_every_bit_pattern_of_a_float_is_read_as_it_is_written(bits, is_brain_float):
+    floats = {2: tf.bfloat16.as_numpy_dtype if is_brain_float else np.float16, 4: np.float32, 8: np.float64}
+    array = bits.view(floats[bits.itemsize])
+    with np.errstate(invalid="ignore"):
+        array = np.where(np.isnan(array), np.array(np.nan, array.dtype), array)  # JSON has one NaN
+    assert_identical(round_trip(array), array)
 
 
 @given(
