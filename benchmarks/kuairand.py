@@ -44,12 +44,11 @@ from beam_pipelines.format.manifest import Window
 from beam_pipelines.shell.command import CommandError
 from models.config import load_config
 from models.data.dataset import Dataset
-from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps
+from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps, split_by_share
 from models.evaluation.comparison import METRICS, Candidates, mean_over_runs, metric_samples, summaries
 from models.evaluation.scores import Scores
 from models.evaluation.scoring import score_pages
 from models.features.spec import is_plain
-from models.features.training_counts import split_by_share
 from models.metrics.auc import auc
 from models.metrics.bootstrap import bootstrap_counts
 from models.ranker.calibrator import to_logits

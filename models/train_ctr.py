@@ -19,14 +19,13 @@ from beam_pipelines.shell.command import ArgumentParser, CommandError, require_d
 from models.clustering.clusters import load_centers, load_cluster_ids
 from models.config import load_config
 from models.data.dataset import Dataset
-from models.data.pages import GROUPS, page_batches, page_records, page_timestamps
-from models.data.training_batches import TrainingBatches
+from models.data.pages import GROUPS, TrainingBatches, page_batches, page_records, page_timestamps, split_by_share
 from models.embeddings.store import EmbeddingsMetadata, load_embeddings
 from models.evaluation.scores import Scores
 from models.evaluation.scoring import calibrated, measure, score_pages
 from models.features.spec import resolve_features
 from models.features.tables import make_feature_tables
-from models.features.training_counts import count_training, split_by_share
+from models.features.training_counts import count_training
 from models.metrics.log_loss import candidate_weights
 from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
 from models.ranker.config import IMAGE_FEATURES, Monitor, TrainingConfig

@@ -1,16 +1,19 @@
 """Opens a page dataset: only what its manifest lists, and only if it is what the manifest says."""
 
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
+from beam_pipelines.format.errors import ArtifactError, InputError
 from beam_pipelines.format.manifest import MANIFEST_NAME, PRETRAINING, File, Images, Manifest, PretrainingView, Split
 from beam_pipelines.format.tfrecord import read_records
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.shell.progress import warn
+
+if TYPE_CHECKING:
+    from models.data.pages import Pages
 
 _ROWS_TOGETHER = 1 << 16
 
@@ -26,12 +29,12 @@ class Dataset:
         bad_shards: what is wrong with the page shards that were left out so far.
 
     Raises:
-        CommandError: the directory holds no dataset of this version, or a table of it is damaged.
+        ArtifactError: the directory holds no dataset of this version, or a table of it is damaged.
     """
 
     def __init__(self, path: Path | str, max_bad_shards: int = 0) -> None:
         if max_bad_shards < 0:
-            raise CommandError(f"max_bad_shards: must be at least 0. Received: {max_bad_shards}")
+            raise InputError(f"`max_bad_shards` must be at least 0. Received: {max_bad_shards}")
         self.path = Path(path)
         self.bad_shards: list[str] = []
         self._max_bad_shards = max_bad_shards
@@ -46,24 +49,34 @@ class Dataset:
         """The split `name`, or the view `PRETRAINING`.
 
         Raises:
-            CommandError: it has no pages.
+            ArtifactError: it has no pages.
         """
         if name == PRETRAINING:
             return self.pretraining_view()
         if name not in self.manifest.splits:
-            raise CommandError(
+            raise ArtifactError(
                 f"{self.path} has no pages in split `{name}` (splits: {', '.join(self.manifest.splits)})"
             )
         return self.manifest.splits[name]
+
+    def pages(self, split: str) -> "Pages":
+        """The pages of the split `pretrain`, `train` or `test`.
+
+        Raises:
+            ArtifactError: it has none.
+        """
+        from models.data.pages import Pages  # which needs TensorFlow
+
+        return Pages(self, split)
 
     def pretraining_view(self) -> PretrainingView:
         """What an encoder learns on.
 
         Raises:
-            CommandError: there is nothing to learn on.
+            ArtifactError: there is nothing to learn on.
         """
         if self.manifest.pretraining is None:
-            raise CommandError(
+            raise ArtifactError(
                 f"{self.path} has no pages for encoder pre-training: no pretrain page has pictures, a click before it "
                 "and a clicked candidate; build it with pictures, and with more pages before PRETRAIN_END"
             )
@@ -73,7 +86,7 @@ class Dataset:
         """Verified paths of the page shards of a split, in the manifest's order. Each split is verified once.
 
         Raises:
-            CommandError: more than `max_bad_shards` shards are damaged or missing, all of the split are, or there is
+            ArtifactError: more than `max_bad_shards` shards are damaged or missing, all of the split are, or there is
                 one that the manifest does not list.
         """
         if split not in self._shard_paths:
@@ -81,7 +94,7 @@ class Dataset:
             self._refuse_unlisted()
             whole = [shard for shard in shards if self._is_whole(shard)]
             if not whole:
-                raise CommandError(f"{self.path}: every shard of split `{split}` is damaged; build the dataset again")
+                raise ArtifactError(f"{self.path}: every shard of split `{split}` is damaged; build the dataset again")
             self._shard_paths[split] = [str(self.path / shard.path) for shard in whole]
         return self._shard_paths[split]
 
@@ -116,7 +129,7 @@ class Dataset:
 
     def _images(self) -> Images:
         if self.manifest.images is None:
-            raise CommandError(f"{self.path} has no pictures; build it from logs with an images/ directory")
+            raise ArtifactError(f"{self.path} has no pictures; build it from logs with an images/ directory")
         return self.manifest.images
 
     def _refuse_unlisted(self) -> None:
@@ -127,7 +140,7 @@ class Dataset:
         found = [path for folder in ("pages", PRETRAINING) for path in sorted((self.path / folder).glob("*.tfrecord"))]
         for path in found:
             if path.relative_to(self.path).as_posix() not in listed:
-                raise CommandError(
+                raise ArtifactError(
                     f"{path}: {MANIFEST_NAME} does not list it, so that its pages would not be read; remove it, or "
                     "build the dataset again with its rows"
                 )
@@ -136,14 +149,13 @@ class Dataset:
         """Whether a page shard is what the manifest says; one that is not is counted."""
         try:
             self.manifest.verify(self.path, [shard])
-        except CommandError as error:
+        except InputError as error:
             damage = _damage(self.path / shard.path, shard.records)
             if len(self.bad_shards) == self._max_bad_shards:
                 allowed = f" (max_bad_shards: {self._max_bad_shards})" if self._max_bad_shards else ""
-                raise CommandError(f"{damage}; build the dataset again{allowed}") from error
+                raise ArtifactError(f"{damage}; build the dataset again{allowed}") from error
             self.bad_shards.append(damage)
-            # A progress bar may be on the line.
-            tqdm.write(f"warning: {damage}; left out with its {shard.records} pages", file=sys.stderr)
+            warn(f"{damage}; left out with its {shard.records} pages")
             return False
         return True
 
@@ -156,7 +168,7 @@ def _damage(path: Path, records: int) -> str:
     try:
         for _ in read_records(path):
             whole += 1
-    except CommandError:
+    except InputError:
         if whole < records:
             return f"{path} is damaged in record {whole + 1} of {records}"
     if whole < records:

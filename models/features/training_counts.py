@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from beam_pipelines.format.manifest import Window
 from beam_pipelines.format.records import HISTORIES
 from models.data.dataset import Dataset
 from models.data.map_ahead import map_ahead
@@ -75,21 +74,3 @@ def count_training(dataset: Dataset, cut: int) -> tuple[TrainingCounts, np.ndarr
             progress.update(len(counted))
     counts.numbers.update({name: np.concatenate(values)[:_NUMBERS_KEPT] for name, values in kept.items()})
     return counts, everywhere
-
-
-def split_by_share(timestamps: np.ndarray, window: Window, share: float) -> tuple[Window, Window, int]:
-    """Divides pages into earlier ones to learn on and later ones that validate; equal timestamps stay together.
-
-    Args:
-        timestamps: of the pages, epoch milliseconds, in any order.
-        window: of all of them.
-        share: of the pages that should validate.
-
-    Returns:
-        The window to learn on, the later window, and the number of pages in the first.
-    """
-    timestamps = np.sort(timestamps)
-    wanted = len(timestamps) - round(len(timestamps) * share)
-    cut = int(timestamps[max(wanted, 1) - 1])
-    pages = int((timestamps <= cut).sum())
-    return Window(first=window.first, last=cut), Window(first=cut + 1, last=window.last), pages

@@ -206,7 +206,7 @@ def test_a_split_without_a_whole_shard_is_an_error(copy):
 
 
 def test_the_number_of_bad_shards_is_checked(commands, copy, tmp_path):
-    with pytest.raises(CommandError, match=r"max_bad_shards: must be at least 0. Received: -1"):
+    with pytest.raises(CommandError, match=r"max_bad_shards. must be at least 0. Received: -1"):
         run_pretrain(copy, tmp_path / "output", "--max-bad-shards", "-1")
 
 

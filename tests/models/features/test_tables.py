@@ -10,7 +10,7 @@ from beam_pipelines.format.records import FEATURES
 from beam_pipelines.shell.command import CommandError
 from models.config import load_config
 from models.data.dataset import Dataset
-from models.data.pages import PageLengths, page_batches
+from models.data.pages import PageLengths, page_batches, split_by_share
 from models.features.candidate_numbers import CandidateNumbers
 from models.features.embeddings import FeatureEmbeddings
 from models.features.spec import (
@@ -25,7 +25,7 @@ from models.features.spec import (
 )
 from models.features.table import FeatureTable
 from models.features.tables import make_feature_tables
-from models.features.training_counts import TrainingCounts, count_training, split_by_share
+from models.features.training_counts import TrainingCounts, count_training
 from models.features.vocabulary import FeatureValues, NumberValues, log_magnitude, scale_of
 from models.layers.id_embedding import IdEmbedding
 from models.layers.text_embedding import TextEmbedding, hash_tokens

@@ -5,10 +5,9 @@ import pytest
 import tensorflow as tf
 
 from beam_pipelines.format.manifest import Window
-from models.data import training_batches
+from models.data import pages as training_batches
 from models.data.dataset import Dataset
-from models.data.pages import PageLengths, page_timestamps
-from models.data.training_batches import TrainingBatches
+from models.data.pages import PageLengths, TrainingBatches, page_timestamps
 from tests.models.tiny_dataset import write_tiny_dataset
 
 LENGTHS = PageLengths(candidates=6, click=5, pay=2, cart=0)
