@@ -8,7 +8,7 @@ RANKERS := $(IMAGE_FEATURES:%=$(A)/rankers/%)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-env clean
+.PHONY: help demo test test-random lint bench bench-env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(A)/report/metrics.json $(A)/serving.published ## logs to live endpoint o
 
 test: .venv/.installed ## run the tests
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-random: .venv/.installed ## property tests with many random examples; CI does not wait for it
+	HYPOTHESIS_PROFILE=random $(PY) -m pytest -m hypothesis --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.installed ## check style and formatting
 	.venv/bin/ruff check .

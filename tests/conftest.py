@@ -8,8 +8,14 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands have it: TensorFlow reads it when it starts
 
+import hypothesis
 import pytest
 import tensorflow as tf
+
+# The same examples every time. `make test-random` draws others, many more of them.
+hypothesis.settings.register_profile("derandomised", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", max_examples=2000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "derandomised"))
 
 # Two logical devices, so that every test can compare one replica with two. Must happen before TensorFlow starts.
 tf.config.set_logical_device_configuration(
