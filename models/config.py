@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import ConfigurationError
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -47,43 +47,44 @@ def load_config(kind: type[ConfigT], file: str | None, overrides: Sequence[str] 
         overrides: `key=value` texts; `a.b=value` reaches into a section, the value is read as YAML.
 
     Raises:
-        CommandError: the file is missing or no mapping, or a key is unknown or has the wrong type (the key is named).
+        ConfigurationError: the file is missing or no mapping, or a key, which is named, is unknown or has the wrong
+            type.
     """
-    values: dict = {}
+    values: dict[str, Any] = {}
     if file is not None:
         path = Path(file) if Path(file).is_file() else PRESETS / f"{file}.yaml"
         if not path.is_file():
             presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-            raise CommandError(f"--config: no file {file} and no preset of that name (presets: {presets})")
+            raise ConfigurationError(f"`config`: no file {file} and no preset of that name (presets: {presets})")
         try:
             values = yaml.load(path.read_text(), _Loader) or {}
         except yaml.YAMLError as error:
-            raise CommandError(f"{path}: not valid YAML: {error}") from error
+            raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
         if not isinstance(values, dict):
-            raise CommandError(f"{path}: must be a mapping of keys to values")
+            raise ConfigurationError(f"{path}: must be a mapping of keys to values")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise CommandError(f"--set: expected key=value. Received: {override}")
+            raise ConfigurationError(f"`overrides`: expected key=value. Received: {override}")
         section = values
         *parents, last = key.split(".")
         for parent in parents:
             section = section.setdefault(parent, {})
             if not isinstance(section, dict):
-                raise CommandError(f"--set {override}: {parent} is a value, not a section")
+                raise ConfigurationError(f"`overrides` {override}: {parent} is a value, not a section")
         try:
             section[last] = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
-            raise CommandError(f"--set {override}: the value is not valid YAML") from error
+            raise ConfigurationError(f"`overrides` {override}: the value is not valid YAML") from error
     try:
         # JSON mode reads 1 as a float and lists as tuples, and is strict about everything else.
         return kind.model_validate_json(_json(values))
     except pydantic.ValidationError as error:
-        raise CommandError("configuration: " + "; ".join(_explain(kind, e) for e in error.errors())) from error
+        raise ConfigurationError("configuration: " + "; ".join(_explain(kind, e) for e in error.errors())) from error
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in section.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
@@ -93,11 +94,13 @@ def _json(values: dict) -> str:
     try:
         return json.dumps(values)
     except TypeError as error:
-        raise CommandError(f"configuration: {error}") from error
+        raise ConfigurationError(f"configuration: {error}") from error
 
 
-def _explain(kind: type[Config], error: dict) -> str:
-    keys, section, choices = [], kind, {}
+def _explain(kind: type[Config], error: Mapping[str, Any]) -> str:
+    keys: list[str] = []
+    section: Any = kind
+    choices: dict[str, type[Config]] = {}
     for part in error["loc"]:
         if part in choices:  # not a key: pydantic says which member of the union it tried
             section, choices = choices[part], {}

@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> str:
         "--warm-start", type=Path, metavar="RUN", help="an earlier ranker whose weights this one begins with"
     )
     parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: the defaults)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and shuffling")
     parser.add_argument(
         "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_overwrite()
     args = parser.parse_args(argv)
 
-    config = load_config(TrainingConfig, args.config, args.set)
+    config = load_config(TrainingConfig, args.config, args.overrides)
     dataset = Dataset(require_directory(args.data, "--data", "beam_pipelines.build"), args.max_bad_shards)
     manifest = dataset.manifest
     items, users = dataset.items(), dataset.users()

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import functools
+import os
 import re
 import resource
 import sys
@@ -90,6 +91,9 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
     Exit codes: 0 after success, 2 for what the user can fix (`CommandError`), 130 when interrupted; anything else is a
     defect of ours and keeps its traceback (code 1).
     """
+    # TensorFlow 2.17's GPU wheel logs a dozen start-up lines (CUDA registration, TensorRT) that mean nothing on a CPU.
+    # Set it to 0 to see them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     start = time.monotonic()
     try:
         summary = main(argv)

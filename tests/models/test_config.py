@@ -1,6 +1,6 @@
 import pytest
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import ConfigurationError
 from models.config import load_config
 from models.pretraining.config import PretrainConfig
 from models.ranker.config import TrainingConfig
@@ -40,13 +40,13 @@ def test_powers_of_ten_are_numbers(text, tmp_path):
         ("epochs=1.5", "epochs: "),
         ("epochs=true", "epochs: "),
         ("ranker.attention.normalization=mean", "ranker.attention.normalization: "),
-        ("epochs", "--set: expected key=value. Received: epochs"),
+        ("epochs", "`overrides`: expected key=value. Received: epochs"),
         ("epochs.x=1", "configuration: epochs"),
         ("epochs=[", "not valid YAML"),
     ],
 )
 def test_errors_name_the_key(override, message):
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         load_config(TrainingConfig, None, [override])
 
 
@@ -71,13 +71,13 @@ def test_the_name_of_a_section_chooses_its_keys():
     ],
 )
 def test_errors_inside_a_chosen_section_name_the_key(section, message):
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         load_config(PretrainConfig, None, [f"encoder.backbone={section}"])
 
 
 def test_a_missing_file_lists_the_presets(tmp_path):
-    with pytest.raises(CommandError, match="--config: no file nowhere and no preset of that name"):
+    with pytest.raises(ConfigurationError, match="`config`: no file nowhere and no preset of that name"):
         load_config(TrainingConfig, "nowhere")
     (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(CommandError, match="must be a mapping"):
+    with pytest.raises(ConfigurationError, match="must be a mapping"):
         load_config(TrainingConfig, str(tmp_path / "list.yaml"))
