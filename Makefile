@@ -29,13 +29,13 @@ lint: .venv/.installed ## check style and formatting
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-bench: .venv/.installed bench-env $(A)/dataset/manifest.json $(A)/embeddings/metadata.json $(A)/clusters/metadata.json ## repeat the figures of the README
-	$(PY) benchmarks/beam_build.py --quick
-	$(PY) benchmarks/image_features.py --quick
-	$(PY) benchmarks/encoder.py --quick
-	$(PY) benchmarks/clustering.py --quick
-	$(PY) benchmarks/ranker.py --quick
-	$(PY) benchmarks/serving.py --quick
+BENCH_NEEDS := .venv/.installed bench-env $(A)/dataset/manifest.json $(A)/embeddings/metadata.json $(A)/clusters/metadata.json
+
+bench: $(BENCH_NEEDS) ## a quick run of the benchmarks that need no other data; make bench-NAME runs one in full
+	$(PY) -m benchmarks --quick
+
+bench-%: $(BENCH_NEEDS)
+	$(PY) -m benchmarks $*
 
 bench-env: .venv-bench/.installed .venv-deepctr/.installed .venv-fuxictr/.installed ## install what benchmarks compare with
 

@@ -1,0 +1,156 @@
+"""All benchmarks: what each one shows, against what, what it needs and how long it takes."""
+
+from typing import NamedTuple
+
+
+class Benchmark(NamedTuple):
+    """One benchmark.
+
+    Attributes:
+        name: of its result, `results/NAME.json`, and of its target, `make bench-NAME`.
+        module: what `python -m` runs.
+        title: a few words.
+        shows: what is compared with what.
+        peers: distributions on the other side, of which the result tells the versions.
+        environments: of `make bench-env` that it needs: `bench`, `deepctr`, `fuxictr`.
+        needs: what a checkout does not have; `make bench` leaves such benchmarks out.
+        quick: how long `--quick` takes on two cores.
+        full: how long it takes without.
+    """
+
+    name: str
+    module: str
+    title: str
+    shows: str
+    peers: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()
+    needs: str = ""
+    quick: str = ""
+    full: str = ""
+
+
+_HM = "H&M's files"
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            "data_job",
+            "benchmarks.data_job.build",
+            "The data job",
+            "wall time and memory of a build beside a Polars script that writes the same records in memory",
+            peers=("polars",),
+            environments=("bench",),
+            quick="3 minutes",
+            full="15 minutes",
+        ),
+        Benchmark(
+            "encoder_speed",
+            "benchmarks.encoder.speed",
+            "Training the encoder on a CPU",
+            "steps of Swin-T and of COURIER beside transformers' SwinModel in PyTorch on equal weights",
+            peers=("torch", "transformers"),
+            environments=("bench",),
+            quick="10 minutes",
+            full="an hour",
+        ),
+        Benchmark(
+            "encoder_gpu",
+            "benchmarks.encoder.gpu",
+            "Training the encoder on a GPU",
+            "the same steps by Keras' JAX backend beside PyTorch on one GPU",
+            peers=("torch", "transformers"),
+            needs="a GPU, JAX and PyTorch for it",
+            quick="3 minutes",
+            full="6 minutes",
+        ),
+        Benchmark(
+            "encoder_quality",
+            "benchmarks.encoder.quality",
+            "What the encoder learns",
+            "how well similarity to the click history orders later pages of H&M, beside random weights, pixels and "
+            "catalogue attributes",
+            peers=("scikit-learn",),
+            needs=_HM,
+            quick="5 minutes",
+            full="20 minutes",
+        ),
+        Benchmark(
+            "encoder_ablations",
+            "benchmarks.encoder.ablations",
+            "What the parts of COURIER do",
+            "the paper's Table 6 and two more variants on H&M, with equal data and budget",
+            needs=_HM,
+            quick="15 minutes",
+            full="2 hours",
+        ),
+        Benchmark(
+            "clustering",
+            "benchmarks.clustering.speed",
+            "Clustering and assignment",
+            "k-means and the nearest of many centers beside FAISS: time, closeness to exact, memory, the paper's size",
+            peers=("faiss-cpu",),
+            environments=("bench",),
+            quick="5 minutes",
+            full="40 minutes",
+        ),
+        Benchmark(
+            "label_consistency",
+            "benchmarks.clustering.label_consistency",
+            "What embeddings know of labels",
+            "share of the nearest neighbours on H&M with the same label, before and after whitening",
+            needs=_HM,
+            quick="10 minutes",
+            full="30 minutes",
+        ),
+        Benchmark(
+            "ranker_speed",
+            "benchmarks.ranker.speed",
+            "Training and scoring speed of the ranker",
+            "candidates per second, processor time and memory beside DIN of DeepCTR and of FuxiCTR",
+            peers=("deepctr", "fuxictr"),
+            environments=("deepctr", "fuxictr"),
+            quick="5 minutes",
+            full="15 minutes",
+        ),
+        Benchmark(
+            "kuairand",
+            "benchmarks.ranker.kuairand",
+            "Accuracy of the ranker on real impressions",
+            "rankers on KuaiRand-Pure beside FuxiCTR's DIN on the same features, both tuned alike",
+            peers=("fuxictr",),
+            environments=("fuxictr",),
+            needs="KuaiRand's files",
+            quick="10 minutes",
+            full="3 hours",
+        ),
+        Benchmark(
+            "pictures_sample",
+            "benchmarks.pictures.sample",
+            "What pictures add, shipped sample",
+            "rankers with each image feature on the same pages: simulated behaviour on real photos",
+            quick="5 minutes",
+            full="15 minutes",
+        ),
+        Benchmark(
+            "pictures_hm",
+            "benchmarks.pictures.hm",
+            "What pictures add, H&M",
+            "rankers with each image feature beside gradient boosting, with and without catalogue attributes",
+            peers=("scikit-learn",),
+            needs=_HM,
+            quick="30 minutes",
+            full="5 hours",
+        ),
+        Benchmark(
+            "serving",
+            "benchmarks.serving.load",
+            "Serving",
+            "latency of a page beside DeepCTR's DIN on one server, load with hot swaps, cold start, a million items",
+            peers=("deepctr",),
+            environments=("deepctr",),
+            quick="5 minutes",
+            full="10 minutes",
+        ),
+    )
+}

@@ -1,0 +1,299 @@
+"""Accuracy on KuaiRand's real impressions: the ranker against DIN of FuxiCTR on the same features.
+
+    make bench-env
+    .venv/bin/python -m benchmarks.ranker.kuairand [--source DIR] [--work-dir DIR] [--learning-rates LR ...]
+        [--dropouts SHARE ...] [--weight-decays DECAY ...] [--seeds N] [--quick]
+
+The last two days are the test, the days before for training and, their latest tenth, for validation. The peer reads
+what the ranker's tables hold: IDs with the same thresholds, vocabularies and scales, of items, users and candidates;
+the query as an ID; the newest 50 clicks as item and its ID columns, as ours. It reads no ages of clicks.
+
+Both are tuned alike: learning rate, dropout of the MLP and weight decay (the peer's is of embeddings alone) are those
+of the same grid that are best on the same validation pages by the AUC, the mean of all seeds (two seeds of one point
+differ by more than two points do). By this AUC every training also stops early and chooses its epoch; no choice sees
+the test pages. Otherwise both train as they do of their own accord: ours validates and keeps averages of its weights,
+the peer lowers its learning rate when validation stops improving. (GAUC over pages says little here: most pages show
+one video.) Test scores of both are measured by the same code; intervals are over users, with the metrics of seeds
+averaged; differences are paired.
+
+A ranker of ours has four members, networks whose log-odds it averages; a peer is one network. So that it can be seen
+what averaging does, the last column has the peer's seeds averaged likewise, as one.
+
+What the work directory holds is not made again. `--quick` tries one point of the grid with one seed for two epochs.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.manifest import Window
+from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark, run_module
+from models.config import load_config
+from models.data.dataset import Dataset
+from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps, split_by_share
+from models.evaluation.comparison import METRICS, Candidates, mean_over_runs, metric_samples, summaries
+from models.evaluation.scores import Scores
+from models.evaluation.scoring import score_pages
+from models.features.spec import is_plain
+from models.metrics.auc import auc
+from models.metrics.bootstrap import bootstrap_counts
+from models.ranker.calibrator import to_logits
+from models.ranker.config import TrainingConfig
+from models.ranker.ranker import CONFIG_FILE, Ranker, load_ranker
+from models.train_ctr import HISTORY_FILE
+
+SPLIT_TIMES = "2022-04-25,2022-05-04"
+STEPS = 50  # newest clicks that both read
+LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (4e-3, 2e-3, 1e-3), (0.0, 0.2), (0.0, 1e-5)
+"""The grid, unless options say otherwise."""
+CONFIG = (
+    "batch_size=256",
+    "monitor=auc",
+    "patience=2",
+    f"ranker.lengths={{click: {STEPS}, pay: 0, cart: 0}}",
+    f"ranker.attention.recent_steps={STEPS}",
+    "ranker.attention.histories=none",
+    "ranker.members=4",
+)
+"""Of our rankers: DIN's activation unit on the same steps and the same patience as the peer's, and four members."""
+PARTS = ("fit", "validation", "test")
+_BATCH = 512
+
+
+def part_windows(dataset: Dataset, config: TrainingConfig) -> dict[str, tuple[str, Window | None]]:
+    """Split and window of each part, as `models.train_ctr` cuts them."""
+    timestamps = page_timestamps(dataset, "train")
+    fit, validation, _ = split_by_share(timestamps, dataset.split("train").window, config.validation_share)
+    return {"fit": ("train", fit), "validation": ("train", validation), "test": ("test", None)}
+
+
+def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Window | None]]) -> dict[str, np.ndarray]:
+    """Candidates as rows, with what the ranker's tables know of them.
+
+    Returns:
+        - by row `(n,)`: `part`, number in `PARTS`; `page`; `clicked`; `item`, row in `items`; `ids` `(n, i)` and
+          `numbers` `(n, j)` with their `id_names`, `id_sizes` and `number_names`.
+        - by page: `history`, rows in `items` of the newest clicks `(pages, STEPS)`, -1 is padding.
+        - `items`: IDs by item row `(rows, k)`, with `item_names` and `item_sizes`.
+    """
+    lengths = ranker.config.lengths.model_copy(
+        update={"candidates": dataset.manifest.max_candidates, "click": STEPS, "pay": 0, "cart": 0}
+    )
+    columns: dict[str, list[np.ndarray]] = {}
+    pages = 0
+    for number, (part, (split, window)) in enumerate(windows.items()):
+        for page in tqdm(page_batches(dataset, split, lengths, batch_size=_BATCH, window=window), desc=part):
+            page_row, place = np.nonzero(page["item"].numpy() != PADDING)
+            found: dict[str, np.ndarray] = {
+                "item": page["item"].numpy()[page_row, place],
+                "user": page["user"].numpy()[page_row],
+                "query": page["query"].numpy()[page_row],
+                "clicked": page["clicked"].numpy()[page_row, place] == 1,
+                "page": pages + page_row,
+                "part": np.full(len(page_row), number),
+                "history": page["click_item"].numpy(),
+            }
+            if ranker.numbers.features:
+                found["numbers"] = ranker.numbers(page).numpy()[page_row, place]
+            for name, values in found.items():
+                columns.setdefault(name, []).append(values)
+            pages += len(page["user"])
+    rows = {name: np.concatenate(parts) for name, parts in columns.items()}
+
+    known = np.unique(rows["query"][rows["part"] == 0])
+    place = np.searchsorted(known, rows["query"]).clip(max=len(known) - 1)
+    ids = {"query": (np.where(known[place] == rows["query"], place + 1, 0), len(known) + 1)}
+    numbers = {name: rows["numbers"][:, i] for i, name in enumerate(ranker.numbers.features)}
+    items = {}
+    for table, sizes, of_row in (
+        (ranker.items.features, ranker.sizes.item, rows["item"]),
+        (ranker.users, ranker.sizes.user, rows["user"]),
+    ):
+        for name, feature in table.features.items():
+            values = table.tables[name].numpy()
+            if feature.type == "text":
+                continue  # this source has none
+            if is_plain(feature):
+                numbers[name] = values[of_row]
+            elif table is ranker.users:
+                ids[name] = values[of_row], sizes[name] + 1
+            else:
+                items[name] = values, sizes[name] + 1
+    return {
+        **{name: rows[name].astype(np.int32) for name in ("item", "page", "part", "history")},
+        "clicked": rows["clicked"].astype(np.float32),
+        "ids": np.stack([values for values, _ in ids.values()], axis=1).astype(np.int32),
+        "id_names": np.array(list(ids)),
+        "id_sizes": np.array([size for _, size in ids.values()]),
+        "numbers": np.stack(list(numbers.values()), axis=1).astype(np.float32),
+        "number_names": np.array(list(numbers)),
+        "items": np.stack([values for values, _ in items.values()], axis=1),
+        "item_names": np.array(list(items)),
+        "item_sizes": np.array([size for _, size in items.values()]),
+    }
+
+
+def open_dataset(source: Path, work_dir: Path) -> Dataset:
+    """The dataset of the work directory, built from KuaiRand's files if it is not there."""
+    logs, path = work_dir / "logs", work_dir / "dataset"
+    if not path.exists():
+        run_module("beam_pipelines.datasets.kuairand", "--source", source, "--output", logs, log=work_dir / "logs.log")
+        split = ("--split-by-time", SPLIT_TIMES)
+        run_module("beam_pipelines.build", "--logs", logs, "--output", path, *split, log=work_dir / "dataset.log")
+    return Dataset(path)
+
+
+class Point(NamedTuple):
+    """One of the grid."""
+
+    learning_rate: float
+    dropout: float
+    weight_decay: float
+
+    def name(self, side: str, seed: int) -> str:
+        """Of what a training with it makes."""
+        return "_".join(str(part) for part in (side, *self, seed))
+
+
+class Ours:
+    """Rankers of the project.
+
+    Args:
+        dataset: to learn on.
+        work_dir: keeps the runs.
+    """
+
+    def __init__(self, dataset: Dataset, work_dir: Path) -> None:
+        self.dataset = dataset
+        self._work_dir = work_dir
+
+    def run(self, point: Point, seed: int, *options: str) -> Path:
+        """The run directory of a ranker, trained if it is not there."""
+        path = self._work_dir / point.name("ours", seed)
+        overrides = [*CONFIG, f"learning_rate={point.learning_rate}", f"ranker.mlp_dropout={point.dropout}"]
+        overrides += [f"weight_decay={point.weight_decay}", *options]
+        if not path.exists():
+            words = [word for override in overrides for word in ("--set", override)]
+            arguments = ("--data", self.dataset.path, "--output", path, "--image-feature", "none", "--seed", str(seed))
+            run_module("models.train_ctr", *arguments, *words, log=path.with_name(f"{path.name}.log"))
+        return path
+
+    def scores(self, run: Path, split: str, window: Window | None) -> Scores:
+        """Scores of the pages of a split."""
+        ranker = load_ranker(run)
+        lengths = ranker.config.lengths.model_copy(update={"candidates": self.dataset.manifest.max_candidates})
+        pages = page_batches(self.dataset, split, lengths, batch_size=_BATCH, window=window, to_longest=GROUPS)
+        return score_pages(ranker, tqdm(pages, desc="scoring", leave=False))
+
+
+def peer_scores(rows: Path, point: Point, seed: int, *options: str) -> np.ndarray:
+    """Scores of all rows by the peer, trained if they are not there."""
+    scores = rows.with_name(f"{point.name('fuxictr', seed)}.npz")
+    if not scores.exists():
+        command = peer_command(
+            "fuxictr",
+            "benchmarks.ranker.peers.kuairand_fuxictr",
+            *("--rows", rows.resolve(), "--scores", scores.resolve()),
+            *("--learning-rate", point.learning_rate, "--dropout", point.dropout),
+            *("--embedding-l2", point.weight_decay, "--seed", seed, *options),
+        )
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+        subprocess.run(command, cwd=ROOT, stdout=sys.stderr, env=environment, check=True)
+    return np.load(scores)["scores"]
+
+
+def study(args: argparse.Namespace) -> dict[str, Any]:
+    """Tunes, trains and measures both, prints the table and returns the result."""
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    dataset = open_dataset(args.source, args.work_dir)
+    print(f"notice: {dataset.manifest.notice}", flush=True)
+    axes = (args.learning_rates, args.dropouts, args.weight_decays)
+    grid = list(itertools.starmap(Point, itertools.product(*axes)))[: 1 if args.quick else None]
+    seeds = range(1 if args.quick else args.seeds)
+    runs_dir = args.work_dir / ("quick" if args.quick else "runs")  # trainings of other lengths do not mix
+    runs_dir.mkdir(exist_ok=True)
+    ours = Ours(dataset, runs_dir)
+    our_options = ("epochs=2",) if args.quick else ("epochs=8",)
+    peer_options = ("--epochs", "2") if args.quick else ()
+
+    tried: dict[str, dict[Point, list[float]]] = {side: {point: [] for point in grid} for side in ("ours", "fuxictr")}
+    trainings = list(itertools.product(grid, seeds))
+    for point, seed in tqdm(trainings, desc="grid of ours", unit="training"):
+        run = ours.run(point, seed, *our_options)
+        history = json.loads((run / HISTORY_FILE).read_text())
+        tried["ours"][point].append(max(history["val_auc"]))
+    windows = part_windows(dataset, load_config(TrainingConfig, str(run / CONFIG_FILE)))
+    rows, file = make_rows(load_ranker(run), dataset, windows), runs_dir / "rows.npz"
+    np.savez(file, **rows)
+    clicked = rows["clicked"] == 1
+    parts = {part: rows["part"] == number for number, part in enumerate(PARTS)}
+    print(", ".join(f"{part}: {chosen.sum()} candidates" for part, chosen in parts.items()), flush=True)
+    for point, seed in tqdm(trainings, desc="grid of FuxiCTR", unit="training"):
+        scores = peer_scores(file, point, seed, *peer_options)
+        tried["fuxictr"][point].append(auc(scores[parts["validation"]], clicked[parts["validation"]]))
+    mean = {side: {point: statistics.fmean(aucs) for point, aucs in points.items()} for side, points in tried.items()}
+    for side, points in tried.items():
+        for point, aucs in points.items():
+            of_seeds = ", ".join(f"{value:.4f}" for value in aucs)
+            print(f"{side}, {point}: validation AUC {mean[side][point]:.4f} ({of_seeds})", flush=True)
+
+    best = {side: max(points, key=points.__getitem__) for side, points in mean.items()}
+    scores = [ours.scores(ours.run(best["ours"], seed, *our_options), *windows["test"]) for seed in seeds]
+    first = scores[0]
+    if not np.array_equal(first.clicked, clicked[parts["test"]]):
+        raise InputError("the rows and the scores of the ranker are not in the same order")
+    theirs = [peer_scores(file, best["fuxictr"], seed, *peer_options)[parts["test"]] for seed in seeds]
+    candidates = Candidates.of(first.page, first.user, first.clicked, 1.0)
+    counts = bootstrap_counts(int(candidates.user.max()) + 1)
+    averaged = 1 / (1 + np.exp(-np.mean([to_logits(each) for each in theirs], axis=0)))
+    samples = metric_samples([*theirs, *(side.ctr for side in scores), averaged], candidates, counts)
+    runs = {"fuxictr": range(len(seeds)), "ours": range(len(seeds), 2 * len(seeds))}
+    peer, mine, together = summaries(mean_over_runs(samples, runs | {"fuxictr_averaged": [2 * len(seeds)]}))
+    result = {
+        "notice": dataset.manifest.notice,
+        "seeds": len(seeds),
+        "grid": dict(zip(("learning_rates", "dropouts", "weight_decays"), axes, strict=True)),
+        "candidates": len(first.clicked),
+        "ours": mine,
+        "fuxictr": peer,
+        "fuxictr_averaged": together,
+        "of_seeds": {side: samples[list(rows), : len(METRICS), 0].tolist() for side, rows in runs.items()},
+        "tuned": {side: point._asdict() for side, point in best.items()},
+        "validation_auc": {side: max(points.values()) for side, points in mean.items()},
+    }
+    print(f"{'test':24s}{'ours':>10s}{'fuxictr':>10s}  {'difference [95 %]':28s}fuxictr, seeds averaged")
+    for name, gap in mine["differences"].items():
+        interval = f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+        print(f"{name:24s}{mine[name]:10.4f}{peer[name]:10.4f}  {interval:28s}{together[name]:.4f}")
+    print(f"mean of {len(seeds)} seeds, {len(first.clicked)} candidates; TensorFlow {tf.__version__}")
+    return result
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = benchmark_parser(__doc__, quick="one point of the grid, one seed, two epochs")
+    add = parser.add_argument
+    add("--source", type=Path, default=Path("../shared/data/kuairand_impressions"), help="KuaiRand's files")
+    add("--work-dir", type=Path, default=WORK / "kuairand", help="what is there is reused")
+    add("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, metavar="LR", help="of the grid")
+    add("--dropouts", type=float, nargs="+", default=DROPOUTS, metavar="SHARE", help="of the grid")
+    add("--weight-decays", type=float, nargs="+", default=WEIGHT_DECAYS, metavar="DECAY", help="of the grid")
+    add("--seeds", type=int, default=3)
+    run_benchmark("kuairand", parser, study)
+
+
+if __name__ == "__main__":
+    main()
