@@ -35,6 +35,7 @@ from beam_pipelines.inspection.html import (
 )
 from beam_pipelines.inspection.page_statistics import PageStatistics
 from beam_pipelines.shell.command import ArgumentParser, CommandError, run_command
+from beam_pipelines.shell.report import aligned
 
 DEFAULT_DATASET = Path("artifacts/dataset")
 HISTORY_STEPS = 12
@@ -152,17 +153,6 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _listed(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "none"
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    )
 
 
 def shown_pages(dataset: Path, manifest: Manifest, chosen: Iterable[tuple[str, bytes]]) -> list[ShownPage]:
@@ -295,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     manifest.verify(options.dataset, tables)
     statistics, best = read_pages(options.dataset, manifest, names, options.pages if options.html else 0)
     table = figures(statistics)
-    print(_aligned(table))
+    print(aligned(table))
     for label, value in [*facts(manifest), *([("notice", manifest.notice)] if manifest.notice else [])]:
         print(f"{label}: {value}", flush=True)
     whole = [counted for name, counted in statistics.items() if name != PRETRAINING] or list(statistics.values())

@@ -1,6 +1,5 @@
 """Measures rankers on the pages of a split: `python -m models.evaluate`."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from beam_pipelines.format.errors import about
 from beam_pipelines.format.manifest import SPLITS
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from beam_pipelines.shell.report import aligned, finite, write_json
 from models.artifact import read_metadata
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, page_batches
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> str:
                 "seed": runs[name].seed,
             }
             measured["models"][name] = run | model
-        report = _without_nan(
+        report = finite(
             {
                 "notice": manifest.notice,
                 "data": str(args.data),
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> str:
                 **measured,
             }
         )
-        (output / METRICS_FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        write_json(output / METRICS_FILE, report)
         text = _table(report)
         (output / TABLE_FILE).write_text(text + "\n")
         (output / PAGE_FILE).write_text(render(report))
@@ -215,10 +215,10 @@ def _table(report: dict[str, Any]) -> str:
     models, systems = report["models"], report["systems"]
     metrics = ("AUC", "GAUC", "GAUC unseen", "log loss", "COPC", "GAUC difference")
     rows = [(name, model["image_feature"], *_cells(model)) for name, model in models.items()]
-    lines = _aligned([("model", "image feature", *metrics), *rows])
+    lines = [aligned([("model", "image feature", *metrics), *rows], text_columns=2)]
     if len(systems) < len(models):
         rows = [(name, str(len(system["models"])), *_cells(system)) for name, system in systems.items()]
-        lines += ["", *_aligned([("mean over runs", "runs", *metrics), *rows])]
+        lines += ["", aligned([("mean over runs", "runs", *metrics), *rows], text_columns=2)]
     every, unseen = (next(iter(models.values()))[part] for part in PARTS)
     lines += [
         "",
@@ -248,25 +248,6 @@ def _cells(ranker: dict[str, Any]) -> tuple[str, ...]:
     if difference is None or difference["low"] is None:
         return *cells, ""
     return *cells, "{difference:+.4f} [{low:+.4f}, {high:+.4f}]".format(**difference)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: `None` where a metric is undefined."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == "__main__":

@@ -4,11 +4,8 @@ With `--item` it prints the nearest neighbours of these items. Without, it repor
 labels of the item table, which take no part in pre-training. `--html` writes a page to look at.
 """
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +13,7 @@ import pyarrow as pa
 from beam_pipelines.format.errors import about
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from beam_pipelines.shell.report import aligned, write_json
 from models.clustering.clusters import load_cluster_ids
 from models.data.dataset import Dataset
 from models.data.shown_pictures import LABEL_PREFIX
@@ -119,12 +117,12 @@ def main(argv: Sequence[str] | None = None) -> str:
         }
         tables = report_tables(report)
         for table in tables:
-            print(f"\n{table.title}\n{_aligned(table.rows)}")
+            print(f"\n{table.title}\n{aligned(table.rows)}")
         print(flush=True)
     written = []
     if args.output:
         with whole_file(args.output) as file:
-            file.write_text(json.dumps(_without_nan(report), indent=2) + "\n")
+            write_json(file, report)
         written.append(str(args.output))
     if args.html:
         page = PageContents(dataset, dict(list(labels.items())[:SHOWN_LABELS]), args.seed)
@@ -203,27 +201,8 @@ def _print_neighbours(name: str, index: Neighbours, rows: np.ndarray, k: int, it
         table = [["", "item ID", "category", "title", f"{index.metric} distance"]]
         for place, (row, distance) in enumerate(zip(found, distances, strict=True), start=1):
             table.append([str(place), *(values[row] for values in columns.values()), f"{distance:.4f}"])
-        print(_aligned(table, text=3))
+        print(aligned(table, text_columns=4))
     print(flush=True)
-
-
-def _aligned(rows: Sequence[Sequence[str]], text: int = 0) -> str:
-    """Columns of cells: the first `1 + text` to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column <= text else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: `None` where a figure is undefined."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == "__main__":

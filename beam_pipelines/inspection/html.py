@@ -1,8 +1,10 @@
-"""The self-contained HTML page of `beam_pipelines.inspect`: no script, nothing loaded from anywhere."""
+"""The HTML page of `beam_pipelines.inspect`."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from html import escape
+
+from beam_pipelines.shell.html_page import html_page, html_table
 
 _POSITIONS = 40
 _STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25)  # between grid lines, of which there are four
@@ -77,39 +79,15 @@ def render(
         charts: from `history_chart` and `position_chart`.
         pages: to show.
     """
-    head, *body = table
-    header = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for label, *cells in body
-    )
     listed = "".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in facts)
     shown = "".join(map(_page, pages)) or "<p>No page was asked for.</p>"
-    banner = f'<p class="notice"><strong>Notice:</strong> {escape(notice)}</p>' if notice else ""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pages of {escape(name)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>Pages of {escape(name)}</h1>
-{banner}
-<section class="summary">
-<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>
-<dl>{listed}</dl>
-</section>
+    body = f"""<section class="summary">{html_table(table)}<dl>{listed}</dl></section>
 <section class="charts">{"".join(charts)}</section>
 <h2>{len(pages)} pages</h2>
 <p class="legend">A page is one user at one moment: the items that were shown, in order, and what the user had done
 strictly before. <span class="mark clicked">clicked</span> <span class="mark bought">converted</span></p>
-{shown}
-</body>
-</html>
-"""
+{shown}"""
+    return html_page(f"Pages of {name}", body, _STYLE, notice=notice)
 
 
 def history_chart(pages_of_length: Mapping[str, Sequence[int]]) -> str:
@@ -228,38 +206,27 @@ def _picture(item: ShownItem) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1d2330; --muted: #626b7c; --line: #dde1e8; --paper: #fff; --click: #12823b;
-  --buy: #b5420b; --s0: #3267c8; --s1: #d9822b; --s2: #5b9e53; }
-* { box-sizing: border-box; }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: #f4f5f8; margin: 0 auto; padding: 20px;
-  max-width: 1240px; overflow-wrap: anywhere; }
-h1 { font-size: 22px; margin: 0 0 12px; } h2 { font-size: 18px; margin: 28px 0 4px; }
+:root { --click: #12823b; --buy: #b5420b; --s0: #3267c8; --s1: #d9822b; --s2: #5b9e53; }
 h3 { font-size: 13px; margin: 14px 0 6px; } h3 small, .muted, dt, small { color: var(--muted); font-weight: normal; }
 small { font-size: 12px; }
-.notice { background: #fff4d6; border: 1px solid #e8cf8b; border-radius: 8px; padding: 8px 12px; }
 .summary, figure, article { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
   padding: 14px; }
 .summary { display: flex; flex-wrap: wrap; gap: 14px 40px; }
-.scroll { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: 3px 12px; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child { text-align: left; padding-left: 0; } tbody th { font-weight: normal; color: var(--muted); }
 dl { flex: 1 1 260px; margin: 0; } dd { margin: 0 0 10px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 14px;
   margin-top: 14px; }
 figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; margin-bottom: 6px; }
 .key { float: right; font-weight: normal; } .key span { margin-left: 12px; }
 .key i { display: inline-block; width: 10px; height: 10px; margin-right: 5px; border-radius: 2px; }
+.legend { max-width: none; }
 svg { display: block; width: 100%; min-width: 400px; font-size: 11px; } svg text { fill: var(--muted); }
 .middle { text-anchor: middle; } .end { text-anchor: end; } .grid { stroke: var(--line); }
 .s0 { fill: var(--s0); background: var(--s0); } .s1 { fill: var(--s1); background: var(--s1); }
 .s2 { fill: var(--s2); background: var(--s2); }
-.legend { margin: 0 0 12px; color: var(--muted); }
 article { margin-bottom: 16px; }
 article header { display: flex; flex-wrap: wrap; gap: 2px 18px; border-bottom: 1px solid var(--line);
   padding-bottom: 8px; }
 .split { font-weight: 600; }
-ol { list-style: none; margin: 0; padding: 0; }
 .history { display: flex; flex-wrap: wrap; gap: 8px; } .history li { width: 64px; text-align: center; }
 .history small { display: block; font-size: 11px; }
 .history .more { align-self: center; width: auto; color: var(--muted); }
@@ -280,8 +247,7 @@ img { object-fit: contain; background: #fff; border-radius: 4px; display: block;
 .marks span { position: absolute; left: 0; bottom: 2px; } .marks .bought { bottom: 21px; }
 .mark { color: #fff; border-radius: 4px; padding: 0 5px; font-size: 11px; font-weight: 600; }
 .mark.clicked { background: var(--click); } .mark.bought { background: var(--buy); }
-@media (max-width: 600px) { body { padding: 10px; }
-  .candidates { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
-  th, td { padding: 3px 6px; font-size: 12px; }
+@media (max-width: 600px) { .candidates { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
+  th, td { font-size: 12px; }
   .key { float: none; display: block; } .key span { margin: 0 12px 0 0; } }
 """

@@ -10,6 +10,7 @@ import numpy as np
 
 from beam_pipelines.format.manifest import Manifest, Window, file_sha256
 from beam_pipelines.shell.command import CommandError
+from beam_pipelines.shell.report import write_json
 from export.version.inputs import RequestInput
 from models.evaluation.comparison import METRICS
 from models.features.spec import TableFeature
@@ -138,9 +139,7 @@ def model_card(
 def write_card(version: Path, card: dict[str, Any]) -> None:
     """Adds a card to a SavedModel, as JSON and as Markdown."""
     (version / CARD_JSON).parent.mkdir(exist_ok=True)
-    (version / CARD_JSON).write_text(
-        json.dumps(_without_nan(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    write_json(version / CARD_JSON, card)
     (version / CARD_MARKDOWN).write_text(_markdown(card))
 
 
@@ -331,11 +330,3 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 def _row(cells: Sequence[str]) -> str:
     escaped = [cell.replace("|", "\\|") for cell in cells]
     return f"| {' | '.join(escaped)} |"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and value != value else value

@@ -1,10 +1,11 @@
-"""The self-contained HTML page of `models.neighbours`: no script, nothing loaded from anywhere."""
+"""The HTML page of `models.neighbours`."""
 
 import base64
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from beam_pipelines.shell.html_page import html_page, html_table
 from models.embeddings.label_report import ReportTable
 
 
@@ -86,9 +87,11 @@ def render(
     Reference: the companion article shows seeds with their neighbours under several embeddings; the maps are figures 5
     and 6 of COURIER.
     """
-    banner = f'<p class="notice"><strong>Notice:</strong> {escape(notice)}</p>' if notice else ""
     marks = ", ".join(escape(label) for label in labels)
-    parts = [f'<section class="report">{"".join(map(_table, tables))}</section>'] if tables else []
+    parts = []
+    if tables:
+        shown = "".join(f"<h3>{escape(table.title)}</h3>{html_table(table.rows)}" for table in tables)
+        parts.append(f'<section class="report">{shown}</section>')
     if seeds:
         parts.append(
             '<h2>Nearest neighbours</h2><p class="legend">Of each seed, the nearest items first, with their distance. '
@@ -109,35 +112,7 @@ def render(
             "an item's nearest 10 on the map that carry its label.</p>"
         )
         parts.append(f'<section class="maps">{"".join(map(_map, maps))}</section>')
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Embeddings of {escape(name)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>Embeddings of {escape(name)}</h1>
-{banner}
-{"".join(parts)}
-</body>
-</html>
-"""
-
-
-def _table(table: ReportTable) -> str:
-    head, *body = table.rows
-    header = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for label, *cells in body
-    )
-    return (
-        f'<h3>{escape(table.title)}</h3><div class="scroll"><table><thead><tr>{header}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return html_page(f"Embeddings of {name}", "\n".join(parts), _STYLE, notice=notice)
 
 
 def _seed(seed: ShownSeed, labels: Sequence[str]) -> str:
@@ -199,26 +174,16 @@ def _map(shown: ShownMap) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1d2330; --muted: #626b7c; --line: #dde1e8; --paper: #fff; --same: #12823b; }
-* { box-sizing: border-box; }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: #f4f5f8; margin: 0 auto; padding: 20px;
-  max-width: 1240px; overflow-wrap: anywhere; }
-h1 { font-size: 22px; margin: 0 0 12px; } h2 { font-size: 18px; margin: 28px 0 4px; }
+:root { --same: #12823b; }
 h3 { font-size: 13px; margin: 0 0 6px; } h3 small, small { color: var(--muted); font-weight: normal; font-size: 12px; }
-.notice { background: #fff4d6; border: 1px solid #e8cf8b; border-radius: 8px; padding: 8px 12px; }
-.legend { margin: 0 0 12px; color: var(--muted); max-width: 100ch; }
 .legend b, .chip { background: #e6e9ef; color: var(--ink); border-radius: 4px; padding: 0 5px; font-weight: 600;
   font-size: 11px; }
 .legend .same, .chip.same { background: var(--same); color: #fff; }
 .report, article, figure { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
   padding: 14px; }
 .report h3 { margin-top: 14px; } .report h3:first-child { margin-top: 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: 3px 12px; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child { text-align: left; padding-left: 0; } tbody th { font-weight: normal; color: var(--muted); }
 article { margin-bottom: 14px; }
-ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 8px; }
+ol { display: grid; gap: 8px; }
 img { object-fit: contain; background: #fff; border-radius: 4px; display: block; width: 100%; }
 li { min-width: 0; } li img { height: 104px; } li small { display: block; text-align: center; }
 .chip { display: block; margin-top: 2px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
@@ -236,12 +201,12 @@ li { min-width: 0; } li img { height: 104px; } li small { display: block; text-a
 .maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 14px; }
 figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; } figcaption small { display: block; }
 figure img { max-width: 560px; margin: 8px auto 0; }
-@media (max-width: 700px) { body { padding: 10px; } .report, article, figure { padding: 10px; }
+@media (max-width: 700px) { .report, article, figure { padding: 10px; }
   .seed { grid-template-columns: minmax(0, 1fr); gap: 10px; }
   .seed header { display: grid; grid-template-columns: 84px minmax(0, 1fr); gap: 10px; }
   .seed header .item { margin: 0; } .seed header img { height: 104px; }
   .seed header .chip { width: fit-content; max-width: 100%; }
   .cluster ol { grid-template-columns: repeat(auto-fill, minmax(50px, 1fr)); gap: 6px; }
   .cluster li img { height: 64px; }
-  th, td { padding: 3px 6px; font-size: 12px; } }
+  th, td { font-size: 12px; } }
 """

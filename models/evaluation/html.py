@@ -1,9 +1,10 @@
-"""The self-contained HTML page of `models.evaluate`: no script, nothing loaded from anywhere."""
+"""The HTML page of `models.evaluate`."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from beam_pipelines.shell.html_page import html_page
 from models.evaluation.charts import ChartRow, Triple, calibration_chart, row_chart, series_mark
 
 _FEW = 30
@@ -43,10 +44,7 @@ def render(report: Mapping[str, Any]) -> str:
     """
     systems: Mapping[str, Any] = report["systems"]
     names = list(systems)
-    notice = report["notice"]
-    banner = f'<p class="notice"><strong>Notice:</strong> {escape(notice)}</p>' if notice else ""
-    title = f"Rankers on {report['split']} pages"
-    parts = []
+    parts = [_about(report)]
     if len(names) < len(report["models"]):
         parts.append(_means_over_runs(report))
         if len(names) > 1:
@@ -59,26 +57,7 @@ def render(report: Mapping[str, Any]) -> str:
     if len(names) > 1:
         parts.append(_categories(report))
     parts += [_calibration(systems), _slices(report)]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-{banner}
-{_about(report)}
-{"".join(parts)}
-</main>
-</body>
-</html>
-"""
+    return html_page(f"Rankers on {report['split']} pages", "\n".join(parts), _STYLE, notice=report["notice"])
 
 
 def _summary(report: Mapping[str, Any]) -> str:
@@ -324,29 +303,20 @@ def _difference(difference: Mapping[str, float | None], metric: str) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d2330; --muted: #5b6475; --line: #dde1e8; --paper: #fff; --ground: #f4f5f8;
-  --good: #12823b; --bad: #b3261e; --s0: #6b7280; --s1: #2563b8; --s2: #c2410c; --s3: #12823b; --s4: #8b3fb0;
-  --s5: #0e7c86; --s6: #a16207; --s7: #be185d; }
+:root { color-scheme: light dark; --muted: #5b6475; --good: #12823b; --bad: #b3261e; --s0: #6b7280; --s1: #2563b8;
+  --s2: #c2410c; --s3: #12823b; --s4: #8b3fb0; --s5: #0e7c86; --s6: #a16207; --s7: #be185d; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --muted: #a3adbd; --line: #38404e; --paper: #1c212b;
   --ground: #12161d; --good: #5fd08a; --bad: #ff8a80; --s0: #9aa3b2; --s1: #6ea8ff; --s2: #ff9a5c; --s3: #5fd08a;
   --s4: #cf9bea; --s5: #4fd0da; --s6: #e5b94e; --s7: #ff8fc0; } }
-* { box-sizing: border-box; }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 auto;
-  padding: 20px; max-width: 1240px; overflow-wrap: anywhere; }
-h1 { font-size: 22px; margin: 0 0 12px; } h2 { font-size: 18px; margin: 0 0 4px; }
+h2 { margin: 0 0 4px; }
 h3 { font-size: 14px; margin: 12px 0 4px; }
-.notice { background: #fff4d6; color: #3d3000; border: 1px solid #e8cf8b; border-radius: 8px; padding: 8px 12px; }
-.legend { margin: 0 0 12px; color: var(--muted); max-width: 100ch; }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 14px;
   margin-bottom: 14px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top;
-  white-space: nowrap; }
+th, td { padding: 4px 12px; vertical-align: top; }
 thead th { color: var(--muted); white-space: normal; vertical-align: bottom; overflow-wrap: normal; }
-th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: var(--paper); }
+th:first-child { padding-left: 0; position: sticky; left: 0; background: var(--paper); }
 .text { text-align: left; }
-tbody th { font-weight: 600; }
+tbody th { font-weight: 600; color: inherit; }
 td small { display: block; color: var(--muted); font-size: 12px; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 18px 28px; }
@@ -365,5 +335,5 @@ svg rect { fill: currentColor; fill-opacity: .45; } svg .faint { opacity: .4; }
 .names i { display: inline-block; width: 12px; height: 12px; border-radius: 50%; background: currentColor;
   margin-right: 6px; vertical-align: -1px; }
 details { margin-top: 10px; } summary { cursor: pointer; color: var(--muted); }
-@media (max-width: 700px) { body { padding: 10px; } section { padding: 10px; } th, td { padding: 4px 7px; } }
+@media (max-width: 700px) { section { padding: 10px; } th, td { padding: 4px 7px; } }
 """

@@ -1,5 +1,4 @@
 import base64
-import html.parser
 import io
 import re
 import resource
@@ -19,20 +18,7 @@ from beam_pipelines.format.manifest import Manifest
 from beam_pipelines.shell.command import CommandError
 from tests.beam_pipelines.page_reference import reference_pages
 from tests.beam_pipelines.test_build import SPLIT, items_table, random_logs, write_logs
-
-MARKUP = "<script>alert('x')</script> & \"q\" <img src=http://127.0.0.1/x.png onerror=alert(1)>"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMIUM_OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
+from tests.browser import MARKUP, Elements, covered, needs_chromium, rendered, screenshot
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +54,6 @@ def printed(capsys, *arguments):
         table[label] = dict(zip(columns, cells, strict=True))
     assert len({len(line) for line in lines[:14]}) == 1  # aligned
     return table, lines[14:], closing
-
-
-class Elements(html.parser.HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.found, self.texts, self.path = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    def of(self, tag, name=None):
-        return [a for t, a in self.found if t == tag and (name is None or name in (a.get("class") or "").split())]
 
 
 def test_figures_of_the_sample_equal_those_of_its_logs(sample_dataset, sample_logs, capsys):
@@ -309,29 +279,16 @@ def test_needs_neither_tensorflow_nor_beam(odd_dataset):
     subprocess.run([sys.executable, "-c", code, str(odd_dataset)], check=True, timeout=120)
 
 
-def browse(file, tmp_path, *options):
-    command = [CHROMIUM, *CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", *options, file.as_uri()]
-    return subprocess.run(command, check=True, timeout=120, capture_output=True, text=True, cwd=tmp_path).stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+@needs_chromium
 def test_a_browser_renders_it(odd_dataset, tmp_path):
     file = tmp_path / "pages.html"
     inspect.main([str(odd_dataset), "--html", str(file), "--pages", "6"])
-    built = Elements(file.read_text())
-    rendered = Elements(browse(file, tmp_path, "--dump-dom"))
+    built, shown = Elements(file.read_text()), rendered(file)
     for tag in ("article", "li", "img", "svg", "rect", "tr"):
-        assert len(rendered.of(tag)) == len(built.of(tag)) > 0
+        assert len(shown.of(tag)) == len(built.of(tag)) > 0
     for width in (1200, 500):
-        screenshot = tmp_path / f"{width}.png"
-        browse(file, tmp_path, f"--window-size={width},3000", f"--screenshot={screenshot}")
-        pixels = np.asarray(Image.open(screenshot).convert("RGB")).astype(int)
-        assert pixels.shape == (3000, width, 3)
-
-        def covered(colour, pixels=pixels):
-            return int((np.abs(pixels - colour).max(-1) <= 6).sum())
-
-        assert covered((18, 130, 59)) > 500  # marks of clicks
-        assert covered((50, 103, 200)) > 2000  # bars
-        assert sum(covered((n * 60, 0, 0)) for n in (1, 2, 3)) > 5000  # pictures
-        assert sum(covered((0, 0, n * 30)) for n in (4, 5, 6)) > 5000
+        pixels = screenshot(file, width, 3000)
+        assert covered(pixels, (18, 130, 59)) > 500  # marks of clicks
+        assert covered(pixels, (50, 103, 200)) > 2000  # bars
+        assert sum(covered(pixels, (n * 60, 0, 0)) for n in (1, 2, 3)) > 5000  # pictures
+        assert sum(covered(pixels, (0, 0, n * 30)) for n in (4, 5, 6)) > 5000

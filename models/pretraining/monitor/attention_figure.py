@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from beam_pipelines.shell.html_page import html_page
 from models.data.pages import PADDING
 from models.data.shown_pictures import inline_picture
 
@@ -40,26 +41,14 @@ def attention_figure(
         _page(number, pages["candidate_picture"][i], pages["clicked"][i], pages["click_picture"][i], w, c, images)
         for number, (i, w, c) in enumerate(zip(range(shape[0]), weights, cosines, strict=True), start=1)
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>User intention reconstruction</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>What clicks are reconstructed from</h1>
-<p class="legend">Each table is a page that the encoder did not learn from. Above are the user's latest clicks before
-it, newest first; on the left are candidates of the page. A row's bars are the weights with which the candidate is
-reconstructed from the clicks; they sum to 100&nbsp;%. The <span class="most">largest</span> is repeated beside the
-candidate. <i>Fit</i> is the cosine of the candidate with its reconstruction: learning raises it for
+    body = f"""<p class="legend">Each table is a page that the encoder did not learn from. Above are the user's latest
+clicks before it, newest first; on the left are candidates of the page. A row's bars are the weights with which the
+candidate is reconstructed from the clicks; they sum to 100&nbsp;%. The <span class="most">largest</span> is repeated
+beside the candidate. <i>Fit</i> is the cosine of the candidate with its reconstruction: learning raises it for
 <span class="mark clicked">clicked</span> candidates above the others.</p>
-{shown}
-</body>
-</html>
-"""
+{shown}"""
+    title = "User intention reconstruction"
+    return html_page(title, body, _STYLE, heading="What clicks are reconstructed from")
 
 
 def _page(
@@ -101,21 +90,17 @@ def _candidate(image: str, clicked: bool, cosine: float, weights: np.ndarray, cl
 
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1d2330; --muted: #626b7c; --line: #dde1e8; --paper: #fff; --click: #12823b;
-  --bar: #9db7e6; --most: #3267c8; --cell: 68px; }
-* { box-sizing: border-box; }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: #f4f5f8; margin: 0 auto; padding: 20px;
-  max-width: 1040px; }
-h1 { font-size: 22px; margin: 0 0 8px; } h2 { font-size: 14px; margin: 0 0 6px; }
-.legend { color: var(--muted); max-width: 90ch; margin: 0 0 14px; }
+:root { --click: #12823b; --bar: #9db7e6; --most: #3267c8; --cell: 68px; }
+body { max-width: 1040px; }
+h1 { margin: 0 0 8px; } h2 { font-size: 14px; margin: 0 0 6px; }
+.legend { max-width: 90ch; margin: 0 0 14px; }
 .legend .most { color: var(--most); font-weight: 600; }
 article { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px;
   margin-bottom: 14px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; }
-th, td { padding: 5px 4px; vertical-align: bottom; text-align: center; font-weight: normal; }
-th { position: sticky; left: 0; background: var(--paper); text-align: left; min-width: 172px; padding-right: 14px;
-  color: var(--muted); white-space: nowrap; }
+th, td { padding: 5px 4px; vertical-align: bottom; text-align: center; border: 0; }
+th { position: sticky; left: 0; background: var(--paper); min-width: 172px; padding-right: 14px; color: var(--muted);
+  font-weight: normal; }
+th:first-child { padding-left: 4px; }
 thead th span { display: block; font-size: 12px; }
 tbody tr { border-top: 1px solid var(--line); }
 img { display: block; border-radius: 6px; object-fit: contain; }
@@ -134,8 +119,9 @@ img { display: block; border-radius: 6px; object-fit: contain; }
 small { font-size: 12px; }
 @media (max-width: 980px) { :root { --cell: clamp(24px, calc((100vw - 330px) / 10), 60px); } }
 @media (max-width: 640px) { :root { --cell: clamp(24px, calc((100vw - 216px) / 10), 44px); }
-  body { padding: 10px; } article { padding: 10px; } img { border-radius: 4px; }
+  article { padding: 10px; } img { border-radius: 4px; }
   th { min-width: 118px; padding-right: 6px; font-size: 12px; } th, td { padding: 4px 2px; }
+  th:first-child { padding-left: 2px; }
   .pair { gap: 3px; } .pair img { width: 44px; height: 64px; } .arrow { font-size: 14px; }
   .bar { width: 80%; height: 60px; } .weight b, small { font-size: 10.5px; } .mark { font-size: 10px; } }
 """
