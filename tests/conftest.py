@@ -60,34 +60,34 @@ def sample_dataset(work, sample_logs) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_encoder(work, sample_dataset) -> Path:
-    from models import pretrain
+    from models.pretrain import main as pretrain_command
 
     options = ["--data", str(sample_dataset), "--config", "courier_cpu", "--set", "epochs=1", "--set", "batch_size=16"]
-    return make_once(work / "encoder", lambda path: pretrain.main([*options, "--output", path]))
+    return make_once(work / "encoder", lambda path: pretrain_command([*options, "--output", path]))
 
 
 @pytest.fixture(scope="session")
 def sample_embeddings(work, sample_dataset, sample_encoder) -> Path:
-    from models import embed
+    from models.embed import main as embed_command
 
     options = ["--data", str(sample_dataset), "--encoder", str(sample_encoder)]
-    return make_once(work / "embeddings", lambda path: embed.main([*options, "--output", path]))
+    return make_once(work / "embeddings", lambda path: embed_command([*options, "--output", path]))
 
 
 @pytest.fixture(scope="session")
 def sample_clusters(work, sample_embeddings) -> Path:
-    from models import cluster
+    from models.cluster import main as cluster_command
 
     options = ["--embeddings", str(sample_embeddings), "--num-clusters", "12"]
-    return make_once(work / "clusters", lambda path: cluster.main([*options, "--output", path]))
+    return make_once(work / "clusters", lambda path: cluster_command([*options, "--output", path]))
 
 
 @pytest.fixture(scope="session")
 def sample_ranker(work, sample_dataset, sample_clusters) -> Path:
-    from models import train_ctr
+    from models.train_ctr import main as train_ctr_command
 
     options = ["--data", str(sample_dataset), "--clusters", str(sample_clusters), "--set", "epochs=1"]
-    return make_once(work / "ranker", lambda path: train_ctr.main([*options, "--output", path]))
+    return make_once(work / "ranker", lambda path: train_ctr_command([*options, "--output", path]))
 
 
 @pytest.fixture(scope="session")

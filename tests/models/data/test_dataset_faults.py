@@ -20,9 +20,11 @@ import tensorflow as tf
 from beam_pipelines.format.records import SCHEMA_HASH
 from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.shell.command import CommandError
-from models import evaluate, pretrain, train_ctr
 from models.data.dataset import PRETRAINING, Dataset
 from models.data.pages import page_records
+from models.evaluate import main as evaluate_command
+from models.pretrain import main as pretrain_command
+from models.train_ctr import main as train_ctr_command
 
 TINY_ENCODER = {
     "image_size": "[16, 16]",
@@ -44,12 +46,12 @@ def settings(values):
 
 
 def run_pretrain(data, output, *options):
-    return pretrain.main(["--data", str(data), "--output", str(output), *settings(TINY_ENCODER), *options])
+    return pretrain_command(["--data", str(data), "--output", str(output), *settings(TINY_ENCODER), *options])
 
 
 def run_train_ctr(data, output, *options):
     command = ["--data", str(data), "--output", str(output), "--image-feature", "none", *settings(TINY_RANKER)]
-    return train_ctr.main([*command, *options])
+    return train_ctr_command([*command, *options])
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def commands(ranker):
     """Every command that reads pages: the split (or view) that it reads, and how it is run."""
 
     def run_evaluate(data, output):
-        return evaluate.main(["--data", str(data), "--model", str(ranker), "--output", str(output)])
+        return evaluate_command(["--data", str(data), "--model", str(ranker), "--output", str(output)])
 
     return {
         "models.pretrain": (PRETRAINING, run_pretrain),
