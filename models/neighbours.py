@@ -14,15 +14,15 @@ from beam_pipelines.format.errors import about
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
 from beam_pipelines.shell.report import aligned, write_json
-from models.clustering.clusters import load_cluster_ids
+from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.data.shown_pictures import LABEL_PREFIX
+from models.embeddings.embeddings import Embeddings, EmbeddingsMetadata
 from models.embeddings.label_consistency import label_codes
 from models.embeddings.label_report import label_report, report_tables
 from models.embeddings.neighbours import METRICS, Neighbours, largest_k
 from models.embeddings.neighbours_html import render
 from models.embeddings.page_contents import PageContents, item_texts
-from models.embeddings.store import EmbeddingsMetadata, load_embeddings
 
 SHOWN_LABELS = 2  # that pictures are marked and maps are coloured with
 SHOWN_SEEDS = 10
@@ -82,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> str:
     cluster_ids = None
     if args.clusters:
         with about("clusters"):
-            clusters, cluster_ids = load_cluster_ids(args.clusters)
-        _check(clusters.embeddings, "--clusters", dataset)
+            clusters = Clusters.load(args.clusters)
+            cluster_ids = clusters.ids
+        _check(clusters.metadata.embeddings, "--clusters", dataset)
 
     indexes = {}
     for option, (name, vectors) in zip(("--embeddings", "--compare"), embeddings.items(), strict=False):
@@ -164,8 +165,9 @@ def _load(dataset: Dataset, *directories: Path | None) -> tuple[dict[str, np.nda
     embeddings = {}
     for option, path in paths.items():
         with about(option[2:]):
-            metadata, vectors, has_image = load_embeddings(path)
-        _check(metadata, option, dataset)
+            loaded = Embeddings.load(path)
+            vectors, has_image = loaded.vectors, loaded.has_image
+        _check(loaded.metadata, option, dataset)
         embeddings[path.name if len(set(names)) == len(names) else str(path)] = vectors
     if len(embeddings) < len(paths):
         raise CommandError(f"--compare must be other embeddings than --embeddings. Received: {paths['--compare']}")

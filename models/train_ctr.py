@@ -16,13 +16,13 @@ from beam_pipelines.format.errors import about
 from beam_pipelines.format.manifest import Window
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
-from models.clustering.clusters import load_centers, load_cluster_ids
+from models.clustering.clusters import Clusters
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, TrainingBatches, page_batches, page_records, page_timestamps, split_by_share
-from models.embeddings.store import EmbeddingsMetadata, load_embeddings
-from models.evaluation.measure import measure
-from models.evaluation.scored_pages import ScoredPages, score_pages
+from models.embeddings.embeddings import Embeddings, EmbeddingsMetadata
+from models.evaluation.scores import Scores
+from models.evaluation.scoring import calibrated, measure, score_pages
 from models.features.spec import resolve_features
 from models.features.tables import make_feature_tables
 from models.features.training_counts import count_training
@@ -62,7 +62,7 @@ class ValidationMetrics(keras.callbacks.Callback):
         self.negative_rate = negative_rate
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """ScoredPages and measures."""
+        """Scores and measures."""
         metrics = measure(score_pages(self.model, self.pages), self.negative_rate)
         logs.update({f"val_{name}": metrics[name] for name in (*get_args(Monitor), "log_loss")})
 
@@ -121,15 +121,16 @@ def main(argv: Sequence[str] | None = None) -> str:
     embeddings, clusters, image_tables = None, None, {}
     if args.image_feature in ("vector", "simscore"):
         with about("embeddings"):
-            embeddings, vectors, _ = load_embeddings(args.embeddings)
-        _check_artifact(embeddings, "--embeddings", dataset, args.allow_window_overlap)
-        image_tables = {"image_embeddings": np.asarray(vectors)}
+            loaded = Embeddings.load(args.embeddings)
+            embeddings = loaded.metadata
+            _check_artifact(embeddings, dataset, args.allow_window_overlap)
+        image_tables = {"image_embeddings": np.asarray(loaded.vectors)}
     elif args.image_feature == "cluster_id":
         with about("clusters"):
-            clusters, cluster_ids = load_cluster_ids(args.clusters)
-        _check_artifact(clusters.embeddings, "--clusters", dataset, args.allow_window_overlap)
-        with about("clusters"):
-            image_tables = {"cluster_ids": cluster_ids, "centers": load_centers(args.clusters)[1]}
+            loaded = Clusters.load(args.clusters)
+            clusters = loaded.metadata
+            _check_artifact(clusters.embeddings, dataset, args.allow_window_overlap)
+        image_tables = {"cluster_ids": loaded.ids, "centers": loaded.centers}
     warm_start = None if args.warm_start is None else WarmStart(args.warm_start)
     strategy = training_strategy()
     chief = is_chief(strategy)
@@ -195,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         ranker.calibrator = _calibrator(config.calibration, scores, train.negative_rate)
         best = {
             "epoch": int(np.argmax(np.nan_to_num(history[f"val_{config.monitor}"], nan=-np.inf))) + 1,
-            **measure(scores.calibrated(ranker.calibrator), train.negative_rate),
+            **measure(calibrated(scores, ranker.calibrator), train.negative_rate),
         }
 
         save_ranker(output, ranker, config, tables.values)
@@ -280,7 +281,7 @@ def _loss_weights(half_life_days: float | None, last: int) -> Callable[[dict[str
     return weigh
 
 
-def _calibrator(kind: str, scores: ScoredPages, negative_rate: float) -> Calibrator:
+def _calibrator(kind: str, scores: Scores, negative_rate: float) -> Calibrator:
     """Fits a calibrator on what the validation pages say."""
     if kind == "none":
         return Calibrator()
@@ -291,23 +292,11 @@ def _calibrator(kind: str, scores: ScoredPages, negative_rate: float) -> Calibra
     return fit(to_logits(scores.ctr), scores.clicked, candidate_weights(scores.clicked, negative_rate))
 
 
-def _check_artifact(metadata: EmbeddingsMetadata, option: str, dataset: Dataset, allow_window_overlap: bool) -> None:
+def _check_artifact(metadata: EmbeddingsMetadata, dataset: Dataset, allow_window_overlap: bool) -> None:
     """Refuses embeddings of other items or pictures, or of an encoder that has seen what the ranker learns on."""
-    if metadata.item_ids_sha256 != dataset.manifest.items.ids_sha256:
-        raise CommandError(
-            f"{option}: made for the items of another dataset than {dataset.path}; run models.embed on this one"
-        )
-    if metadata.pictures_sha256 != dataset.manifest.pictures_sha256:
-        raise CommandError(
-            f"{option}: made from other pictures than those of {dataset.path}; run models.embed on this one"
-        )
-    window, train = metadata.encoder.window, dataset.split("train").window
-    if window.overlaps(train) and not allow_window_overlap:
-        raise CommandError(
-            f"{option}: its encoder learned on pages from {window.first} to {window.last}, which overlap the train "
-            f"pages from {train.first} to {train.last}: pictures would look better in training than they are. Build "
-            "the dataset with --split-by-time, or pass --allow-window-overlap"
-        )
+    metadata.check_matches(dataset)
+    if not allow_window_overlap:
+        metadata.check_no_leakage(dataset)
 
 
 if __name__ == "__main__":

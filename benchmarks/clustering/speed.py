@@ -44,7 +44,7 @@ from models.clustering.assignment_pass import NOT_ASSIGNED, assignment_pass
 from models.clustering.cell_assigner import CellAssigner
 from models.clustering.kmeans import KMeans, Pass, growing_samples
 from models.clustering.points import Points
-from models.embeddings.store import l2_normalize
+from models.embeddings.vectors import l2_normalize
 
 DIM = 256
 LATENT = 16

@@ -44,7 +44,7 @@ from benchmarks.hm.similarity_pages import (
 from models.config import load_config
 from models.data.pages import PADDING
 from models.data.picture_store import PictureStore
-from models.embeddings.store import l2_normalize
+from models.embeddings.vectors import l2_normalize
 from models.pretraining.config import PretrainConfig
 from models.vision.config import build_encoder
 from models.vision.encode import encode_function, encode_pictures

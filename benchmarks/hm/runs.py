@@ -23,7 +23,7 @@ from beam_pipelines.format.outputs import whole_file
 from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
 from models.config import load_config
 from models.data.dataset import Dataset
-from models.embeddings.store import load_embeddings
+from models.embeddings.embeddings import Embeddings
 from models.pretraining.config import PretrainConfig
 
 VALIDATION, TEST = "train", "test"
@@ -168,5 +168,5 @@ def _train(dataset: Dataset, config: str, overrides: Sequence[str], directory: P
         run_module("models.embed", *data, "--encoder", encoder, *written, log=directory / "embed.log")
         with whole_file(report) as file:
             file.write_text(json.dumps({"overrides": list(overrides), "seconds": seconds}) + "\n")
-    _, embeddings, _ = load_embeddings(directory / "embeddings")
+    embeddings = Embeddings.load(directory / "embeddings").vectors
     return Run(directory, np.asarray(embeddings), json.loads(report.read_text())["seconds"])

@@ -45,7 +45,7 @@ from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
 from benchmarks.encoder.quality import attribute_codes, attribute_shares
 from benchmarks.hm.runs import TEST, open_dataset, train_runs
 from benchmarks.hm.similarity_pages import Estimate, SimilarityPages, user_bootstrap
-from models.clustering.clusters import load_cluster_ids
+from models.clustering.clusters import Clusters
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import PADDING, PageLengths, page_batches
@@ -347,7 +347,7 @@ def study(args: argparse.Namespace) -> dict:
         for path in (run.path, whitened):
             cluster(path)
         inputs.append((seed, run.path, whitened))
-        visual.append((run.embeddings, load_cluster_ids(run.path / "clusters")[1]))
+        visual.append((run.embeddings, Clusters.load(run.path / "clusters").ids))
 
     def train(name: str, seed: int, raw: Path, whitened: Path) -> Path:
         variant = RANKERS[name]

@@ -126,6 +126,11 @@ class Clusters:
         return np.load(self.path / CENTERS_FILE)
 
     @property
+    def sizes(self) -> np.ndarray:
+        """Number of items of each cluster: int64 `(clusters,)`."""
+        return np.bincount(self.ids[self.ids >= 0], minlength=self.metadata.num_clusters)
+
+    @property
     def dim(self) -> int:
         """Length of the centers."""
         return self.metadata.embeddings.dim
@@ -140,15 +145,3 @@ class Clusters:
             f"<Clusters {self.path}: {metadata.num_clusters} clusters of {metadata.embeddings.items_with_image} "
             f"pictures, dim={self.dim}, {metadata.backend}, centers {metadata.centers_sha256[:12]}>"
         )
-
-
-def load_cluster_ids(directory: Path) -> tuple[ClustersMetadata, np.ndarray]:
-    """Opens cluster IDs."""
-    clusters = Clusters.load(directory)
-    return clusters.metadata, clusters.ids
-
-
-def load_centers(directory: Path) -> tuple[ClustersMetadata, np.ndarray]:
-    """Opens centers."""
-    clusters = Clusters.load(directory)
-    return clusters.metadata, clusters.centers

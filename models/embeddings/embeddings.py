@@ -151,7 +151,8 @@ class Embeddings:
         metadata = read_metadata(EmbeddingsMetadata, path, "models.embed")
         check_digest(path / EMBEDDINGS_FILE, metadata.embeddings_sha256)
         embeddings = cls(path, metadata)
-        if not (path / HAS_IMAGE_FILE).is_file() or embeddings.has_image.sum() != metadata.items_with_image:
+        found = (path / HAS_IMAGE_FILE).is_file() and (len(embeddings.has_image), int(embeddings.has_image.sum()))
+        if found != (metadata.items, metadata.items_with_image):
             raise ArtifactError(f"{path / HAS_IMAGE_FILE} is missing or is not the file its metadata describes")
         return embeddings
 

@@ -11,8 +11,8 @@ from models.data.shown_pictures import ShownPictures, inline_picture
 from models.embeddings.label_consistency import label_codes, label_consistency, label_shares
 from models.embeddings.neighbours import Metric, Neighbours
 from models.embeddings.neighbours_html import ShownCluster, ShownItem, ShownMap, ShownSeed
-from models.embeddings.store import l2_normalize
 from models.embeddings.tsne_map import tsne_map, tsne_points
+from models.embeddings.vectors import l2_normalize
 
 _CLUSTERS = 14
 _MEMBERS = 24

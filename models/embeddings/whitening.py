@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.embeddings.store import l2_normalize
+from models.embeddings.vectors import l2_normalize
 
 _ROUNDING = 1e-10  # differences to the mean, relative to it, that only the arithmetic makes
 

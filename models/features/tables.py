@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from models.embeddings.store import l2_normalize
+from models.embeddings.vectors import l2_normalize
 from models.features.spec import FeatureSizes, TableFeature
 from models.features.table import FeatureTable
 from models.features.training_counts import TrainingCounts

@@ -7,7 +7,7 @@ import pydantic
 from beam_pipelines.format.manifest import Window
 from models.artifact import Metadata
 from models.clustering.clusters import ClustersMetadata
-from models.embeddings.store import EmbeddingsMetadata
+from models.embeddings.embeddings import EmbeddingsMetadata
 
 
 class RankerMetadata(Metadata):

@@ -14,7 +14,7 @@ from beam_pipelines.shell.command import CommandError
 from models.artifact import read_metadata
 from models.clustering.clusters import ClustersMetadata
 from models.config import load_config
-from models.embeddings.store import EmbeddingsMetadata
+from models.embeddings.embeddings import EmbeddingsMetadata
 from models.features.table import FeatureTable
 from models.features.tables import FeatureTables
 from models.features.vocabulary import FeatureValues

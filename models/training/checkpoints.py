@@ -5,15 +5,16 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.outputs import whole_file
-from beam_pipelines.shell.progress import warn
+from beam_pipelines.shell.command import CommandError
 
 _KEPT = 2
 _STATE = "state.json"  # among the arrays
@@ -50,7 +51,7 @@ class Checkpoints:
         path, writes: as given.
 
     Raises:
-        ArtifactError: another run has the directory open, or it cannot be written.
+        CommandError: another run has the directory open, or it cannot be written.
     """
 
     def __init__(self, path: Path, run: dict[str, Any], *, writes: bool = True, restart: bool = False) -> None:
@@ -87,7 +88,8 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            warn(f"{path}: the checkpoint of step {checkpoint.step} could not be written ({error}); the run goes on")
+            warning = f"the checkpoint of step {checkpoint.step} could not be written ({error}); the run goes on"
+            print(f"warning: {path}: {warning}", file=sys.stderr, flush=True)
             return False
         for old in self._files()[:-_KEPT]:
             old.unlink()
@@ -97,18 +99,18 @@ class Checkpoints:
         """The newest whole checkpoint that an earlier run has left, `None` if there is none at all.
 
         Raises:
-            ArtifactError: it is of another run (what differs is named), or all are damaged.
+            CommandError: it is of another run (what differs is named), or all are damaged.
         """
         files = [] if self._restart else self._files()
         for path in reversed(files):
             try:
                 return self._read(path)
-            except ArtifactError:
-                raise
+            except InputError:
+                raise  # of another run
             except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
-                warn(f"{path} is damaged ({error}); left out")
+                print(f"warning: {path} is damaged ({error}); left out", file=sys.stderr, flush=True)
         if files:
-            raise ArtifactError(f"{self.path}: every checkpoint is damaged; pass `restart=True` to begin again")
+            raise CommandError(f"{self.path}: every checkpoint is damaged; pass --restart to begin again")
         return None
 
     def remove(self) -> None:
@@ -120,12 +122,12 @@ class Checkpoints:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR)
         except OSError as error:
-            raise ArtifactError(f"{self.path} cannot be written: {error.strerror}") from error
+            raise CommandError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
-            raise ArtifactError(f"{self.path} is in use by another run; end that one first") from error
+            raise CommandError(f"{self.path} is in use by another run; end that one first") from error
         return lock
 
     def _files(self) -> list[Path]:
@@ -138,8 +140,7 @@ class Checkpoints:
         run = state.pop("run")
         if differing := [key for key in sorted({*run, *self._run}) if run.get(key) != self._run.get(key)]:
             values = "; ".join(f"{key} {run.get(key)} there, {self._run.get(key)} here" for key in differing)
-            raise ArtifactError(
-                f"{path} is of another run ({values}); repeat that one's options, or pass `restart=True` to throw it "
-                "away"
+            raise CommandError(
+                f"{path} is of another run ({values}); repeat that one's options, or pass --restart to throw it away"
             )
         return Checkpoint(state.pop("step"), arrays, state)

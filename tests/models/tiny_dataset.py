@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from beam_pipelines.format.manifest import FORMAT, File, Manifest, Split, Table, Window, file_sha256, ids_sha256
+from beam_pipelines.format.manifest import FORMAT, File, Manifest, Split, Table, Window, ids_sha256
 from beam_pipelines.format.records import SCHEMA_HASH, encode_page
-from models.clustering.clusters import ClustersMetadata
-from models.embeddings.store import EmbeddingsMetadata
-from models.vision.encoder_run import EncoderMetadata
+from models.clustering.clusters import Clusters
+from models.data.dataset import Dataset
+from tests.models.saved_embeddings import save_embeddings
 from tests.page_features import no_statistics
 
 DAY = 86_400_000
@@ -156,42 +156,25 @@ def write_tiny_dataset(
     centers = rng.normal(size=(styles, 8))
     vectors = (centers[style] + 0.2 * rng.normal(size=(items, 8))).astype(np.float32)
     has_image = np.arange(items) % 11 != 0
-    vectors[~has_image] = 0
-    embeddings = root / "embeddings"
-    embeddings.mkdir()
-    np.save(embeddings / "embeddings.npy", vectors)
-    np.save(embeddings / "has_image.npy", has_image)
-    embeddings_metadata = EmbeddingsMetadata(
-        items=items,
-        items_with_image=int(has_image.sum()),
-        dim=8,
-        embeddings_sha256=file_sha256(embeddings / "embeddings.npy"),
-        item_ids_sha256=tables["items"].ids_sha256,
-        pictures_sha256="",
-        encoder=EncoderMetadata(
-            method="courier",
-            image_size=(8, 8),
-            embedding_dim=8,
-            weights_sha256="",
-            dataset_digest=manifest.digest(),
-            window=described["pretrain"].window,
-            notice=manifest.notice,
-        ),
+    embeddings = save_embeddings(
+        root / "embeddings",
+        vectors,
+        has_image,
+        Dataset(data),
+        weights_sha256="",
+        dataset_digest=manifest.digest(),
+        window=described["pretrain"].window,
+        notice=manifest.notice,
     )
-    embeddings_metadata.write(embeddings)
-    clusters = root / "clusters"
-    clusters.mkdir()
-    np.save(clusters / "cluster_ids.npy", np.where(has_image, style, -1).astype(np.int32))
-    np.save(clusters / "centers.npy", centers.astype(np.float32))
-    ClustersMetadata(
-        num_clusters=styles,
+    clusters = Clusters.save(
+        root / "clusters",
+        np.where(has_image, style, -1).astype(np.int32),
+        centers.astype(np.float32),
+        embeddings=embeddings.metadata,
         backend="exact",
         normalize=True,
         spherical=False,
         mean_squared_distance=0.1,
         seed=0,
-        centers_sha256=file_sha256(clusters / "centers.npy"),
-        cluster_ids_sha256=file_sha256(clusters / "cluster_ids.npy"),
-        embeddings=embeddings_metadata,
-    ).write(clusters)
-    return TinyDataset(data, embeddings, clusters, style)
+    )
+    return TinyDataset(data, embeddings.path, clusters.path, style)

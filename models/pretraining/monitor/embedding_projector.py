@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.plugins.projector import ProjectorConfig
 from tensorboard.plugins.projector.metadata import PROJECTOR_FILENAME
 
-from models.embeddings.store import l2_normalize
+from models.embeddings.vectors import l2_normalize
 
 SPRITE_SIDE = 64
 """Of one picture in the sprite, in pixels."""

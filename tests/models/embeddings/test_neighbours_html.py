@@ -4,41 +4,19 @@ import re
 import numpy as np
 import pytest
 
-from beam_pipelines.format.manifest import Window, file_sha256
 from beam_pipelines.shell.command import CommandError
-from models import cluster, neighbours
-from models.embeddings.store import EmbeddingsMetadata
-from models.vision.encoder_run import EncoderMetadata
+from models.clustering.cluster import cluster
+from models.neighbours import main
 from tests.browser import MARKUP, Elements, check_self_contained, covered, needs_chromium, rendered, screenshot
 from tests.models.picture_dataset import write_picture_dataset
+from tests.models.saved_embeddings import save_embeddings
 
 ITEMS, KINDS, WITHOUT_PICTURE = 80, 4, 7
 COLOURS = [(200, 40, 40), (40, 160, 40), (40, 40, 200), (200, 160, 40)]
 
 
 def write_embeddings(directory, dataset, embeddings):
-    directory.mkdir()
-    has_image = np.arange(ITEMS) != WITHOUT_PICTURE
-    embeddings = np.where(has_image[:, None], embeddings, 0).astype(np.float32)
-    np.save(directory / "embeddings.npy", embeddings)
-    np.save(directory / "has_image.npy", has_image)
-    EmbeddingsMetadata(
-        items=ITEMS,
-        items_with_image=ITEMS - 1,
-        dim=embeddings.shape[1],
-        embeddings_sha256=file_sha256(directory / "embeddings.npy"),
-        item_ids_sha256=dataset.manifest.items.ids_sha256,
-        pictures_sha256=dataset.manifest.pictures_sha256,
-        encoder=EncoderMetadata(
-            method="courier",
-            image_size=(8, 8),
-            embedding_dim=embeddings.shape[1],
-            weights_sha256="",
-            dataset_digest="",
-            window=Window(first=0, last=1),
-            notice="",
-        ),
-    ).write(directory)
+    save_embeddings(directory, embeddings.astype(np.float32), np.arange(ITEMS) != WITHOUT_PICTURE, dataset)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +43,13 @@ def root(tmp_path_factory):
     write_embeddings(root / "noise", dataset, rng.normal(size=(ITEMS, 6)))
     write_embeddings(root / "broken", dataset, np.where(np.arange(ITEMS)[:, None] == 3, np.nan, good))
     write_embeddings(root / "of_others", other, good)
-    cluster.main(["--embeddings", str(root / "good"), "--output", str(root / "clusters"), "--num-clusters", str(KINDS)])
+    cluster(root / "good", root / "clusters", num_clusters=KINDS)
     return root
 
 
 def run(root, *options, embeddings="good"):
     paths = ["--data", str(root / "data"), "--embeddings", str(root / embeddings)]
-    return neighbours.main([*paths, *map(str, options)])
+    return main([*paths, *map(str, options)])
 
 
 def test_prints_the_neighbours_of_items(root, capsys):
@@ -200,7 +178,7 @@ def test_mistakes_are_one_clear_line_and_write_nothing(root, monkeypatch, capsys
     monkeypatch.chdir(root)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     with pytest.raises(CommandError, match=message) as error:
-        neighbours.main(["--data", "data", "--embeddings", "good", *options])
+        main(["--data", "data", "--embeddings", "good", *options])
     assert "\n" not in str(error.value)
     assert capsys.readouterr().out == ""
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from models.clustering.clusters import load_centers, load_cluster_ids
+from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.data.pages import page_batches
-from models.embeddings.store import load_embeddings
+from models.embeddings.embeddings import Embeddings
 from models.features.spec import resolve_features
 from models.features.tables import make_feature_tables
 from models.features.training_counts import count_training
@@ -61,9 +61,10 @@ def make(tiny, dataset, counts, resolve):
         config = resolve(config, dropout)
         images = {}
         if image_feature in ("vector", "simscore"):
-            images = {"image_embeddings": load_embeddings(tiny.embeddings)[1]}
+            images = {"image_embeddings": Embeddings.load(tiny.embeddings).vectors}
         if image_feature == "cluster_id":
-            images = {"cluster_ids": load_cluster_ids(tiny.clusters)[1], "centers": load_centers(tiny.clusters)[1]}
+            clusters = Clusters.load(tiny.clusters)
+            images = {"cluster_ids": clusters.ids, "centers": clusters.centers}
         tables = make_feature_tables(config, dataset.items(), dataset.users(), counts, **images)
         ranker = Ranker(config, tables.sizes, image_feature, **options)
         # Larger weights than the initial ones, so that every input moves the scores visibly.

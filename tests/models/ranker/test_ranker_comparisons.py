@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.embeddings.store import l2_normalize, load_embeddings
+from models.embeddings.embeddings import Embeddings
+from models.embeddings.vectors import l2_normalize
 from models.features.tables import make_feature_tables, similarity_scale
 from models.layers import matches
 from tests.models.ranker.ranker_pages import CONFIG, ctr
@@ -38,7 +39,7 @@ def test_clusters_may_be_compared_without_an_embedding(make, page):
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, dataset, counts, resolve, scale):
-    _, vectors, _ = load_embeddings(tiny.embeddings)
+    vectors = Embeddings.load(tiny.embeddings).vectors
     tables = [
         make_feature_tables(resolve(CONFIG), dataset.items(), dataset.users(), counts, image_embeddings=images).images[
             "image"

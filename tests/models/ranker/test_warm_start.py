@@ -6,7 +6,7 @@ import pytest
 from beam_pipelines.format.manifest import Window, ids_sha256
 from beam_pipelines.shell.command import CommandError
 from models.clustering.clusters import ClustersMetadata
-from models.embeddings.store import EmbeddingsMetadata
+from models.embeddings.embeddings import EmbeddingsMetadata
 from models.features.spec import STATISTICS, FeaturesConfig, HashFeature, IdFeature, resolve_features
 from models.features.tables import make_feature_tables
 from models.features.training_counts import TrainingCounts

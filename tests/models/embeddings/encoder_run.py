@@ -1,0 +1,41 @@
+"""A small encoder's run directory, and datasets of pictures for it."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from beam_pipelines.format.manifest import Window, file_sha256
+from models.data.dataset import Dataset
+from models.vision.encoder import ImageEncoder
+from models.vision.encoder_run import EncoderMetadata
+from models.vision.swin import Swin
+from tests.models.picture_dataset import write_picture_dataset
+
+
+def save_encoder(directory: Path) -> ImageEncoder:
+    """Writes the run directory of a random encoder of pictures of 16 x 16 pixels into 5 dimensions."""
+    keras.utils.set_random_seed(0)
+    encoder = ImageEncoder(Swin(4, 8, (1,), (2,), 4), 5)
+    directory.mkdir()
+    encoder.save(directory / "encoder.keras")
+    EncoderMetadata(
+        method="courier",
+        image_size=(16, 16),
+        embedding_dim=5,
+        weights_sha256=file_sha256(directory / "encoder.keras"),
+        dataset_digest="other",
+        window=Window(first=0, last=1),
+        notice="",
+    ).write(directory)
+    return encoder
+
+
+def random_pictures(number: int, seed: int = 0) -> np.ndarray:
+    """Pictures of noise, uint8 `(number, 16, 16, 3)`."""
+    return np.random.default_rng(seed).integers(0, 256, (number, 16, 16, 3), np.uint8)
+
+
+def write_dataset(root: Path, pictures: np.ndarray, places: list[tuple[int, int]]) -> Dataset:
+    """A dataset of these pictures in one shard, and of items that have those at `places`."""
+    return write_picture_dataset(root, [pictures], places, image_format="webp")
