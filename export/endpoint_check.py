@@ -16,6 +16,7 @@ from beam_pipelines.format.records import HISTORIES
 from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
 from export.gates.loopback_server import loopback_server
 from export.saved_model import RANKER_METADATA_FILE
+from export.version.base_path import published_versions
 from export.version.example_pages import (
     MAX_DIFFERENCE,
     as_instances,
@@ -27,7 +28,6 @@ from export.version.example_pages import (
     scores_in_process,
 )
 from export.version.inputs import request_inputs
-from export.version.published import published_versions
 from models.artifact import METADATA_NAME, read_metadata
 from models.ranker.ranker import load_ranker
 from models.ranker.run import RankerMetadata

@@ -20,6 +20,7 @@ from export.gates.logged_pages import altered_pages, logged_pages
 from export.gates.loopback_server import loopback_server
 from export.gates.skew_check import check_skew
 from export.gates.version_check import Outputs, VersionError, check, replay, session_gates
+from export.version.base_path import MAX_VERSION, published_versions, write_serving_config
 from export.version.example_pages import (
     UNKNOWN_ID,
     ScoredPages,
@@ -28,13 +29,10 @@ from export.version.example_pages import (
     read_page_records,
     read_row_ids,
 )
-from export.version.golden_requests import GoldenRequest, write_golden
 from export.version.graph import RankerModule
 from export.version.inputs import RequestInput, request_inputs
 from export.version.model_card import model_card, read_report, write_card
-from export.version.published import MAX_VERSION, published_versions
-from export.version.serving_config import write_serving_config
-from export.version.warmup import write_warmup
+from export.version.recorded_requests import GoldenRequest, write_golden, write_warmup
 from models.artifact import METADATA_NAME, read_metadata
 from models.config import load_config
 from models.data.dataset import Dataset

@@ -1,11 +1,10 @@
 """Serves exported rankers over TensorFlow Serving's protocol: `python -m export.serve`.
 
 A server for development, tests and small installations on the official protocol buffers; the same files serve in
-TensorFlow Serving.
+TensorFlow Serving. In Python: `Endpoint.of_base_path(base_path)`.
 """
 
 import argparse
-import json
 import logging
 import os
 import re
@@ -14,95 +13,20 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import tensorflow as tf
+from beam_pipelines.format.errors import InputError, about
+from beam_pipelines.shell.command import ArgumentParser, CommandError, command, require_directory, run_command
+from export.server.admission import MAX_WAITING, RequestLimits, RequestQueue
 
-from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
-from export.server.grpc_service import GrpcServer
-from export.server.model_config import ConfigError, ModelConfig, check_model_name, read_model_configs
-from export.server.request_limits import RequestLimits
-from export.server.request_queue import RequestQueue
-from export.server.rest_service import RestServer
-from export.server.served_models import ServedModels
-from export.server.serving_error import ServingError
-from export.server.version_policy import VersionPolicy
-from export.trusted_digests import TrustedDigests
+if TYPE_CHECKING:
+    from export.server.model_config import ModelConfig
 
-_GRACE_SECONDS = 5.0
 _LIMITS = RequestLimits()
+_LOG = logging.getLogger("export.serve")
 
 
-class Listening(NamedTuple):
-    """What a server prints in one line when it is ready.
-
-    Attributes:
-        model: the model's name; the first one's if there are several.
-        version: the version that answers.
-        grpc: `host:port` of the gRPC services.
-        rest: URL of the model's REST API.
-    """
-
-    model: str
-    version: int
-    grpc: str
-    rest: str
-
-    def line(self) -> str:
-        """The line."""
-        return f"ready: {json.dumps(self._asdict())}"
-
-    @classmethod
-    def from_line(cls, line: str) -> "Listening | None":
-        """Reads such a line; `None` if it is another one."""
-        word, _, rest = line.partition("ready: ")
-        return cls(**json.loads(rest)) if not word and rest else None
-
-
-class Endpoint:
-    """Models that are being served over gRPC and REST, from the moment it is made until `stop`.
-
-    Args:
-        models: the models.
-        host: the interface to listen on.
-        port, rest_port: the ports; 0 takes a free one.
-        limits: larger requests are refused.
-        queue: requests that run and wait, those of both protocols together.
-
-    Raises:
-        CommandError: a port cannot be used.
-    """
-
-    def __init__(
-        self, models: ServedModels, host: str, port: int, rest_port: int, limits: RequestLimits, queue: RequestQueue
-    ) -> None:
-        try:
-            self._rest = RestServer(models, host, rest_port, limits, queue)
-        except OSError as error:
-            raise CommandError(f"--rest-port: cannot listen on {host}:{rest_port}: {error.strerror}") from error
-        try:
-            self._grpc = GrpcServer(models, host, port, limits, queue)
-        except RuntimeError as error:
-            self._rest.stop(0)
-            raise CommandError(f"--port: cannot listen on {host}:{port}") from error
-        self._models = models
-        name = models.names[0]
-        self.listening = Listening(
-            name,
-            models.latest(name),
-            f"{host}:{self._grpc.port}",
-            f"http://{host}:{self._rest.port}/v1/models/{name}",
-        )
-
-    def stop(self) -> None:
-        """Finishes the requests in progress, up to a few seconds, and frees the models."""
-        self._grpc.stop(_GRACE_SECONDS)
-        self._rest.stop(_GRACE_SECONDS)
-        self._models.close()
-
-
-def main(argv: Sequence[str] | None = None) -> str:
-    """Serves until SIGTERM or SIGINT and returns the closing line."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser("Serves exported rankers over gRPC and REST and follows what is published.")
     parser.add_argument("--base-path", type=Path, default=Path("artifacts/serving"), help="from export.saved_model")
     parser.add_argument("--model-name", default="ranker", help="the model's name in requests")
@@ -130,47 +54,52 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--max-row-length", type=int, default=_LIMITS.row_length, help="candidates or history steps")
     parser.add_argument("--max-values", type=int, default=_LIMITS.values, help="of a request's inputs together")
     parser.add_argument("--max-running", type=int, default=os.cpu_count(), help="requests that run at once")
-    parser.add_argument("--max-waiting", type=int, default=64, help="requests that wait; more are refused at once")
+    parser.add_argument(
+        "--max-waiting", type=int, default=MAX_WAITING, help="requests that wait; more are refused at once"
+    )
     parser.add_argument("--rest-seconds", type=float, default=_LIMITS.rest_seconds, help="that a REST request may take")
-    args = parser.parse_args(argv)
-    for option, port in (("--port", args.port), ("--rest-port", args.rest_port)):
-        if not 0 <= port <= 65535:
-            raise CommandError(f"{option} must be between 0 and 65535. Received: {port}")
-    _check_least(args, 1, "max_request_mb", "max_row_length", "max_values", "max_running", "rest_seconds")
-    _check_least(args, 0, "max_waiting", "poll_seconds")
-    if args.model_config_file is None:
-        require_directory(args.base_path, "--base-path", "export.saved_model")
-        configs = [_config_of_options(args.model_name, args.base_path, args.version_policy, args.version_label or [])]
-        root = args.root or args.base_path
-    else:
-        try:
-            configs = read_model_configs(args.model_config_file)
-        except ConfigError as error:
-            raise CommandError(f"--model-config-file: {error}") from error
-        root = args.root or args.model_config_file.parent
-    if args.digests is not None and not args.digests.is_file():
-        raise CommandError(f"--digests: no file {args.digests}; export.trusted_digests prints its lines")
+    return parser
+
+
+@command(_parser)
+def main(options: argparse.Namespace) -> str:
+    """Serves until SIGTERM or SIGINT and returns the closing line."""
+    import tensorflow as tf
+
+    from export.server.endpoint import Endpoint, check_ports
+    from export.server.served_models import ServedModels
+    from export.server.serving_error import ServingError
+    from export.server.trusted_digests import TrustedDigests
+
+    check_ports(port=options.port, rest_port=options.rest_port)
+    _check_least(options, 1, "max_request_mb", "max_row_length", "max_values", "max_running", "rest_seconds")
+    _check_least(options, 0, "max_waiting", "poll_seconds")
+    configs, root = _models_of_options(options)
+    if options.digests is not None and not options.digests.is_file():
+        raise CommandError(f"--digests: no file {options.digests}; export.trusted_digests prints its lines")
     _log_to_stderr()
     if os.geteuid() == 0:
-        logging.getLogger("export.serve").warning(
+        _LOG.warning(
             "running as root: a SavedModel is a program and runs with the rights of this process; start the server as "
             "an unprivileged user (in a container: `user:`)"
         )
-
     tf.get_logger().setLevel("ERROR")
-    digests = None if args.digests is None else TrustedDigests(args.digests)
+    digests = None if options.digests is None else TrustedDigests(options.digests)
     try:
-        models = ServedModels(configs, root, args.poll_seconds, digests, args.model_config_file)
+        models = ServedModels(configs, root, options.poll_seconds, digests, options.model_config_file)
     except ServingError as error:
-        option = "--base-path" if args.model_config_file is None else "--model-config-file"
+        option = "--base-path" if options.model_config_file is None else "--model-config-file"
         raise CommandError(f"{option}: {error.message}") from error
-    limits = RequestLimits(args.max_request_mb << 20, args.max_row_length, args.max_values, args.rest_seconds)
-    try:
-        queue = RequestQueue(args.max_running, args.max_waiting)
-        endpoint = Endpoint(models, args.host, args.port, args.rest_port, limits, queue)
-    except CommandError:
-        models.close()
-        raise
+    endpoint = Endpoint(
+        models,
+        host=options.host,
+        port=options.port,
+        rest_port=options.rest_port,
+        limits=RequestLimits(
+            options.max_request_mb << 20, options.max_row_length, options.max_values, options.rest_seconds
+        ),
+        queue=RequestQueue(options.max_running, options.max_waiting),
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -182,38 +111,47 @@ def main(argv: Sequence[str] | None = None) -> str:
     return f"stopped serving {versions} from {root}"
 
 
-def _check_least(args: argparse.Namespace, least: int, *names: str) -> None:
+def _check_least(options: argparse.Namespace, least: int, *names: str) -> None:
     for name in names:
-        if not getattr(args, name) >= least:  # NaN, too
-            option = "--" + name.replace("_", "-")
-            raise CommandError(f"{option} must be at least {least}. Received: {getattr(args, name)}")
+        if not getattr(options, name) >= least:  # NaN, too
+            raise InputError(f"`{name}` must be at least {least}. Received: {getattr(options, name)}")
 
 
-def _config_of_options(name: str, base_path: Path, policy: str, labels: Sequence[str]) -> ModelConfig:
+def _models_of_options(options: argparse.Namespace) -> "tuple[list[ModelConfig], Path]":
+    """What to serve, and the directory that all of it must lie inside."""
+    from export.server.model_config import ModelConfig, VersionPolicy, check_model_name, read_model_configs
+
+    if options.model_config_file is not None:
+        with about("model_config_file"):
+            configs = read_model_configs(options.model_config_file)
+        return configs, options.root or options.model_config_file.parent
+    require_directory(options.base_path, "--base-path", "export.saved_model")
+    with about("model_name"):
+        check_model_name(options.model_name)
     try:
-        check_model_name(name)
-    except ConfigError as error:
-        raise CommandError(f"--model-name: {error}") from error
-    try:
-        versions = VersionPolicy.parse(policy)
-    except ValueError as error:
+        policy = VersionPolicy.parse(options.version_policy)
+    except InputError as error:
         raise CommandError(f"--version-policy {error}") from error
-    numbers = {}
-    for text in labels:
+    config = ModelConfig(options.model_name, options.base_path, policy, _labels(options.version_label or []))
+    return [config], options.root or options.base_path
+
+
+def _labels(texts: Sequence[str]) -> dict[str, int]:
+    labels = {}
+    for text in texts:
         if not (matched := re.fullmatch(r"([^/:=\s]+)=([0-9]{1,18})", text)):
             raise CommandError(f"--version-label must be LABEL=VERSION. Received: {text!r}")
-        numbers[matched[1]] = int(matched[2])
-    return ModelConfig(name, base_path, versions, numbers)
+        labels[matched[1]] = int(matched[2])
+    return labels
 
 
 def _log_to_stderr() -> None:
-    log = logging.getLogger("export.serve")
-    if not log.handlers:
+    if not _LOG.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+        _LOG.addHandler(handler)
+        _LOG.setLevel(logging.INFO)
+        _LOG.propagate = False
 
 
 if __name__ == "__main__":

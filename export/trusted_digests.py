@@ -1,65 +1,28 @@
-"""The versions that a server may load, by the content of their files: `python -m export.trusted_digests`.
+"""Prints the digest of a version, for `export.serve --digests`: `python -m export.trusted_digests`."""
 
-A SavedModel is a program. Whoever can write into the base path can run it, unless the server is told what to trust.
-"""
-
-import hashlib
-import re
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
-import grpc
-
-from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
-from export.server.serving_error import ServingError
+from beam_pipelines.shell.command import ArgumentParser, CommandError, command, require_directory, run_command
 
 
-class TrustedDigests:
-    """A file of digests, one per line as `version_digest` gives it; what follows it on the line is a remark.
-
-    The file is read anew for every version, so that one can be added while a server runs.
-
-    Args:
-        file: the file.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def check(self, version: Path) -> None:
-        """Refuses a version whose digest is not in the file.
-
-        Raises:
-            ServingError: PERMISSION_DENIED.
-            OSError: a file cannot be read.
-        """
-        words = (line.split() for line in self._file.read_text("utf-8").splitlines())
-        digest = version_digest(version)
-        if digest not in {line[0] for line in words if line and re.fullmatch("[0-9a-f]{64}", line[0])}:
-            raise ServingError(grpc.StatusCode.PERMISSION_DENIED, f"its digest {digest} is not in {self._file}")
-
-
-def version_digest(version: Path) -> str:
-    """SHA-256 over the names and contents of all files of a version, in hexadecimal."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in version.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{content}  {path.relative_to(version).as_posix()}\n".encode())
-    return total.hexdigest()
-
-
-def main(argv: Sequence[str] | None = None) -> str:
-    """Prints the digest of a version in the format of `export.serve --digests` and returns the closing line."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser("Prints the digest of a version, a line for the file that export.serve --digests reads.")
     parser.add_argument("version", type=Path, help="the version's directory, BASE/NUMBER")
-    args = parser.parse_args(argv)
-    require_directory(args.version, "version", "export.saved_model")
+    return parser
+
+
+@command(_parser)
+def main(options: argparse.Namespace) -> str:
+    """Prints the digest of a version in the format of `export.serve --digests` and returns the closing line."""
+    from export.server.trusted_digests import version_digest
+
+    require_directory(options.version, "version", "export.saved_model")
     try:
-        print(f"{version_digest(args.version)}  {args.version}", flush=True)
+        print(f"{version_digest(options.version)}  {options.version}", flush=True)
     except OSError as error:
         raise CommandError(f"version: {error.filename} cannot be read: {error.strerror}") from error
-    return f"digest of {args.version}"
+    return f"digest of {options.version}"
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from beam_pipelines.shell.command import ArgumentParser, CommandError, require_d
 from beam_pipelines.shell.report import aligned, finite, write_json
 from models.artifact import read_metadata
 from models.data.dataset import Dataset
-from models.data.pages import GROUPS, page_batches
+from models.data.map_ahead import map_ahead
+from models.data.pages import GROUPS, page_batches, page_records
 from models.evaluation.html import render
 from models.evaluation.report import PARTS, evaluation_report
-from models.evaluation.scores import Scores
-from models.evaluation.scoring import click_history_lengths, score_pages
+from models.evaluation.scored_pages import ScoredPages, score_pages
 from models.evaluation.slices import Slices, by_category, by_count, by_flag, by_item_age
 from models.ranker.ranker import CONFIG_FILE, load_ranker
 from models.ranker.run import RankerMetadata
@@ -175,7 +175,7 @@ def _systems(
     return systems
 
 
-def _slices(dataset: Dataset, split: str, scores: Scores, unseen: np.ndarray) -> list[Slices]:
+def _slices(dataset: Dataset, split: str, scores: ScoredPages, unseen: np.ndarray) -> list[Slices]:
     items = dataset.items()
     slices = [
         by_flag("training", ("seen in training", "unseen in training"), unseen),
@@ -187,7 +187,18 @@ def _slices(dataset: Dataset, split: str, scores: Scores, unseen: np.ndarray) ->
     return [*slices, by_count("click history", steps), by_count("position", scores.position)]
 
 
-def _refuse_nan(scores: Scores, run: Path) -> None:
+def click_history_lengths(dataset: Dataset, split: str) -> np.ndarray:
+    """Steps in the click history of each page, whole ones whatever a ranker reads: int64 `(pages,)`."""
+    spec = {"click_item": tf.io.RaggedFeature(tf.int64)}
+
+    def lengths(serialized: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.io.parse_example(serialized, spec)["click_item"].row_lengths(), tf.int64)
+
+    records = page_records(dataset, split).batch(1024)
+    return np.concatenate(list(map_ahead(records, lengths).as_numpy_iterator()))
+
+
+def _refuse_nan(scores: ScoredPages, run: Path) -> None:
     for name in ("ctr", "ctcvr", "dwell"):
         values = getattr(scores, name)
         if values is not None and np.isnan(values).any():
@@ -195,7 +206,7 @@ def _refuse_nan(scores: Scores, run: Path) -> None:
             raise CommandError(f"--model: {run} gives NaN for {name} (the first on page {page}); train it again")
 
 
-def _write_predictions(scores: Scores, unseen: np.ndarray, dataset: Dataset, path: Path) -> None:
+def _write_predictions(scores: ScoredPages, unseen: np.ndarray, dataset: Dataset, path: Path) -> None:
     item_ids, user_ids = dataset.items()["item_id"].combine_chunks(), dataset.users()["user_id"].combine_chunks()
     table = {
         "page_id": pa.array(scores.page_ids[scores.page].astype(str)),

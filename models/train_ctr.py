@@ -21,8 +21,8 @@ from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, TrainingBatches, page_batches, page_records, page_timestamps, split_by_share
 from models.embeddings.embeddings import Embeddings, EmbeddingsMetadata
-from models.evaluation.scores import Scores
-from models.evaluation.scoring import calibrated, measure, score_pages
+from models.evaluation.measure import measure
+from models.evaluation.scored_pages import ScoredPages, score_pages
 from models.features.spec import resolve_features
 from models.features.tables import make_feature_tables
 from models.features.training_counts import count_training
@@ -62,7 +62,7 @@ class ValidationMetrics(keras.callbacks.Callback):
         self.negative_rate = negative_rate
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Scores and measures."""
+        """ScoredPages and measures."""
         metrics = measure(score_pages(self.model, self.pages), self.negative_rate)
         logs.update({f"val_{name}": metrics[name] for name in (*get_args(Monitor), "log_loss")})
 
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         ranker.calibrator = _calibrator(config.calibration, scores, train.negative_rate)
         best = {
             "epoch": int(np.argmax(np.nan_to_num(history[f"val_{config.monitor}"], nan=-np.inf))) + 1,
-            **measure(calibrated(scores, ranker.calibrator), train.negative_rate),
+            **measure(scores.calibrated(ranker.calibrator), train.negative_rate),
         }
 
         save_ranker(output, ranker, config, tables.values)
@@ -281,7 +281,7 @@ def _loss_weights(half_life_days: float | None, last: int) -> Callable[[dict[str
     return weigh
 
 
-def _calibrator(kind: str, scores: Scores, negative_rate: float) -> Calibrator:
+def _calibrator(kind: str, scores: ScoredPages, negative_rate: float) -> Calibrator:
     """Fits a calibrator on what the validation pages say."""
     if kind == "none":
         return Calibrator()

@@ -45,8 +45,7 @@ from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps, split_by_share
 from models.evaluation.comparison import METRICS, Candidates, mean_over_runs, metric_samples, summaries
-from models.evaluation.scores import Scores
-from models.evaluation.scoring import score_pages
+from models.evaluation.scored_pages import ScoredPages, score_pages
 from models.features.spec import is_plain
 from models.metrics.auc import auc
 from models.metrics.bootstrap import bootstrap_counts
@@ -191,7 +190,7 @@ class Ours:
             run_module("models.train_ctr", *arguments, *words, log=path.with_name(f"{path.name}.log"))
         return path
 
-    def scores(self, run: Path, split: str, window: Window | None) -> Scores:
+    def scores(self, run: Path, split: str, window: Window | None) -> ScoredPages:
         """Scores of the pages of a split."""
         ranker = load_ranker(run)
         lengths = ranker.config.lengths.model_copy(update={"candidates": self.dataset.manifest.max_candidates})

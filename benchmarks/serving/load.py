@@ -67,7 +67,7 @@ from benchmarks.ranker.inputs import (
 )
 from export.client.page import History, Page
 from export.client.ranker_client import RankerClient, page_inputs
-from export.serve import Listening
+from export.server.endpoint import Listening
 from models.features.spec import CategoryFeature, FeaturesConfig, IdFeature, resolve_features
 from models.features.tables import make_feature_tables
 from models.features.training_counts import TrainingCounts

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from beam_pipelines.shell.command import CommandError
-from export.serve import Listening
+from export.server.endpoint import Listening
 
 _MODEL_NAME = "ranker"
 _START_SECONDS = 300

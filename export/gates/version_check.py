@@ -13,9 +13,8 @@ import numpy as np
 
 from export.gates import session_replay
 from export.version.example_pages import MAX_DIFFERENCE, UNKNOWN_ID, ScoredPages, pad_rows
-from export.version.golden_requests import read_golden
 from export.version.inputs import RequestInput
-from export.version.warmup import read_warmup
+from export.version.recorded_requests import read_golden, read_warmup
 
 _TOGETHER = 8
 """Pages that are asked for alone and together."""

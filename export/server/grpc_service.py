@@ -3,7 +3,7 @@
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -22,14 +22,16 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from beam_pipelines.format.errors import ConfigurationError
+from export.server.admission import Deadline
 from export.server.health_service import health_handler
-from export.server.model_config import ConfigError, model_configs
-from export.server.request_limits import RequestLimits
-from export.server.request_queue import Deadline, RequestQueue
-from export.server.servable import DEFAULT_SIGNATURE
-from export.server.served_models import ServedModels
+from export.server.model_config import model_configs
+from export.server.predict import ModelCall, Predictor, PredictRequest
+from export.server.servable import DEFAULT_SIGNATURE, Servable
+from export.server.served_models import ModelSpec, ServedModels
 from export.server.serving_error import ServingError
 
+_LOG = logging.getLogger("export.serve")
 _SPARE_WORKERS = 8  # for requests that are refused, and for those that run no model
 _NO_DEADLINE = 1e9  # seconds
 _MAX_MESSAGE = 1024  # characters of an error, as in TensorFlow Serving
@@ -39,27 +41,24 @@ class GrpcServer:
     """Answers for models over gRPC, from the moment it is made until `stop`.
 
     Args:
-        models: the models.
+        predictor: of the models; requests beyond its limits are refused with RESOURCE_EXHAUSTED.
         host: the interface to listen on.
         port: the port to listen on; 0 takes a free one.
-        limits: larger requests are refused with RESOURCE_EXHAUSTED.
-        queue: what a request must pass before a model runs.
 
     Raises:
         RuntimeError: the port cannot be used.
     """
 
-    def __init__(self, models: ServedModels, host: str, port: int, limits: RequestLimits, queue: RequestQueue) -> None:
+    def __init__(self, predictor: Predictor, host: str, port: int) -> None:
+        models, queue = predictor.models, predictor.queue
         options = [
-            ("grpc.max_receive_message_length", limits.request_bytes),
+            ("grpc.max_receive_message_length", predictor.limits.request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not a share of its requests
         ]
         workers = queue.running + queue.waiting + _SPARE_WORKERS  # so that the queue decides who waits
         self._server = grpc.server(futures.ThreadPoolExecutor(workers, "grpc"), options=options)
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _PredictionService(models, limits, queue), self._server
-        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_PredictionService(predictor), self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(models), self._server)
         self._server.add_generic_rpc_handlers((health_handler(lambda: models.is_serving),))
         self.port: int = self._server.add_insecure_port(f"{host}:{port}")
@@ -82,7 +81,7 @@ def _answer(
         except ServingError as error:
             code, text = error.code, error.message
         except Exception:
-            logging.exception("%s failed", method.__name__)
+            _LOG.exception("%s failed", method.__name__)
             code, text = grpc.StatusCode.INTERNAL, "internal error, see the server's log"
         context.abort(code, text[:_MAX_MESSAGE])
 
@@ -97,41 +96,15 @@ def _not_served(self: Any, request: Any, context: grpc.ServicerContext) -> messa
 class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     Classify = Regress = MultiInference = _not_served
 
-    def __init__(self, models: ServedModels, limits: RequestLimits, queue: RequestQueue) -> None:
-        self._models = models
-        self._limits = limits
-        self._queue = queue
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
 
     @_answer
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
-        spec = request.model_spec
-        known = spec.name if spec.name in self._models.names else ""
         deadline = Deadline(_seconds(context), context.is_active)
-        with (
-            self._models.metrics.request(known, "Predict", "GRPC"),
-            self._queue.admitted(deadline),
-            self._models.lease(*_requested(spec)) as servable,
-        ):
-            signature = servable.signature(spec.signature_name)
-            signature.check_names(request.inputs)
-            shapes = {name: _shape(name, value) for name, value in request.inputs.items()}
-            self._limits.check(shapes)
-            for name, shape in shapes.items():
-                signature.check_tensor(name, request.inputs[name].dtype, shape)
-                self._check_filling(name, request.inputs[name], shape)
-            inputs = {name: _to_array(name, value) for name, value in request.inputs.items()}
-            remaining = deadline.remaining()
-            with self._models.metrics.run(known, "Predict"):
-                outputs = servable.predict(spec.signature_name, inputs, request.output_filter, remaining)
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = spec.name
-        response.model_spec.version.value = servable.version
-        response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
-        for name, value in outputs.items():
-            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
-        return response
+        return self._predictor.predict(_GrpcPredict(request, deadline, self._predictor.limits.request_bytes))
 
     @_answer
     def GetModelMetadata(
@@ -146,21 +119,11 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = request.model_spec.name
-        with self._models.lease(*_requested(request.model_spec)) as servable:
+        with self._predictor.models.lease(*_requested(request.model_spec)) as servable:
             response.model_spec.version.value = servable.version
             signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signature_defs)
         response.metadata["signature_def"].Pack(signatures)
         return response
-
-    def _check_filling(self, name: str, proto: tensor_pb2.TensorProto, shape: Sequence[int]) -> None:
-        """Refuses a tensor of a few bytes that stands for many: the last value fills the rest of its shape."""
-        if proto.string_val:
-            missing = math.prod(shape) - len(proto.string_val)
-            if missing * len(proto.string_val[-1]) > self._limits.request_bytes:
-                raise ServingError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"Input {name} of shape {list(shape)} is larger than {self._limits.request_bytes} bytes",
-                )
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
@@ -179,29 +142,78 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_management_pb2.ReloadConfigResponse:
         try:
             self._models.reload(model_configs(request.config))
-        except ConfigError as error:
+        except ConfigurationError as error:
             raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()  # present and empty: error code OK
         return response
 
 
-def _shape(name: str, proto: tensor_pb2.TensorProto) -> list[int]:
-    sizes = [dim.size for dim in proto.tensor_shape.dim]
-    if min(sizes, default=0) < 0 or proto.tensor_shape.unknown_rank:
-        raise _invalid_tensor(name, f"shape {sizes}")
-    return sizes
+class _GrpcPredict(PredictRequest[predict_pb2.PredictResponse]):
+    """A `PredictRequest` and its response."""
+
+    entrypoint = "GRPC"
+
+    def __init__(self, request: predict_pb2.PredictRequest, deadline: Deadline, max_bytes: int) -> None:
+        self.model = _requested(request.model_spec)
+        self.deadline = deadline
+        self._request = request
+        self._max_bytes = max_bytes
+
+    def read(self, servable: Servable) -> ModelCall:
+        request = self._request
+        inputs = {name: _ProtoInput(name, proto, self._max_bytes) for name, proto in request.inputs.items()}
+        return ModelCall(request.model_spec.signature_name, inputs, request.output_filter)
+
+    def write(self, servable: Servable, outputs: Mapping[str, np.ndarray]) -> predict_pb2.PredictResponse:
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = self.model.name
+        response.model_spec.version.value = servable.version
+        response.model_spec.signature_name = self._request.model_spec.signature_name or DEFAULT_SIGNATURE
+        for name, value in outputs.items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        return response
 
 
-def _to_array(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
-    try:
-        return tf.make_ndarray(proto)
-    except (TypeError, ValueError) as error:
-        raise _invalid_tensor(name, str(error)) from error
+class _ProtoInput:
+    """An input as a `TensorProto`, whose values become an array of at most `max_bytes`."""
 
+    def __init__(self, name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> None:
+        self._name = name
+        self._proto = proto
+        self._max_bytes = max_bytes
 
-def _invalid_tensor(name: str, what: str) -> ServingError:
-    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"Input {name} is not a valid TensorProto: {what}")
+    @property
+    def dtype(self) -> int:
+        return self._proto.dtype
+
+    @functools.cached_property
+    def shape(self) -> Sequence[int]:
+        sizes = [dim.size for dim in self._proto.tensor_shape.dim]
+        if min(sizes, default=0) < 0 or self._proto.tensor_shape.unknown_rank:
+            raise self._invalid(f"shape {sizes}")
+        return sizes
+
+    def to_array(self) -> np.ndarray:
+        self._check_filling()
+        try:
+            return tf.make_ndarray(self._proto)
+        except (TypeError, ValueError) as error:
+            raise self._invalid(str(error)) from error
+
+    def _check_filling(self) -> None:
+        """Refuses a tensor of a few bytes that stands for many: the last value fills the rest of its shape."""
+        texts = self._proto.string_val
+        if texts and (math.prod(self.shape) - len(texts)) * len(texts[-1]) > self._max_bytes:
+            raise ServingError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"Input {self._name} of shape {self.shape} is larger than {self._max_bytes} bytes",
+            )
+
+    def _invalid(self, reason: str) -> ServingError:
+        return ServingError(
+            grpc.StatusCode.INVALID_ARGUMENT, f"Input {self._name} is not a valid TensorProto: {reason}"
+        )
 
 
 def _seconds(context: grpc.ServicerContext) -> float | None:
@@ -210,8 +222,8 @@ def _seconds(context: grpc.ServicerContext) -> float | None:
     return seconds if seconds is not None and math.isfinite(seconds) and seconds < _NO_DEADLINE else None
 
 
-def _requested(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
+def _requested(spec: model_pb2.ModelSpec) -> ModelSpec:
     choice = spec.WhichOneof("version_choice")
     version = spec.version.value if choice == "version" else None
     label = spec.version_label if choice == "version_label" else None
-    return spec.name, version, label or None
+    return ModelSpec(spec.name, version, label or None)

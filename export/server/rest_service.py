@@ -8,22 +8,24 @@ import socketserver
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 import grpc
+import numpy as np
 from google.protobuf import json_format, message
 
-from export.server.request_limits import RequestLimits
-from export.server.request_queue import Deadline, RequestQueue
-from export.server.servable import DEFAULT_SIGNATURE
-from export.server.served_models import ServedModels
+from export.server.admission import Deadline
+from export.server.predict import ArrayInput, ModelCall, Predictor, PredictRequest
+from export.server.servable import DEFAULT_SIGNATURE, Servable
+from export.server.served_models import ModelSpec, ServedModels
 from export.server.serving_error import ServingError
 from export.server.serving_metrics import PROMETHEUS_PATH
 from export.server.tensor_json import decode_inputs, encode_outputs, parse_document
-from export.version.published import MAX_VERSION
+from export.version.base_path import MAX_VERSION
 
+_LOG = logging.getLogger("export.serve")
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _INFERENCE = re.compile(_MODEL + ":(?P<method>predict|classify|regress)", re.IGNORECASE)
 _STATUS = re.compile(_MODEL + "(?P<metadata>/metadata)?", re.IGNORECASE)
@@ -35,35 +37,14 @@ _JSON = "application/json"
 _Answer = tuple[int, str, str]
 """Status, body and its type."""
 
-_HTTP_STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.FAILED_PRECONDITION: 400,
-    grpc.StatusCode.OUT_OF_RANGE: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.ABORTED: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.CANCELLED: 499,
-    grpc.StatusCode.UNKNOWN: 500,
-    grpc.StatusCode.INTERNAL: 500,
-    grpc.StatusCode.DATA_LOSS: 500,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
-}
-
 
 class RestServer(socketserver.ThreadingTCPServer):
     """Answers for models over HTTP, from the moment it is made until `stop`.
 
     Args:
-        models: the models.
+        predictor: of the models; bodies beyond its limits are refused with 413, inputs beyond them with 429.
         host: the interface to listen on.
         port: the port to listen on; 0 takes a free one.
-        limits: larger bodies are refused with 413, larger inputs with 429.
-        queue: what a request must pass before a model runs.
 
     Raises:
         OSError: the port cannot be used.
@@ -73,12 +54,10 @@ class RestServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, models: ServedModels, host: str, port: int, limits: RequestLimits, queue: RequestQueue) -> None:
+    def __init__(self, predictor: Predictor, host: str, port: int) -> None:
         super().__init__((host, port), _Handler)
         self.port: int = self.server_address[1]
-        self.models = models
-        self.limits = limits
-        self.queue = queue
+        self.predictor = predictor
         self.in_progress = 0
         self.lock = threading.Lock()
         self._connections = threading.Semaphore(_MAX_CONNECTIONS)
@@ -113,7 +92,7 @@ class RestServer(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Logs what went wrong with a connection; one that the client dropped is no news."""
-        logging.debug("connection from %s failed", client_address, exc_info=True)
+        _LOG.debug("connection from %s failed", client_address, exc_info=True)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -137,7 +116,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_other
 
     def log_message(self, format: str, *args: Any) -> None:
-        logging.debug("%s " + format, self.address_string(), *args)
+        _LOG.debug("%s " + format, self.address_string(), *args)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         # The base class answers what it refuses itself (an unknown verb, a malformed head) in HTML.
@@ -157,11 +136,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             return method()
         except ServingError as error:
-            return _HTTP_STATUS[error.code], _error(error.message), _JSON
+            return error.http_status, _error(error.message), _JSON
         except OSError:
             raise  # the connection is gone
         except Exception:
-            logging.exception("%s %s failed", self.command, self.path)
+            _LOG.exception("%s %s failed", self.command, self.path)
             return 500, _error("internal error, see the server's log"), _JSON
 
     def _reply(self, status: int, body: str, content_type: str) -> None:
@@ -179,12 +158,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _get(self) -> _Answer:
         self._read_body()
-        path, models = self._path(), self.server.models
+        path, models = self._path(), self.server.predictor.models
         if path == PROMETHEUS_PATH:
             return 200, models.metrics.text(), "text/plain"
         if matched := _STATUS.fullmatch(path):
             if matched["metadata"]:
-                return 200, _metadata(models, *_requested(matched)), _JSON
+                return 200, _metadata(models, _requested(matched)), _JSON
             status = models.status(*_requested(matched))
             return 200, _to_json(status), _JSON
         if path.rstrip("/").lower() == "/v1/models":
@@ -194,41 +173,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _post(self) -> _Answer:
         body = self._read_body()
         if body is None:
-            return 413, _error(f"The request is larger than {self.server.limits.request_bytes} bytes"), _JSON
+            return 413, _error(f"The request is larger than {self.server.predictor.limits.request_bytes} bytes"), _JSON
         path = self._path()
         if matched := _INFERENCE.fullmatch(path):
             if matched["method"].lower() != "predict":
                 raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f":{matched['method']} is not served; use :predict")
-            return 200, self._predict(body, *_requested(matched)), _JSON
+            deadline = Deadline(self.server.predictor.limits.rest_seconds)
+            request = _RestPredict(_requested(matched), deadline, body)
+            return 200, self.server.predictor.predict(request), _JSON
         return self._other_path(path)
 
     def _other(self) -> _Answer:
         self.close_connection = True  # whatever follows the head is left there
         return self._other_path(self._path())
-
-    def _predict(self, body: bytes, name: str, version: int | None, label: str | None) -> str:
-        models = self.server.models
-        known = name if name in models.names else ""
-        deadline = Deadline(self.server.limits.rest_seconds)
-        with (
-            models.metrics.request(known, "Predict", "REST"),
-            self.server.queue.admitted(deadline),
-            models.lease(name, version, label) as servable,
-        ):
-            document = parse_document(body)
-            signature_name = document.get("signature_name") or DEFAULT_SIGNATURE
-            if signature_name not in servable.signature_names:
-                raise ServingError(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f'Serving signature name: "{signature_name}" not found in signature def',
-                )
-            signature = servable.signature(signature_name)
-            inputs = decode_inputs(document, signature.inputs, signature.defaults.keys())
-            self.server.limits.check({key: value.shape for key, value in inputs.items()})
-            remaining = deadline.remaining()
-            with models.metrics.run(known, "Predict"):
-                outputs = servable.predict(signature_name, inputs, timeout=remaining)
-            return encode_outputs(outputs, row_format="instances" in document)
 
     def _path(self) -> str:
         return self.path.partition("?")[0]
@@ -247,23 +204,50 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if size < 0 or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # where the body ends is unknown
             raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, "A request needs a Content-Length")
-        if size > self.server.limits.request_bytes:
+        if size > self.server.predictor.limits.request_bytes:
             # A client that is still sending reads the answer only if its bytes are taken off the line for a while.
             self.close_connection = True
-            for _ in range(self.server.limits.request_bytes >> 16):
+            for _ in range(self.server.predictor.limits.request_bytes >> 16):
                 if not self.rfile.read1(1 << 16):
                     break
             return None
         return self.rfile.read(size)
 
 
-def _metadata(models: ServedModels, name: str, version: int | None, label: str | None) -> str:
-    with models.lease(name, version, label) as servable:
+class _RestPredict(PredictRequest[str]):
+    """The body of a request to `:predict`, and that of its answer."""
+
+    entrypoint = "REST"
+
+    def __init__(self, model: ModelSpec, deadline: Deadline, body: bytes) -> None:
+        self.model = model
+        self.deadline = deadline
+        self._body = body
+        self._has_rows = False
+
+    def read(self, servable: Servable) -> ModelCall:
+        document = parse_document(self._body)
+        self._has_rows = "instances" in document
+        name = document.get("signature_name") or DEFAULT_SIGNATURE
+        if name not in servable.signature_names:
+            raise ServingError(
+                grpc.StatusCode.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def'
+            )
+        signature = servable.signature(name)
+        inputs = decode_inputs(document, signature.inputs, signature.defaults.keys())
+        return ModelCall(name, {key: ArrayInput(value) for key, value in inputs.items()})
+
+    def write(self, servable: Servable, outputs: Mapping[str, np.ndarray]) -> str:
+        return encode_outputs(outputs, row_format=self._has_rows)
+
+
+def _metadata(models: ServedModels, spec: ModelSpec) -> str:
+    with models.lease(*spec) as servable:
         signatures = {key: json.loads(_to_json(value)) for key, value in servable.signature_defs.items()}
         number = servable.version
     return json.dumps(
         {
-            "model_spec": {"name": name, "signature_name": "", "version": str(number)},
+            "model_spec": {"name": spec.name, "signature_name": "", "version": str(number)},
             "metadata": {"signature_def": {"signature_def": signatures}},
         },
         indent=1,
@@ -274,20 +258,19 @@ def _to_json(proto: message.Message) -> str:
     return json_format.MessageToJson(proto, preserving_proto_field_name=True, including_default_value_fields=True)
 
 
-def _requested(matched: re.Match) -> tuple[str, int | None, str | None]:
-    name, label = (_decoded(matched[group]) for group in ("name", "label"))
+def _requested(matched: re.Match[str]) -> ModelSpec:
+    name = _decoded(matched["name"])
+    label = None if matched["label"] is None else _decoded(matched["label"])
     if matched["version"] is None:
-        return name, None, label
+        return ModelSpec(name, None, label)
     if len(matched["version"]) > 19 or int(matched["version"]) > MAX_VERSION:
         raise ServingError(
             grpc.StatusCode.INVALID_ARGUMENT, f"Failed to convert version: {matched['version'][:40]} to numeric."
         )
-    return name, int(matched["version"]), label
+    return ModelSpec(name, int(matched["version"]), label)
 
 
-def _decoded(text: str | None) -> str | None:
-    if text is None:
-        return None
+def _decoded(text: str) -> str:
     try:
         return urllib.parse.unquote(text, errors="strict")
     except UnicodeDecodeError as error:

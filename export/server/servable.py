@@ -12,7 +12,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from export.server.serving_error import ServingError
-from export.version.warmup import read_warmup
+from export.version.recorded_requests import read_warmup
 
 DEFAULT_SIGNATURE = "serving_default"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -62,8 +62,8 @@ class Signature(NamedTuple):
         """
         spec = self.inputs[name]
         if dtype != spec.dtype.as_datatype_enum:
-            known = types_pb2.DataType.values()
-            received = type_name(tf.as_dtype(dtype)) if dtype in known and dtype else f"type {dtype}"
+            is_type = dtype in types_pb2.DataType.values() and dtype != types_pb2.DT_INVALID
+            received = type_name(tf.as_dtype(dtype)) if is_type else f"type {dtype}"
             raise ServingError(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"Expects arg[{sorted(self.inputs).index(name)}] to be {type_name(spec.dtype)} but {received} is "
@@ -96,7 +96,7 @@ class Servable:
     def __init__(self, path: Path, version: int) -> None:
         self.version = version
         # One thread per operation: those of a page are too small to share, and branches of its graph and other requests
-        # keep the cores busy. Eight clients get a fifth more answers than with all cores per operation.
+        # keep the cores busy.
         threads = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1)
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=threads)
         with self._session.graph.as_default():
@@ -138,7 +138,7 @@ class Servable:
         output_filter: Sequence[str] = (),
         timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Runs a signature.
+        """Checks inputs and runs a signature.
 
         Args:
             signature: its name, empty for `serving_default`.
@@ -152,17 +152,36 @@ class Servable:
         """
         called = self.signature(signature)
         called.check_names(inputs)
-        inputs = {**called.defaults, **inputs}
-        specs, outputs = called.inputs, called.outputs
         for name, value in inputs.items():
             called.check_tensor(name, tf.as_dtype(value.dtype).as_datatype_enum, value.shape)
-        feed = {spec.tensor: inputs[name] for name, spec in specs.items()}
+        return self.run(called, inputs, output_filter, timeout)
+
+    def run(
+        self,
+        signature: Signature,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature on inputs that have been checked; see `predict`.
+
+        Args:
+            signature: from `signature`.
+            inputs: those that `Signature.check_names` and `check_tensor` have passed.
+            output_filter, timeout: as those of `predict`.
+
+        Raises:
+            ServingError: there is no such output, or an operation of the graph failed.
+        """
+        values = {**signature.defaults, **inputs}
+        feed = {spec.tensor: values[name] for name, spec in signature.inputs.items()}
+        outputs = signature.outputs
         fetch = {name: outputs[name].tensor for name in _selected(outputs, output_filter)}
         options = None
         if timeout is not None:
             options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, math.ceil(1000 * timeout)))
         try:
-            values = self._session.run(fetch, feed, options)
+            fetched = self._session.run(fetch, feed, options)
         except tf.errors.OpError as error:
             # Python raises it anew with remarks on where the operation was created; clients get the original.
             original = error.__context__ if isinstance(error.__context__, tf.errors.OpError) else error
@@ -170,7 +189,7 @@ class Servable:
         except UnicodeDecodeError as error:  # an operation failed, and its message quotes bytes of the request
             message = error.object.decode("utf-8", "replace")
             raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, message) from error
-        return {name: np.asarray(value, outputs[name].dtype.as_numpy_dtype) for name, value in values.items()}
+        return {name: np.asarray(value, outputs[name].dtype.as_numpy_dtype) for name, value in fetched.items()}
 
     def close(self) -> None:
         """Frees the model."""

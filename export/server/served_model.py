@@ -14,8 +14,8 @@ from export.server.model_config import ModelConfig
 from export.server.servable import Servable
 from export.server.serving_error import ServingError
 from export.server.serving_metrics import ServingMetrics
-from export.trusted_digests import TrustedDigests
-from export.version.published import published_versions
+from export.server.trusted_digests import TrustedDigests
+from export.version.base_path import published_versions
 
 _LOG = logging.getLogger("export.serve")
 _MAX_LOADS = 6  # a first attempt and five more, as TensorFlow Serving

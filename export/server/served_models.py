@@ -5,18 +5,28 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
 
-from export.server.model_config import ConfigError, ModelConfig, read_model_configs
+from beam_pipelines.format.errors import ConfigurationError
+from export.server.model_config import ModelConfig, read_model_configs
 from export.server.servable import Servable
 from export.server.served_model import ServedModel, no_status, not_served
 from export.server.serving_error import ServingError
 from export.server.serving_metrics import ServingMetrics
-from export.trusted_digests import TrustedDigests
+from export.server.trusted_digests import TrustedDigests
 
 _LOG = logging.getLogger("export.serve")
+
+
+class ModelSpec(NamedTuple):
+    """The model that a request names, and perhaps which of its versions, by number or by label."""
+
+    name: str
+    version: int | None = None
+    label: str | None = None
 
 
 class ServedModels:
@@ -179,5 +189,5 @@ class ServedModels:
             try:
                 self.reload(read_model_configs(self._config_file))
                 _LOG.info("%s followed: models %s", self._config_file, ", ".join(self._models))
-            except (ConfigError, ServingError) as error:
+            except (ConfigurationError, ServingError) as error:
                 _LOG.error("%s has changed and is not followed: %s", self._config_file, error)

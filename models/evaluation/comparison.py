@@ -42,7 +42,7 @@ class Candidates(NamedTuple):
         """Numbers the users, and weighs candidates by the share of the unclicked that is left."""
         return cls(page, np.unique(user, return_inverse=True)[1], clicked, candidate_weights(clicked, negative_rate))
 
-    def chosen(self, rows: np.ndarray) -> "Candidates":
+    def select(self, rows: np.ndarray) -> "Candidates":
         """Some of them, with their users' numbers as they were."""
         return Candidates(*(column[rows] for column in self))
 
@@ -186,7 +186,7 @@ def evaluate_slices(
             starts = np.searchsorted(each.number[order], np.arange(len(each.values) + 1))
             for n, value in enumerate(each.values):
                 rows = order[starts[n] : starts[n + 1]]
-                some = candidates.chosen(rows)
+                some = candidates.select(rows)
                 samples = mean_over_runs(metric_samples([ctr[rows] for ctr in ctrs], some, counts), systems)
                 named = dict(zip(systems, summaries(samples), strict=True))
                 report[each.title].append({"value": value, **some.counts(), "systems": named})

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from models.evaluation.comparison import Candidates, evaluate_slices, mean_over_runs, metric_samples, summaries
-from models.evaluation.scores import Scores
-from models.evaluation.scoring import measure
+from models.evaluation.measure import measure
+from models.evaluation.scored_pages import ScoredPages
 from models.evaluation.slices import Slices
 from models.metrics.bootstrap import LEVEL, SAMPLES, bootstrap_counts
 from models.metrics.calibration import calibration_curve
@@ -16,7 +16,7 @@ PARTS = ("all", "unseen_items")
 
 
 def evaluation_report(
-    scores: Mapping[str, Scores],
+    scores: Mapping[str, ScoredPages],
     unseen: np.ndarray,
     slices: Sequence[Slices],
     systems: Mapping[str, Sequence[int]],
@@ -54,9 +54,9 @@ def evaluation_report(
             "calibration": {key: values.tolist() for key, values in curve._asdict().items()},
         }
     for part, rows in zip(PARTS, (np.arange(len(unseen)), np.flatnonzero(unseen)), strict=True):
-        samples = metric_samples([ctr[rows] for ctr in ctrs], candidates.chosen(rows), counts)
+        samples = metric_samples([ctr[rows] for ctr in ctrs], candidates.select(rows), counts)
         for name, summary in zip(scores, summaries(samples), strict=True):
-            models[name][part] = summary | measure(scores[name].of_candidates(rows), negative_rate)
+            models[name][part] = summary | measure(scores[name].select(rows), negative_rate)
         for name, summary in zip(systems, summaries(mean_over_runs(samples, systems)), strict=True):
             system_reports[name][part] = summary
     return {

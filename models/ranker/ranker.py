@@ -318,7 +318,12 @@ class Ranker(DistributedFit, tfrs.Model):
 
     def train_step(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimizer step; returns the means so far in the epoch, over all replicas."""
-        super().train_step(page)
+        tfrs.Model.train_step(self, page)
+        return self.get_metrics_result()
+
+    def test_step(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Measures a batch; returns the means so far, over all replicas."""
+        tfrs.Model.test_step(self, page)
         return self.get_metrics_result()
 
 

@@ -5,16 +5,15 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.outputs import whole_file
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.shell.progress import warn
 
 _KEPT = 2
 _STATE = "state.json"  # among the arrays
@@ -51,7 +50,7 @@ class Checkpoints:
         path, writes: as given.
 
     Raises:
-        CommandError: another run has the directory open, or it cannot be written.
+        ArtifactError: another run has the directory open, or it cannot be written.
     """
 
     def __init__(self, path: Path, run: dict[str, Any], *, writes: bool = True, restart: bool = False) -> None:
@@ -88,8 +87,7 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            warning = f"the checkpoint of step {checkpoint.step} could not be written ({error}); the run goes on"
-            print(f"warning: {path}: {warning}", file=sys.stderr, flush=True)
+            warn(f"{path}: the checkpoint of step {checkpoint.step} could not be written ({error}); the run goes on")
             return False
         for old in self._files()[:-_KEPT]:
             old.unlink()
@@ -99,18 +97,18 @@ class Checkpoints:
         """The newest whole checkpoint that an earlier run has left, `None` if there is none at all.
 
         Raises:
-            CommandError: it is of another run (what differs is named), or all are damaged.
+            ArtifactError: it is of another run (what differs is named), or all are damaged.
         """
         files = [] if self._restart else self._files()
         for path in reversed(files):
             try:
                 return self._read(path)
-            except InputError:
-                raise  # of another run
+            except ArtifactError:
+                raise
             except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
-                print(f"warning: {path} is damaged ({error}); left out", file=sys.stderr, flush=True)
+                warn(f"{path} is damaged ({error}); left out")
         if files:
-            raise CommandError(f"{self.path}: every checkpoint is damaged; pass --restart to begin again")
+            raise ArtifactError(f"{self.path}: every checkpoint is damaged; pass `restart=True` to begin again")
         return None
 
     def remove(self) -> None:
@@ -122,12 +120,12 @@ class Checkpoints:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR)
         except OSError as error:
-            raise CommandError(f"{self.path} cannot be written: {error.strerror}") from error
+            raise ArtifactError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
-            raise CommandError(f"{self.path} is in use by another run; end that one first") from error
+            raise ArtifactError(f"{self.path} is in use by another run; end that one first") from error
         return lock
 
     def _files(self) -> list[Path]:
@@ -140,7 +138,8 @@ class Checkpoints:
         run = state.pop("run")
         if differing := [key for key in sorted({*run, *self._run}) if run.get(key) != self._run.get(key)]:
             values = "; ".join(f"{key} {run.get(key)} there, {self._run.get(key)} here" for key in differing)
-            raise CommandError(
-                f"{path} is of another run ({values}); repeat that one's options, or pass --restart to throw it away"
+            raise ArtifactError(
+                f"{path} is of another run ({values}); repeat that one's options, or pass `restart=True` to throw it "
+                "away"
             )
         return Checkpoint(state.pop("step"), arrays, state)

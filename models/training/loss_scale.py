@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 
+@keras.saving.register_keras_serializable(package="courier")
 class ReplicaLossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     """Leaves a step out if the gradients of any replica are not finite.
 

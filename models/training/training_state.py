@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import ArtifactError
 
 _NUMBER = re.compile("_[0-9]+$")
 
@@ -22,7 +22,7 @@ def write_training_state(model: keras.Model, state: dict[str, np.ndarray]) -> No
     """Gives a model the state of another one of the same architecture, in this process or an earlier one.
 
     Raises:
-        CommandError: the architectures differ; names and shapes of what differs are listed.
+        ArtifactError: the architectures differ; names and shapes of what differs are listed.
     """
     variables = _variables(model)
     differing = [
@@ -31,7 +31,7 @@ def write_training_state(model: keras.Model, state: dict[str, np.ndarray]) -> No
         if _shape(state.get(name)) != _shape(variables.get(name))
     ]
     if differing:
-        raise CommandError(f"the checkpoint is of a model of another shape: {'; '.join(differing)}")
+        raise ArtifactError(f"the checkpoint is of a model of another shape: {'; '.join(differing)}")
     with model.distribute_strategy.scope():
         for name, variable in variables.items():
             variable.assign(state[name])

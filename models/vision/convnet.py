@@ -128,6 +128,7 @@ class ConvNet(keras.layers.Layer):
             for layer in (*self.blocks[stage], self.feature_norms[stage]):
                 layer.build((None, None, None, width))
             channels = width
+        self.pool.build((None, None, None, channels))
 
     def call(self, x: Any, training: bool = False) -> Any:
         """See the class."""

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from beam_pipelines.shell.command import CommandError
-from export import client, serve
 from export.client import History, Page, PageError, RankerClient
+from export.client import __main__ as client
 from export.client.ranker_client import DeadlineExceeded, RankerBusy, RankerNotFound, RequestRefused
+from export.server.admission import RequestLimits, RequestQueue
+from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
-from export.server.request_limits import RequestLimits
-from export.server.request_queue import RequestQueue
 from export.server.served_models import ServedModels
 from export.version.example_pages import read_page_records, read_row_ids, request_row, scores_in_process
 from models.ranker.ranker import load_ranker
@@ -30,9 +30,9 @@ def base_path(toy_base_path, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(base_path):
     models = ServedModels([ModelConfig("ranker", base_path)], base_path, poll_seconds=0)
-    endpoint = serve.Endpoint(models, "127.0.0.1", 0, 0, RequestLimits(row_length=50), RequestQueue(2, 8))
-    yield endpoint.listening.grpc
-    endpoint.stop()
+    limits, queue = RequestLimits(row_length=50), RequestQueue(2, 8)
+    with Endpoint(models, port=0, rest_port=0, limits=limits, queue=queue) as endpoint:
+        yield endpoint.listening.grpc
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from export.gates.skew_check import check_skew
 from export.gates.version_check import VersionError, check, replay, session_gates
 from export.server.servable import Servable, type_name
 from export.server.serving_error import ServingError
+from export.version.base_path import BATCHING_CONFIG, MODELS_CONFIG, published_versions, write_serving_config
 from export.version.example_pages import (
     ScoredPages,
     pad_rows,
@@ -35,12 +36,9 @@ from export.version.example_pages import (
     request_row,
     scores_in_process,
 )
-from export.version.golden_requests import read_golden, write_golden
 from export.version.graph import RankerModule
 from export.version.inputs import request_inputs
-from export.version.published import published_versions
-from export.version.serving_config import BATCHING_CONFIG, MODELS_CONFIG, write_serving_config
-from export.version.warmup import read_warmup, write_warmup
+from export.version.recorded_requests import read_golden, read_warmup, write_golden, write_warmup
 from models.config import load_config
 from models.features.spec import STATISTICS
 from models.features.vocabulary import FeatureValues

@@ -28,9 +28,9 @@ from tensorflow_serving.apis import (
 
 from beam_pipelines.shell.command import CommandError
 from export import serve
+from export.server.admission import RequestQueue
+from export.server.endpoint import Endpoint, Listening
 from export.server.model_config import ModelConfig
-from export.server.request_limits import RequestLimits
-from export.server.request_queue import RequestQueue
 from export.server.served_models import ServedModels
 from tests.export.toy_server import (
     FIELDS,
@@ -440,7 +440,7 @@ def test_a_port_in_use_is_named(base_path, endpoint, option):
 
 def test_requests_in_progress_are_answered_when_the_server_stops(base_path):
     models = ServedModels([ModelConfig("toy", base_path)], base_path)
-    endpoint = serve.Endpoint(models, "127.0.0.1", 0, 0, RequestLimits(), RequestQueue(4, 4))
+    endpoint = Endpoint(models, port=0, rest_port=0, queue=RequestQueue(4, 4))
     listening = endpoint.listening
     body = {"signature_name": "count", "inputs": STEPS}
     with futures.ThreadPoolExecutor(2) as pool, grpc.insecure_channel(listening.grpc) as channel:
@@ -471,7 +471,7 @@ def test_the_command_serves_until_a_signal(base_path):
         alarm = threading.Timer(120, process.kill)
         alarm.start()
         try:
-            listening = serve.Listening.from_line(process.stdout.readline())
+            listening = Listening.from_line(process.stdout.readline())
             assert rest(listening, "/v1/models/toy:predict", {"instances": GOOD_ROWS})[0] == 200
             with grpc.insecure_channel(listening.grpc) as channel:
                 stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)

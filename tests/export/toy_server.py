@@ -12,10 +12,9 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from export import serve
+from export.server.admission import RequestLimits, RequestQueue
+from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
-from export.server.request_limits import RequestLimits
-from export.server.request_queue import RequestQueue
 from export.server.served_models import ServedModels
 
 MAX_REQUEST_BYTES = 200_000
@@ -76,11 +75,9 @@ def serve_toy(base_path, limits=None, queue=None, **options):
     config = ModelConfig("toy", base_path, **chosen)
     models = ServedModels([config], options.pop("root", base_path), **{"poll_seconds": 0, **options})
     limits = limits or RequestLimits(request_bytes=MAX_REQUEST_BYTES)
-    endpoint = serve.Endpoint(models, "127.0.0.1", 0, 0, limits, queue or RequestQueue(4, 32))
-    try:
+    queue = queue or RequestQueue(4, 32)
+    with Endpoint(models, port=0, rest_port=0, limits=limits, queue=queue) as endpoint:
         yield models, endpoint.listening
-    finally:
-        endpoint.stop()
 
 
 @contextlib.contextmanager

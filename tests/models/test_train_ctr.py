@@ -15,7 +15,8 @@ from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import page_batches, page_records, page_timestamps, parse_pages
 from models.embeddings.embeddings import EmbeddingsMetadata
-from models.evaluation.scoring import measure, score_pages
+from models.evaluation.measure import measure
+from models.evaluation.scored_pages import score_pages
 from models.ranker.config import TrainingConfig
 from models.ranker.ranker import load_ranker
 from models.ranker.run import RankerMetadata

@@ -11,14 +11,14 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, model_service_pb2_grpc
 
+from beam_pipelines.format.errors import ConfigurationError
 from export import trusted_digests
 from export.server.health_service import NOT_SERVING, SERVING, HealthCheckRequest, HealthCheckResponse
-from export.server.model_config import ConfigError, ModelConfig, read_model_configs
+from export.server.model_config import ModelConfig, VersionPolicy, read_model_configs
 from export.server.served_models import ServedModels
 from export.server.serving_error import ServingError
-from export.server.version_policy import VersionPolicy
-from export.trusted_digests import TrustedDigests, version_digest
-from export.version.warmup import write_warmup
+from export.server.trusted_digests import TrustedDigests, version_digest
+from export.version.recorded_requests import write_warmup
 from tests.export.toy_server import GOOD, GOOD_ROWS, prediction_stub, request_proto, rest, serve_toy
 
 POLL = 0.02
@@ -266,7 +266,7 @@ def test_a_model_config_file_is_read_and_followed(publish, tmp_path, toy_saved_m
         file.write_text(config_text(publish.base, "another"))
         wait_until(lambda: models.names == ["another"])
     file.write_text("nonsense")
-    with pytest.raises(ConfigError, match="is no ModelServerConfig"):
+    with pytest.raises(ConfigurationError, match="is no ModelServerConfig"):
         read_model_configs(file)
 
 

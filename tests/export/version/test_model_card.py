@@ -9,7 +9,7 @@ from export.version.inputs import request_inputs
 from export.version.model_card import CARD_JSON, CARD_MARKDOWN, model_card, read_report, write_card
 from models.artifact import read_metadata
 from models.evaluation.report import evaluation_report
-from models.evaluation.scores import Scores
+from models.evaluation.scored_pages import ScoredPages
 from models.evaluation.slices import by_flag
 from models.ranker.ranker import WEIGHTS_FILE, load_ranker
 from models.ranker.run import RankerMetadata
@@ -24,7 +24,7 @@ def write_report(path, digests, systems):
     """A report on rankers that score at random, and what is measured of the first."""
     random = np.random.default_rng(0)
     page = np.repeat(np.arange(40), 5)
-    one = Scores(
+    one = ScoredPages(
         page_ids=np.array([b"p%d" % n for n in range(40)]),
         page=page,
         user=page % 7,

@@ -6,9 +6,9 @@ import pytest
 from scipy.special import expit
 
 from models.evaluation.comparison import METRICS, Candidates, evaluate_slices, mean_over_runs, metric_samples, summaries
+from models.evaluation.measure import measure
 from models.evaluation.report import evaluation_report
-from models.evaluation.scores import Scores
-from models.evaluation.scoring import measure
+from models.evaluation.scored_pages import ScoredPages
 from models.evaluation.slices import by_category, by_count, by_flag, by_item_age
 from models.metrics.auc import auc
 from models.metrics.bootstrap import bootstrap_counts
@@ -28,7 +28,7 @@ def scored(pages=60, users=25, candidates=6, noises=(1.0, 0.3), seed=0, levels=N
     for number, noise in enumerate(noises):
         ctr = expit(truth + rng.normal(0, noise, n)).astype(np.float32)
         ctr = ctr if levels is None else np.float32(np.round(ctr * levels) / levels)
-        result[f"ranker{number}"] = Scores(
+        result[f"ranker{number}"] = ScoredPages(
             page_ids=np.array([b"p%d" % p for p in range(pages)]),
             page=page,
             user=user,
@@ -58,7 +58,7 @@ def drawn(scores, candidates, counts):
         parts += [(rows, 1000 * user + draw) for draw in range(count)]
     rows = np.concatenate([rows for rows, _ in parts])
     user = np.concatenate([np.full(len(rows), number) for rows, number in parts])
-    resampled = scores.of_candidates(rows)
+    resampled = scores.select(rows)
     return resampled._replace(user=user, page=resampled.page + 1_000_000 * user)
 
 
@@ -141,7 +141,7 @@ def test_slices_are_the_candidates_alone():
         (found,) = (each for each in report["x"] if each["value"] == value)
         assert (found["candidates"], found["clicks"]) == (chosen.sum(), first.clicked[chosen].sum())
         for system, each in zip(("a", "b"), scores.values(), strict=True):
-            expected = measure(each.of_candidates(chosen))
+            expected = measure(each.select(chosen))
             assert (found["pages"], found["users"]) == (expected["pages"], expected["users"])
             for name in METRICS:
                 assert found["systems"][system][name] == pytest.approx(expected[name])
@@ -203,7 +203,7 @@ def test_other_predictions_are_measured_on_what_is_known():
     nothing = np.zeros(0, np.int64)
     empty = Candidates(nothing, nothing, nothing == 1, nothing.astype(float))
     assert np.isnan(metric_samples([each.ctr[:0]], empty, bootstrap_counts(5))).all()
-    nobody = measure(each.of_candidates(np.zeros(len(known), bool)))
+    nobody = measure(each.select(np.zeros(len(known), bool)))
     assert np.isnan([nobody["auc"], nobody["ctcvr"]["auc"], nobody["dwell"]["xauc"], nobody["ece"]]).all()
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from models.data.pages import page_batches
-from models.evaluation.scoring import calibrated, score_pages
+from models.evaluation.scored_pages import score_pages
 from models.features.spec import STATISTICS, FeaturesConfig, IdFeature
 from models.features.tables import make_feature_tables
 from models.layers.text_embedding import TextEmbedding, hash_tokens
@@ -294,7 +294,7 @@ def test_calibrated_scores_are_those_of_a_calibrated_ranker(make, page):
     ranker = make("none", three_tasks(), negative_rate=0.5)
     before = score_pages(ranker, [page])
     ranker.calibrator = Calibrator(kind="isotonic", x=(-2.0, 0.0, 1.5), y=(-2.5, -1.0, 2.0), slope=0.7)
-    expected, ours = score_pages(ranker, [page]), calibrated(before, ranker.calibrator)
+    expected, ours = score_pages(ranker, [page]), before.calibrated(ranker.calibrator)
     np.testing.assert_allclose(ours.ctr, expected.ctr, rtol=1e-4)
     np.testing.assert_allclose(ours.ctcvr, expected.ctcvr, rtol=1e-4)
     np.testing.assert_array_equal(ours.dwell, before.dwell)

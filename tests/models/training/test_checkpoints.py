@@ -3,7 +3,8 @@ import resource
 import numpy as np
 import pytest
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.shell.progress import shown_progress
 from models.training.checkpoints import Checkpoint, Checkpoints
 
 RUN = {"batch_size": 16, "encoder.backbone.depths": (1, 2), "dataset": "a1"}
@@ -45,12 +46,12 @@ def test_a_run_that_wrote_none_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
-def test_a_truncated_checkpoint_is_left_out_with_a_warning(path, capsys, kept):
+def test_a_truncated_checkpoint_is_left_out_with_a_warning(path, kept):
     newest = path / "step-0000000010.npz"
     content = newest.read_bytes()
     newest.write_bytes(content[: int(kept * len(content))])
-    assert step_of(path) == 9
-    assert f"warning: {newest} is damaged" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match=f"{newest} is damaged"):
+        assert step_of(path) == 9
 
 
 def test_a_changed_byte_is_noticed(path):
@@ -58,27 +59,28 @@ def test_a_changed_byte_is_noticed(path):
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    assert step_of(path) == 9
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert step_of(path) == 9
 
 
-def test_if_all_are_damaged_nothing_is_thrown_away_unasked(path):
+def test_if_all_are_damaged_nothing_is_thrown_away_unasked(path, capsys):
     for file in path.glob("step-*"):
         file.write_bytes(b"")
-    with pytest.raises(CommandError, match="every checkpoint is damaged; pass --restart"):
+    with pytest.raises(ArtifactError, match="every checkpoint is damaged; pass `restart=True`"), shown_progress():
         step_of(path)
+    assert capsys.readouterr().err.count("warning: ") == 2
     assert step_of(path, restart=True) is None
     assert not path.exists()
 
 
-def test_a_write_that_fails_leaves_the_earlier_ones_whole(path, capsys):
+def test_a_write_that_fails_leaves_the_earlier_ones_whole(path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))  # as if the disk were full
     try:
-        with Checkpoints(path, RUN) as checkpoints:
+        with Checkpoints(path, RUN) as checkpoints, pytest.warns(UserWarning, match="step 11 could not be written"):
             assert not checkpoints.write(checkpoint(11))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert "the checkpoint of step 11 could not be written" in capsys.readouterr().err
     assert names(path) == ["lock", "step-0000000009.npz", "step-0000000010.npz"]
     assert step_of(path) == 10
 
@@ -91,8 +93,8 @@ def test_what_a_killed_write_has_left_is_removed(path):
 
 def test_a_checkpoint_of_another_run_is_refused_with_the_keys_that_differ(path):
     other = {**RUN, "batch_size": 32, "augmentation": "none"}
-    message = "augmentation None there, none here; batch_size 16 there, 32 here.; repeat .* or pass --restart"
-    with Checkpoints(path, other) as checkpoints, pytest.raises(CommandError, match=message):
+    message = "augmentation None there, none here; batch_size 16 there, 32 here.; repeat .* or pass `restart=True`"
+    with Checkpoints(path, other) as checkpoints, pytest.raises(ArtifactError, match=message):
         checkpoints.latest()
     assert step_of(path) == 10
 
@@ -105,7 +107,7 @@ def test_restart_begins_without_them(path):
 
 def test_two_runs_may_not_write_to_one_directory(path):
     with Checkpoints(path, RUN):
-        with pytest.raises(CommandError, match="in use by another run"), Checkpoints(path, RUN):
+        with pytest.raises(ArtifactError, match="in use by another run"), Checkpoints(path, RUN):
             pass
         with Checkpoints(path, RUN, writes=False) as reader:
             assert reader.latest().step == 10
@@ -114,5 +116,5 @@ def test_two_runs_may_not_write_to_one_directory(path):
 
 def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CommandError, match="cannot be written"), Checkpoints(tmp_path / "file/run", RUN):
+    with pytest.raises(ArtifactError, match="cannot be written"), Checkpoints(tmp_path / "file/run", RUN):
         pass

@@ -2,8 +2,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_recommenders as tfrs
 
 from models.training.distributed_fit import DistributedFit
+
+ONE, TWO = ["CPU:0"], ["CPU:0", "CPU:1"]
+
+
+def strategy_of(devices):
+    # Without collective operations: their keys clash when one process makes several strategies of the same devices.
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
 class Sum(DistributedFit, keras.Model):
@@ -24,10 +32,50 @@ class Sum(DistributedFit, keras.Model):
         return keras.ops.mean(y_pred)
 
 
-@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
+@keras.saving.register_keras_serializable(package="test_distributed_fit")
+class Linear(DistributedFit, keras.Model):
+    """A regression whose loss is what `compile` says."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1, dtype=self.dtype_policy, name="dense")
+        self.dense.build((None, 2))
+        self.built = True
+
+    def call(self, x):
+        return keras.ops.cast(self.dense(x), "float32")
+
+
+class OwnLoss(Linear):
+    """The same regression with a loss of its own: each replica's part of the mean over the whole batch."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        squares = tf.reduce_sum(tf.square(y_pred - y))
+        examples = tf.cast(tf.shape(y)[0], tf.float32)
+        context = tf.distribute.get_replica_context()
+        if context is not None:
+            examples = context.all_reduce("SUM", examples)
+        return squares / examples
+
+
+class Recommender(OwnLoss, tfrs.Model):
+    """`tfrs.Model` has steps of its own, whose loss is that of the last batch."""
+
+
+def regression(rows=11, seed=0):
+    x = np.random.default_rng(seed).normal(size=(rows, 2)).astype(np.float32)
+    return x, x[:, :1] - 2 * x[:, 1:] + 0.1
+
+
+def squares_of(model, x, y):
+    """The squared errors of the rows, in NumPy."""
+    kernel, bias = (keras.ops.convert_to_numpy(weight) for weight in model.dense.weights)
+    return np.square(x @ kernel + bias - y)[:, 0]
+
+
+@pytest.mark.parametrize("devices", [ONE, TWO])
 def test_fit_sees_every_batch_of_a_one_pass_dataset(devices):
-    # Without collective operations: their keys clash when one process makes several strategies of the same devices.
-    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+    strategy = strategy_of(devices)
     with strategy.scope():
         model = Sum()
         model.compile("sgd")
@@ -47,7 +95,7 @@ def test_layers_must_be_built():
         model.fit(np.zeros((4, 1), np.float32), verbose=0)
 
 
-@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
+@pytest.mark.parametrize("devices", [ONE, TWO])
 @pytest.mark.parametrize(("vary", "traces"), [(True, 1), (False, 2)])
 def test_a_step_is_traced_once_where_shapes_vary(devices, vary, traces):
     seen = []
@@ -59,7 +107,7 @@ def test_a_step_is_traced_once_where_shapes_vary(devices, vary, traces):
             seen.append(x.shape)
             return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+    strategy = strategy_of(devices)
     with strategy.scope():
         model = Varying()
         model.compile("sgd")
@@ -68,3 +116,127 @@ def test_a_step_is_traced_once_where_shapes_vary(devices, vary, traces):
     distributed = strategy.distribute_datasets_from_function(lambda _: data)
     model.fit(distributed, steps_per_epoch=6 // len(devices), verbose=0, shuffle=False)
     assert len(seen) == traces * len(devices)
+
+
+@pytest.mark.parametrize("devices", [None, ONE, TWO])
+@pytest.mark.parametrize(("kind", "loss"), [(Linear, "mse"), (OwnLoss, None), (Recommender, None)])
+def test_losses_are_means_over_the_examples_of_an_epoch(devices, kind, loss):
+    """Batches of 4, 4 and 3 examples, which two replicas share 2 + 2, 2 + 2 and 2 + 1."""
+    strategy = tf.distribute.get_strategy() if devices is None else strategy_of(devices)
+    with strategy.scope():
+        model = kind()
+        # The last of an epoch's steps changes the weights; this rate does not change what is measured.
+        model.compile(keras.optimizers.SGD(1e-9), loss=loss)
+    (x, y), (later_x, later_y) = regression(), regression(seed=1)
+    training, validation = (tf.data.Dataset.from_tensor_slices(xy).batch(4) for xy in [(x, y), (later_x, later_y)])
+    history = model.fit(training, validation_data=validation, epochs=2, verbose=0).history
+    evaluated = model.evaluate(validation, verbose=0, return_dict=True)
+    np.testing.assert_allclose(history["val_loss"], [squares_of(model, later_x, later_y).mean()] * 2, rtol=1e-5)
+    np.testing.assert_allclose(history["loss"], [squares_of(model, x, y).mean()] * 2, rtol=1e-5)
+    assert evaluated["loss"] == pytest.approx(history["val_loss"][-1], rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [8, 7, 1])
+def test_two_replicas_learn_from_a_compiled_loss_what_one_does(rows):
+    """Also where they share a batch unevenly, and where one of them gets nothing."""
+    learned = []
+    x, y = regression(rows)
+    for devices in (ONE, TWO):
+        keras.utils.set_random_seed(0)
+        with strategy_of(devices).scope():
+            model = Linear()
+            model.compile(keras.optimizers.SGD(0.1), loss="mse")
+        model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(rows), epochs=3, verbose=0)
+        learned.append(model.get_weights())
+    for one, two in zip(*learned, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [None, ONE, TWO])
+@pytest.mark.parametrize("as_objects", [False, True])
+def test_compiled_metrics_are_measured(devices, as_objects):
+    strategy = tf.distribute.get_strategy() if devices is None else strategy_of(devices)
+    # An object of the user may have been made anywhere.
+    metrics = [keras.metrics.MeanAbsoluteError(name="mae")] if as_objects else ["mae"]
+    with strategy.scope():
+        model = Linear()
+        model.compile(keras.optimizers.SGD(1e-9), loss="mse", metrics=metrics, weighted_metrics=["mse"])
+    x, y = regression()
+    weights = np.linspace(0, 1, len(x), dtype=np.float32)
+    data = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(4)
+    history = model.fit(data, validation_data=data, epochs=2, verbose=0).history
+    squares = squares_of(model, x, y)
+    np.testing.assert_allclose(history["val_mae"], [np.sqrt(squares).mean()] * 2, rtol=1e-5)
+    np.testing.assert_allclose(history["mae"], history["val_mae"], rtol=1e-5)
+    np.testing.assert_allclose(history["val_mse"], [(squares * weights).sum() / weights.sum()] * 2, rtol=1e-5)
+    assert model.evaluate(data, verbose=0, return_dict=True)["mae"] == pytest.approx(history["val_mae"][-1])
+
+
+@pytest.mark.parametrize("devices", [None, ONE, TWO])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_eager_steps_do_what_graphs_do(devices, policy):
+    x, y = regression(8)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    results = []
+    for eagerly in (False, True):
+        strategy = tf.distribute.get_strategy() if devices is None else strategy_of(devices)
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = Linear(dtype=policy)
+            model.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=eagerly)
+        history = model.fit(data, validation_data=data, epochs=2, verbose=0).history
+        results.append([*model.get_weights(), history["loss"], history["val_loss"], model.predict(data, verbose=0)])
+        model.summary(print_fn=lambda text: None)
+    for graph, eager in zip(*results, strict=True):
+        np.testing.assert_allclose(graph, eager, rtol=1e-5 if policy == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize("devices", [None, TWO])
+def test_stock_callbacks(tmp_path, devices):
+    strategy = tf.distribute.get_strategy() if devices is None else strategy_of(devices)
+    x, y = regression(8)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+
+    def compiled():
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = Linear()
+            model.compile(keras.optimizers.Adam(0.1), loss="mse", metrics=["mae"])
+        return model
+
+    class Fail(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise InterruptedError
+
+    backup = keras.callbacks.BackupAndRestore
+    whole = compiled()
+    whole.fit(data, epochs=4, verbose=0)
+    with pytest.raises(InterruptedError):
+        compiled().fit(data, epochs=4, verbose=0, callbacks=[backup(tmp_path / "backup"), Fail()])
+    restored = compiled()
+    assert len(restored.fit(data, epochs=4, verbose=0, callbacks=[backup(tmp_path / "backup")]).history["loss"]) == 2
+    for a, b in zip(whole.get_weights(), restored.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+    model = compiled()
+    worst = keras.callbacks.EarlyStopping("val_loss", mode="max", patience=1, restore_best_weights=True)
+    history = model.fit(
+        data,
+        validation_data=data,
+        epochs=9,
+        verbose=0,
+        callbacks=[
+            worst,
+            keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "val_loss", mode="max", save_best_only=True),
+            keras.callbacks.TensorBoard(tmp_path / "logs", histogram_freq=1, update_freq=1, write_graph=True),
+        ],
+    ).history
+    assert len(history["loss"]) == 2
+    assert list((tmp_path / "logs" / "validation").iterdir())
+    saved = keras.models.load_model(tmp_path / "best.keras")
+    for a, b in zip(saved.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    loss, mae = saved.evaluate(data, verbose=0)  # it is compiled as it was, its optimizer included
+    assert (loss, mae) == pytest.approx((history["val_loss"][0], history["val_mae"][0]), rel=1e-5)
+    assert int(saved.optimizer.iterations.numpy()) == 2

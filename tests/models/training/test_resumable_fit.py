@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.shell.command import CommandError
 from models.training.checkpoints import Checkpoints
 from models.training.distributed_fit import DistributedFit
@@ -217,7 +218,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
 def test_a_model_of_another_shape_is_refused_with_what_differs(tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "run", callbacks=[Kill(1, 1)])
-    with pytest.raises(CommandError, match="another shape: ") as refused:
+    with pytest.raises(ArtifactError, match="another shape: ") as refused:
         train(tmp_path / "run", units=6)
     differing = str(refused.value).split("shape: ")[1].split("; ")
     assert "model/dense/kernel (3, 5) there, (3, 6) here" in differing

@@ -59,7 +59,7 @@ def test_the_click_with_the_largest_weight_stands_beside_its_candidate():
 
 def test_it_needs_nothing_else():
     figure = draw()
-    assert len(check_self_contained(figure).of("img")) == 11
+    assert len(check_self_contained(figure).of("img")) == 9
     assert "<green>" not in figure  # captions are text
     assert not re.findall("https?:", figure)
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.server.request_limits import RequestLimits
-from export.server.request_queue import RequestQueue
+from export.server.admission import RequestLimits, RequestQueue
 from tests.export.toy_server import GOOD_REQUEST, GOOD_ROWS, STEPS, prediction_stub, request_proto, rest, serve_toy
 
 PATH = "/v1/models/toy:predict"

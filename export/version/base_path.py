@@ -1,8 +1,12 @@
-"""Configuration files for TensorFlow Serving beside the versions of a model."""
+"""The directory that TensorFlow Serving watches: `<base path>/<version>/saved_model.pb`, and configuration files."""
 
+import re
 from pathlib import Path
 
 from beam_pipelines.format.outputs import whole_file
+
+MAX_VERSION = 2**63 - 1
+"""Versions are int64."""
 
 MODELS_CONFIG = "models.config"
 BATCHING_CONFIG = "batching.config"
@@ -36,6 +40,20 @@ max_enqueued_batches { value: 100 }
 num_batch_threads { value: 4 }
 pad_variable_length_inputs: false
 """
+
+
+def published_versions(base_path: Path) -> dict[int, Path]:
+    """Version to directory for everything under `base_path` that TensorFlow Serving would take for a version.
+
+    Names that are not whole numbers are skipped, so unfinished exports (`.7.incomplete-...`) are never served.
+    """
+    if not base_path.is_dir():
+        return {}
+    versions = {}
+    for path in sorted(base_path.iterdir()):
+        if re.fullmatch("[0-9]+", path.name) and path.is_dir() and int(path.name) <= MAX_VERSION:
+            versions[int(path.name)] = path
+    return versions
 
 
 def write_serving_config(base_path: Path) -> None:

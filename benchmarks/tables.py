@@ -1,0 +1,344 @@
+"""The table of each benchmark, in Markdown, from the figures of its result."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Figures = Mapping[str, Any]
+NOT_MEASURED = "-"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines).replace("|  |", "| |")
+
+
+def number(value: float | None, digits: int = 3, unit: str = "") -> str:
+    """A number with so many decimals, or that it is not there."""
+    return NOT_MEASURED if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def estimate(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean and its interval."""
+    if mean is None or low is None or high is None:
+        return number(mean)
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def difference(mean: float | None, low: float | None, high: float | None) -> str:
+    """A difference and its interval, bold where that is on one side of zero."""
+    if mean is None:
+        return ""
+    if low is None or high is None:
+        return f"{mean:+.3f}"
+    text = f"**{mean:+.3f}**" if low > 0 or high < 0 else f"{mean:+.3f}"
+    return f"{text} [{low:+.3f}, {high:+.3f}]"
+
+
+def times(value: float | None) -> str:
+    """A ratio."""
+    return NOT_MEASURED if value is None else f"{value:.3g} times"
+
+
+def data_job(figures: Figures) -> str:
+    """Wall time and memory at both sizes."""
+    rows = [
+        [
+            f"{millions} million impressions, {how}",
+            number(figures[f"seconds_{case}"], 1, " s"),
+            number(figures[f"seconds_polars_{case}"], 1, " s"),
+            number(figures[f"wall_ratio_polars_{case}"], 2),
+            number(figures[f"wall_ratio_polars_columns_{case}"], 2),
+            number(figures[f"peak_gb_{case}"], 2, " GB"),
+            number(figures.get(f"peak_gb_polars_{case}"), 2, " GB"),
+        ]
+        for case, millions, how in (("2m", 2, "one process"), ("20m", 20, "two workers"))
+    ]
+    head = ("", "ours", "Polars", "ratio", "ratio, our encoder given to it", "memory, ours", "Polars")
+    return table(head, rows)
+
+
+def encoder_speed(figures: Figures) -> str:
+    """Rates of training on a CPU."""
+    rows = []
+    for name, key in (
+        ("training, pictures/s", "images"),
+        ("page batches, pictures shown/s, {} of them distinct", "page_images"),
+        ("page batches, {} distinct", "small_batch_page_images"),
+    ):
+        share = figures.get(f"{key}_distinct_share")
+        rows.append(
+            [
+                name.format("" if share is None else f"{share:.0%}".replace("%", " %")),
+                number(figures[f"{key}_per_s"], 1),
+                number(figures[f"{key}_per_s_torch"], 1),
+                times(figures[f"{key}_per_s_ratio_torch"]),
+            ]
+        )
+    memory = figures["step_memory_mb_checkpointing"]
+    share_of_plain = f"{figures['checkpoint_memory_ratio']:.2f} of that without"
+    rows.append(["memory of a step with checkpointed activations", f"{memory / 1e3:.1f} GB", "", share_of_plain])
+    return table(("", "ours", "PyTorch", ""), rows)
+
+
+def encoder_gpu(figures: Figures) -> str:
+    """Rates and memory of training on a GPU."""
+    distinct = f"{figures['distinct_share']:.0%}".replace("%", " %")
+    gigabytes = {
+        side: f"{figures[f'images_memory_mb{side}'] / 1e3:.1f} GB" for side in ("", "_torch", "_checkpointing")
+    }
+    rows = [
+        ["training, pictures/s"]
+        + [number(figures.get(f"images_per_s{side}"), 0) for side in ("", "_torch", "_torch_compiled")],
+        [f"page batches, pictures shown/s, {distinct} of them distinct"]
+        + [number(figures.get(f"pages_per_s{side}"), 0) for side in ("", "_torch", "_torch_compiled")],
+        ["memory of a step", gigabytes[""], gigabytes["_torch"], ""],
+        [
+            "the same, activations checkpointed",
+            f"{gigabytes['_checkpointing']} at {number(figures['images_checkpointing_per_s'], 0)} pictures/s",
+            "",
+            "",
+        ],
+        ["exact assignment to 1e5 centers, points/s", number(figures["exact_assignments_per_s"], 0), "", ""],
+        ["largest difference of embeddings, float32", f"{figures['largest_difference']:.1e}", "", ""],
+    ]
+    return table(("", "ours", "PyTorch", "`torch.compile`"), rows)
+
+
+def encoder_quality(figures: Figures) -> str:
+    """GAUC of similarity, and what COURIER has more."""
+    rows = [["COURIER", estimate(figures["gauc_courier"], *figures["gauc_courier_interval"]), ""]]
+    for name, key in (
+        ("the same network, random weights", "random"),
+        ("raw pixels, as they are", "pixels"),
+        ("pixels less means, best of six definitions", "centred_pixels"),
+        ("catalogue attributes, gradient boosting", "attributes"),
+    ):
+        rows.append(
+            [
+                name,
+                estimate(figures[f"gauc_{key}"], *figures[f"gauc_{key}_interval"]),
+                difference(figures[f"gain_over_{key}"], *figures[f"gain_over_{key}_interval"]),
+            ]
+        )
+    head = (f"{figures['pages']:,} pages, {figures['seeds']} seeds", "GAUC of SimScore", "COURIER less this")
+    return table(head, rows)
+
+
+def encoder_ablations(figures: Figures) -> str:
+    """GAUC of similarity by variant, on the later of the two splits."""
+    test = dict(figures["test"])
+    pages = test.pop("pages")
+    rows = []
+    for name, row in test.items():
+        spread = "" if row.get("over_seeds") is None else f"± {row['over_seeds']:.3f}"
+        less = "" if name == "COURIER" else difference(row["less_courier"], *row["less_courier_interval"])
+        rows.append([name, estimate(row["gauc"], *row["gauc_interval"]), spread, less])
+    return table((f"{pages:,} pages, {figures['seeds']} seeds", "GAUC", "over seeds", "less COURIER"), rows)
+
+
+def clustering(figures: Figures) -> str:
+    """Time, closeness and memory of clustering."""
+
+    def percent(value: float) -> str:
+        return f"{100 * value:+.2g} %"
+
+    flat = figures["queries_per_s_flat"]
+    rows = [
+        [
+            "k-means, 1e6 points, 1e4 clusters",
+            number(figures["kmeans_seconds"], 0, " s"),
+            f"{figures['kmeans_seconds_faiss']:.0f} s ({figures['kmeans_iterations_faiss']} iterations)",
+            f"{times(figures['kmeans_speedup_faiss'])}, squared distance {percent(figures['kmeans_inertia_excess'])}",
+        ]
+    ]
+    for name, prefix in (
+        ("assignment to 1e5 centers, points/s, `cells`", ""),
+        ("the same with 4 probes instead of 32", "fast_"),
+        ("the same with ScaNN", "scann_"),
+    ):
+        speedup = figures[f"{prefix}assign_speedup_flat"]
+        closeness = (
+            f"recall {figures[f'{prefix}assign_recall']:.4f}, {percent(figures[f'{prefix}assign_inertia_excess'])}"
+        )
+        peer = f"{flat:,.0f} (exhaustive)" if not prefix else ""
+        rows.append([name, f"{round(speedup * flat, -2):,.0f}", peer, f"{times(speedup)}, {closeness}"])
+    size = f"memory of 6e6 points ({figures['memory_file_gb']:.1f} GB on disk)"
+    rows.append([size, number(figures["memory_gb"], 1, " GB"), "", ""])
+    hours, single = (figures[f"hours_paper_scale_{kind}"] for kind in ("2_cores", "single_pass"))
+    rows.append(["6e7 points, 1e5 centers, extrapolated", f"{hours:.1f} hours; single pass {single:.1f}", "", ""])
+    if "hm_kmeans_seconds" in figures:
+        rows.append(
+            [
+                "H&M's embeddings, 20 a cluster",
+                number(figures["hm_kmeans_seconds"], 1, " s"),
+                number(figures["hm_kmeans_seconds_faiss"], 1, " s"),
+                f"{times(figures['hm_kmeans_speedup_faiss'])}, squared distance "
+                + percent(figures["hm_kmeans_inertia_excess"]),
+            ]
+        )
+        found = f"recall {figures['hm_assign_recall']:.3f}, {percent(figures['hm_assign_inertia_excess'])}"
+        rows.append(["H&M's embeddings to 8,000 others", "", "", found])
+    return table(("", "ours", "FAISS", ""), rows)
+
+
+def label_consistency(figures: Figures) -> str:
+    """Label consistency by cosine, before and after whitening."""
+    labels = ("type", "colour", "pattern")
+    cosine = figures["cosine"]
+    rows = [
+        [name, *(number(cosine[f"{key}{whitened}_{label}"]) for whitened in ("", "_whitened") for label in labels)]
+        for name, key in (
+            ("raw pixels", "pixels"),
+            ("the network, random weights", "random"),
+            ("COURIER", "courier"),
+        )
+    ]
+    rows.append(["chance", *(number(figures[f"chance_{label}"]) for label in labels), "", "", ""])
+    head = (f"{figures['k']} nearest of {figures['items']:,} by cosine", *labels, "whitened: type", *labels[1:])
+    return table(head, rows)
+
+
+def ranker_speed(figures: Figures) -> str:
+    """Training speed, memory and the latency of a page in process."""
+    sides = ("ours", "ours_recent", "din", "deepctr", "fuxictr")
+    prefixes = ("train", "train_recent", "like_for_like")
+    rows = []
+    for steps in (1000, 100):
+        rates = [number(figures[f"examples_per_s_{side}_t{steps}"], 0) for side in sides]
+        rates[3] += f" ({number(figures[f'best_examples_per_s_deepctr_t{steps}'], 0)} at best)"
+        rows.append([f"candidates/s, histories of {steps:,}", *rates])
+        speedups = [
+            f"{figures[f'{prefix}_speedup_deepctr_t{steps}']:.3g} "
+            f"({figures[f'{prefix}_speedup_over_best_deepctr_t{steps}']:.3g})"
+            for prefix in prefixes
+        ]
+        rows.append(["times DeepCTR (its best step)", *speedups, "", ""])
+        processor = [f"{figures[f'{prefix}_cpu_ratio_deepctr_t{steps}']:.3g}" for prefix in prefixes]
+        rows.append(["times less processor time", *processor, "", ""])
+        if f"peak_mb_ours_t{steps}" in figures:
+            memory = [f"{figures[f'peak_mb_{side}_t{steps}'] / 1e3:.2g} GB" for side in sides]
+            rows.append(["largest memory", *memory])
+    pages = [number(figures.get(f"page_200_p50_ms_{side}"), 1, " ms") for side in sides]
+    rows.append(["a page of 200 candidates", *pages])
+    rows.append(["a step with 1e7 items, of one with 1e5", number(figures["step_ratio_vocab_1e7_1e5"], 2), *[""] * 4])
+    head = ("", "ours, whole history", "and DIN's unit on the newest 50", "like for like", "DeepCTR", "FuxiCTR")
+    return table(head, rows)
+
+
+def kuairand(figures: Figures) -> str:
+    """Metrics of both sides."""
+    ours, theirs, averaged = (figures[side] for side in ("ours", "fuxictr", "fuxictr_averaged"))
+    rows = []
+    for name, key in (
+        ("AUC", "auc"),
+        ("GAUC by user", "gauc_user_mean"),
+        ("GAUC by page", "gauc_page_mean"),
+        ("log loss", "log_loss"),
+        ("COPC", "copc"),
+    ):
+        gap = ours["differences"].get(key)
+        text = "" if gap is None else f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+        rows.append([name, *(f"{side[key]:.4f}" for side in (ours, theirs)), text, f"{averaged[key]:.4f}"])
+    head = (
+        f"{figures['candidates']:,} candidates, {figures['seeds']} seeds",
+        "ours",
+        "FuxiCTR's DIN",
+        "difference",
+        "its seeds averaged as one",
+    )
+    return table(head, rows)
+
+
+def pictures_sample(figures: Figures) -> str:
+    """GAUC by image feature."""
+    rows = []
+    for feature, row in figures.items():
+        if not isinstance(row, Mapping):
+            continue
+        cells = [feature, number(row["auc"])]
+        for part in ("all", "unseen_items"):
+            spread = row[part].get("over_seeds")
+            cells.append(number(row[part]["gauc"]) + ("" if spread is None else f" ± {spread:.3f}"))
+            cells.append(difference(*row[part].get("gain_over_none", (None, None, None))))
+        rows.append(cells)
+    head = ("image feature", "AUC", "GAUC", "less none", "GAUC, items unseen in training", "less none")
+    return table(head, rows)
+
+
+def pictures_hm(figures: Figures) -> str:
+    """GAUC by image feature, beside the category alone and beside the catalogue."""
+    parts = ("all", "unseen")
+    nothing = (None, None, None)
+
+    def cells(name: str, references: Sequence[str]) -> list[str]:
+        row = figures[name]
+        return [
+            cell
+            for part in parts
+            for cell in (
+                estimate(*row[part]["gauc"]),
+                *(difference(*row[part].get(f"gain_over_{reference}", nothing)) for reference in references),
+            )
+        ]
+
+    rows = {
+        name: row for name, row in figures.items() if isinstance(row, Mapping) and isinstance(row.get("all"), Mapping)
+    }
+    alone = [name for name in rows if name.endswith(", category")]
+    first = table(
+        ("category alone", "GAUC", "less none", "GAUC, unseen items", "less none"),
+        [[name.removesuffix(", category"), *cells(name, ("none, category",))] for name in alone],
+    )
+    second = table(
+        (
+            "category and six attributes",
+            *("GAUC", "less none", "less boosting", "GAUC, unseen items", "less none", "less boosting"),
+        ),
+        [[name, *cells(name, ("none", "boosting"))] for name in rows if name not in alone],
+    )
+    return f"{first}\n\n{second}"
+
+
+def serving(figures: Figures) -> str:
+    """Latency, load and start."""
+    load = f"{figures['load_requests']:,} requests, {figures['requests_per_s']:.0f}/s, {figures['load_errors']} errors"
+    rows = [
+        ["a page of 200 candidates over gRPC, median", number(figures["p50_ms"], 1, " ms")],
+        ["99th percentile", number(figures["p99_ms"], 1, " ms")],
+        ["by the client, which builds the request", number(figures["client_p50_ms"], 1, " ms")],
+        ["a ranker with the sizes of DeepCTR's DIN", number(figures["p50_ms_equal_sizes"], 1, " ms")],
+        [
+            "DeepCTR's DIN, same server and candidates, clicks alone",
+            f"{figures['deepctr_p50_ms']:.0f} ms: {figures['speedup_deepctr_default_sizes']:.0f} times as long, "
+            f"{figures['speedup_deepctr']:.0f} times a ranker of its sizes",
+        ],
+        [f"8 clients while {figures['published_versions']} versions were published", load],
+        ["from start to first answer", number(figures["cold_start_s"], 1, " s")],
+        [
+            "with a million items",
+            f"{figures['saved_model_mb_1e6_items']:.0f} MB on disk, "
+            f"{figures['memory_mb_1e6_items'] / 1e3:.2f} GB in memory",
+        ],
+    ]
+    return table(("", ""), rows)
+
+
+TABLES: dict[str, Callable[[Figures], str]] = {
+    table_of.__name__: table_of
+    for table_of in (
+        data_job,
+        encoder_speed,
+        encoder_gpu,
+        encoder_quality,
+        encoder_ablations,
+        clustering,
+        label_consistency,
+        ranker_speed,
+        kuairand,
+        pictures_sample,
+        pictures_hm,
+        serving,
+    )
+}
+"""By name of the benchmark."""

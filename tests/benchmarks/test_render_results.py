@@ -1,0 +1,53 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.base import ROOT
+from benchmarks.catalogue import BENCHMARKS
+from benchmarks.render_results import SINGLE_RUNS, read_results, rendered, with_tables
+from benchmarks.tables import TABLES, difference
+
+
+@pytest.mark.parametrize("path", rendered(), ids=str)
+def test_tables_are_what_the_results_say(path):
+    assert (ROOT / path).read_text() == rendered()[path], "run python -m benchmarks.render_results"
+
+
+def test_check_says_what_is_not_up_to_date():
+    command = [sys.executable, "-m", "benchmarks.render_results", "--check"]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def test_every_benchmark_has_a_result_and_a_table():
+    results = read_results()
+    assert set(results) == {*BENCHMARKS, SINGLE_RUNS}
+    assert list(TABLES) == list(BENCHMARKS)
+    for name in BENCHMARKS:
+        result = results[name]
+        assert result["name"] == name
+        assert set(result) - {"copied"} == set(
+            ("name", "shows", "peer", "machine", "date", "commit", "command", "seconds", "figures", "remarks")
+        )
+        assert result["shows"] == BENCHMARKS[name].shows
+
+
+def test_a_changed_figure_changes_the_table():
+    result = json.loads((ROOT / "benchmarks/results/serving.json").read_text())
+    before = TABLES["serving"](result["figures"])
+    after = TABLES["serving"](result["figures"] | {"p50_ms": 123.4})
+    assert "123.4 ms" in after
+    assert before != after
+
+
+def test_only_what_is_between_markers_is_made_anew():
+    text = "before\n<!-- results: one -->\nold\n<!-- end of results -->\nafter\n"
+    assert with_tables(text, {"one": "new"}) == text.replace("old", "new")
+
+
+def test_differences_are_bold_where_the_interval_leaves_out_zero():
+    assert difference(0.02, 0.01, 0.03) == "**+0.020** [+0.010, +0.030]"
+    assert difference(-0.02, -0.03, -0.01) == "**-0.020** [-0.030, -0.010]"
+    assert difference(0.0, -0.01, 0.01) == "+0.000 [-0.010, +0.010]"
+    assert difference(0.02, None, None) == "+0.020"
