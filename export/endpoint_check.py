@@ -29,8 +29,7 @@ from export.version.example_pages import (
 )
 from export.version.inputs import request_inputs
 from models.artifact import METADATA_NAME, read_metadata
-from models.ranker.ranker import load_ranker
-from models.ranker.run import RankerMetadata
+from models.ranker.run import RankerMetadata, load_ranker
 
 _Ask = Callable[[], dict[str, np.ndarray]]
 """Asks for the page and returns its outputs."""

@@ -34,11 +34,8 @@ from export.version.inputs import RequestInput, request_inputs
 from export.version.model_card import model_card, read_report, write_card
 from export.version.recorded_requests import GoldenRequest, write_golden, write_warmup
 from models.artifact import METADATA_NAME, read_metadata
-from models.config import load_config
 from models.data.dataset import Dataset
-from models.features.vocabulary import FeatureValues
-from models.ranker.ranker import VALUES_FILE, load_ranker
-from models.ranker.run import RankerMetadata
+from models.ranker.run import RankerMetadata, load_ranker
 
 EXAMPLE_REQUEST_FILE = "assets.extra/example_request.json"
 RANKER_METADATA_FILE = "assets.extra/ranker.json"
@@ -92,13 +89,12 @@ def main(argv: Sequence[str] | None = None) -> str:
             _refuse_what_is_not_finite([*examples.outputs, *pages.outputs])
             passed.append(f"{len(examples.rows)} example pages, {len(logged.records)} {logged.source}")
         inputs = request_inputs(ranker)
-        values = load_config(FeatureValues, str(args.model / VALUES_FILE))
         with whole_directory(args.base_path / str(version)) as output:
             # A directory of this one version, which a server can be pointed at before it is published.
             staged = output / str(version)
             start = time.perf_counter()
             with tempfile.TemporaryDirectory() as scratch:
-                RankerModule(ranker, values, ids, Path(scratch)).save(staged)
+                RankerModule(ranker, ids, Path(scratch)).save(staged)
             write_golden(staged, _golden(examples, inputs, ranker.config.lengths.candidates))
             write_warmup(staged, _warmup(examples, inputs))
             (staged / EXAMPLE_REQUEST_FILE).write_text(_example_request(examples, inputs))

@@ -24,9 +24,7 @@ from models.evaluation.html import render
 from models.evaluation.report import PARTS, evaluation_report
 from models.evaluation.scored_pages import ScoredPages, score_pages
 from models.evaluation.slices import Slices, by_category, by_count, by_flag, by_item_age
-from models.ranker.ranker import CONFIG_FILE, load_ranker
-from models.ranker.run import RankerMetadata
-from models.train_ctr import TRAINING_COUNTS_FILE
+from models.ranker.run import CONFIG_FILE, TRAINING_COUNTS_FILE, RankerMetadata, load_ranker
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "table.txt"

@@ -1,8 +1,6 @@
 """Trains the CTR ranker: `python -m models.train_ctr`."""
 
 import contextlib
-import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,25 +21,20 @@ from models.data.pages import GROUPS, TrainingBatches, page_batches, page_record
 from models.embeddings.embeddings import Embeddings, EmbeddingsMetadata
 from models.evaluation.measure import measure
 from models.evaluation.scored_pages import ScoredPages, score_pages
+from models.features.adapt import adapt_features
 from models.features.spec import resolve_features
-from models.features.tables import make_feature_tables
 from models.features.training_counts import count_training
 from models.metrics.log_loss import candidate_weights
 from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
 from models.ranker.config import IMAGE_FEATURES, Monitor, TrainingConfig
-from models.ranker.ranker import LOSS_WEIGHT, Ranker, save_ranker
-from models.ranker.run import RankerMetadata
+from models.ranker.ranker import LOSS_WEIGHT, Ranker
+from models.ranker.run import RankerMetadata, RankerRun
 from models.ranker.warm_start import WarmStart
 from models.training.checkpoints import Checkpoints
 from models.training.lazy_adam import LazyAdam
 from models.training.replicas import ends_with_other_workers, is_chief, training_strategy, workers
 from models.training.resumable_fit import resumable_fit
 
-ITEMS_FILE = "items.parquet"
-USERS_FILE = "users.parquet"
-EXAMPLE_PAGES_FILE = "example_pages.tfrecord"
-TRAINING_COUNTS_FILE = "training_counts.npy"
-HISTORY_FILE = "history.json"
 _EXAMPLE_PAGES = 64
 _VALIDATION_BATCH = 128
 _DAY_MS = 86_400_000
@@ -150,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> str:
             )
         print(f"{fit_pages} pages to learn on, {len(timestamps) - fit_pages} later ones to validate", flush=True)
         counts, occurrences = count_training(dataset, fit_window.last)
-        tables = make_feature_tables(config.ranker, items, users, counts, **image_tables)
+        features = adapt_features(
+            config.ranker.features, items, users, counts, token_buckets=config.ranker.token_buckets, **image_tables
+        )
 
         checkpoints = Checkpoints(
             args.output.with_name(f"{args.output.name}.checkpoints"),
@@ -169,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         )
         keras.utils.set_random_seed(args.seed)
         with strategy.scope():
-            ranker = Ranker(config.ranker, tables.sizes, args.image_feature, train.negative_rate)
+            ranker = Ranker(config.ranker, features.sizes, args.image_feature, train.negative_rate)
             optimizer = LazyAdam(
                 config.learning_rate,
                 weight_decay=config.weight_decay,
@@ -177,9 +172,9 @@ def main(argv: Sequence[str] | None = None) -> str:
                 global_clipnorm=config.clip_norm,
             )
             ranker.compile(optimizer=optimizer, jit_compile=False)
-            tables.fill(ranker)
+            ranker.fill(features)
             if warm_start is not None:
-                print(warm_start.fill(ranker, tables, items, users, embeddings, clusters), flush=True)
+                print(warm_start.fill(ranker, items, users, embeddings, clusters), flush=True)
         later_pages = page_batches(
             dataset,
             "train",
@@ -199,16 +194,8 @@ def main(argv: Sequence[str] | None = None) -> str:
             **measure(scores.calibrated(ranker.calibrator), train.negative_rate),
         }
 
-        save_ranker(output, ranker, config, tables.values)
-        (output / HISTORY_FILE).write_text(json.dumps(history, indent=2) + "\n")
-        shutil.copyfile(dataset.path / manifest.items.file.path, output / ITEMS_FILE)
-        shutil.copyfile(dataset.path / manifest.users.file.path, output / USERS_FILE)
-        np.save(output / TRAINING_COUNTS_FILE, occurrences)
-        with tf.io.TFRecordWriter(str(output / EXAMPLE_PAGES_FILE)) as writer:
-            records = page_records(dataset, "train", window=validation_window)
-            for record in records.take(_EXAMPLE_PAGES).as_numpy_iterator():
-                writer.write(record)
-        RankerMetadata(
+        examples = page_records(dataset, "train", window=validation_window).take(_EXAMPLE_PAGES)
+        metadata = RankerMetadata(
             image_feature=args.image_feature,
             seed=args.seed,
             dataset_digest=manifest.digest(),
@@ -220,7 +207,18 @@ def main(argv: Sequence[str] | None = None) -> str:
             embeddings=embeddings,
             clusters=clusters,
             notice=manifest.notice,
-        ).write(output)
+        )
+        RankerRun.save(
+            output,
+            ranker,
+            metadata,
+            config,
+            items=items,
+            users=users,
+            history=history,
+            example_records=[*examples.as_numpy_iterator()],
+            training_counts=occurrences,
+        )
     checkpoints.remove()
     left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
     return (
@@ -255,7 +253,7 @@ def _fit(
     return resumable_fit(
         ranker,
         lambda step: strategy.distribute_datasets_from_function(
-            lambda context: batches.from_step(step, context).map(weigh)
+            lambda context: batches.from_step(step, context).map(weigh).map(_with_labels)
         ),
         checkpoints,
         steps_per_epoch=batches.steps_per_epoch,
@@ -267,6 +265,11 @@ def _fit(
         callbacks=[ValidationMetrics(later_pages, ranker.negative_rate)],
         shuffle=False,  # the batches are shuffled already
     )
+
+
+def _with_labels(page: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    page = dict(page)
+    return page, {name: page.pop(name) for name in ("clicked", "converted", "dwell")}
 
 
 def _loss_weights(half_life_days: float | None, last: int) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:

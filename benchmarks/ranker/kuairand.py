@@ -51,8 +51,8 @@ from models.metrics.auc import auc
 from models.metrics.bootstrap import bootstrap_counts
 from models.ranker.calibrator import to_logits
 from models.ranker.config import TrainingConfig
-from models.ranker.ranker import CONFIG_FILE, Ranker, load_ranker
-from models.train_ctr import HISTORY_FILE
+from models.ranker.ranker import Ranker
+from models.ranker.run import CONFIG_FILE, HISTORY_FILE, load_ranker
 
 SPLIT_TIMES = "2022-04-25,2022-05-04"
 STEPS = 50  # newest clicks that both read

@@ -110,14 +110,14 @@ class Repeated:
     """A batch, as the iterator of a dataset whose batches differ in shape.
 
     Args:
-        batch: the batch.
+        batch: the pages and their labels.
     """
 
     def __init__(self, batch: dict[str, tf.Tensor]) -> None:
-        self._batch = batch
-        self.element_spec = {name: tf.TensorSpec([None] * len(t.shape), t.dtype) for name, t in batch.items()}
+        self._batch = ({name: t for name, t in batch.items() if name != "clicked"}, batch["clicked"])
+        self.element_spec = tf.nest.map_structure(lambda t: tf.TensorSpec([None] * len(t.shape), t.dtype), self._batch)
 
-    def __next__(self) -> dict[str, tf.Tensor]:
+    def __next__(self) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         return self._batch
 
 

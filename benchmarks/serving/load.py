@@ -43,7 +43,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import grpc
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
@@ -68,13 +67,12 @@ from benchmarks.ranker.inputs import (
 from export.client.page import History, Page
 from export.client.ranker_client import RankerClient, page_inputs
 from export.server.endpoint import Listening
+from models.features.adapt import adapt_features
 from models.features.spec import CategoryFeature, FeaturesConfig, IdFeature, resolve_features
-from models.features.tables import make_feature_tables
 from models.features.training_counts import TrainingCounts
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths, TrainingConfig
-from models.ranker.ranker import Ranker, save_ranker
-from models.ranker.run import RankerMetadata
-from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
+from models.ranker.ranker import Ranker
+from models.ranker.run import RankerMetadata, RankerRun
 
 MANY_ITEMS = 1_000_000
 MINUTE = 60_000
@@ -140,22 +138,19 @@ def write_run(run: Path, items: int, category: np.ndarray, rng: np.random.Genera
         **sizes,
     )
     counts = TrainingCounts(np.full(items, 9), np.full(USERS, 9), {})
-    tables = make_feature_tables(config, table["items"], table["users"], counts)
+    tables = adapt_features(config.features, table["items"], table["users"], counts, token_buckets=1)
     ranker = Ranker(config, tables.sizes, "none")
-    tables.fill(ranker)
-    save_ranker(run, ranker, TrainingConfig(ranker=config), tables.values)
-    pq.write_table(table["items"], run / ITEMS_FILE)
-    pq.write_table(table["users"], run / USERS_FILE)
-    with tf.io.TFRecordWriter(str(run / EXAMPLE_PAGES_FILE)) as writer:
-        for number in range(EXAMPLE_PAGES):
-            drawn = draw_page(items, rng)
-            page: dict[str, Any] = {"page_id": [b"page-%d" % number], "query": [b""], "timestamp": np.array([NOW])}
-            page |= {"user": drawn["user"], "item": drawn["item"][0], "position": np.arange(PAGE_CANDIDATES)}
-            for name, length in PAGE_LENGTHS.items():
-                page |= {f"{name}_item": drawn[name][0], f"{name}_time": NOW - MINUTE * (1 + np.arange(length))}
-            # Nothing is known of the rest: labels, statistics.
-            writer.write(encode_page({f.name: page.get(f.name, np.zeros(PAGE_CANDIDATES)) for f in FEATURES}))
-    RankerMetadata(
+    ranker.fill(tables)
+    records = []
+    for number in range(EXAMPLE_PAGES):
+        drawn = draw_page(items, rng)
+        page: dict[str, Any] = {"page_id": [b"page-%d" % number], "query": [b""], "timestamp": np.array([NOW])}
+        page |= {"user": drawn["user"], "item": drawn["item"][0], "position": np.arange(PAGE_CANDIDATES)}
+        for name, length in PAGE_LENGTHS.items():
+            page |= {f"{name}_item": drawn[name][0], f"{name}_time": NOW - MINUTE * (1 + np.arange(length))}
+        # Nothing is known of the rest: labels, statistics.
+        records.append(encode_page({f.name: page.get(f.name, np.zeros(PAGE_CANDIDATES)) for f in FEATURES}))
+    metadata = RankerMetadata(
         image_feature="none",
         seed=0,
         dataset_digest="synthetic",
@@ -167,7 +162,16 @@ def write_run(run: Path, items: int, category: np.ndarray, rng: np.random.Genera
         embeddings=None,
         clusters=None,
         notice="random weights",
-    ).write(run)
+    )
+    RankerRun.save(
+        run,
+        ranker,
+        metadata,
+        TrainingConfig(ranker=config),
+        items=table["items"],
+        users=table["users"],
+        example_records=records,
+    )
 
 
 def publish(

@@ -16,8 +16,7 @@ from export.version.inputs import CLUSTER_ID, NUMBER_TYPES, RequestInput
 from models.artifact import read_metadata
 from models.data.pages import GROUPS, PADDING, parse_pages
 from models.ranker.ranker import Ranker
-from models.ranker.run import RankerMetadata
-from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
+from models.ranker.run import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE, RankerMetadata
 
 MAX_DIFFERENCE = 1e-6
 """Largest difference allowed between the score that a client gets and the score of the ranker in process."""

@@ -13,7 +13,6 @@ from export.version.example_pages import RowIds
 from export.version.inputs import CLUSTER_ID, request_inputs
 from models.data.pages import PADDING, parse_pages
 from models.features.new_items import NEW_ITEMS, NewItemEncoder, NewItems
-from models.features.vocabulary import FeatureValues
 from models.ranker.ranker import Ranker
 
 _FINGERPRINTS = 2**62
@@ -48,7 +47,6 @@ class RankerModule(tf.Module):
 
     Args:
         ranker: the trained ranker.
-        values: the vocabularies and scales of its features.
         ids: the string IDs by row.
         scratch: a directory for the asset files; they are needed until the module is saved.
 
@@ -56,7 +54,7 @@ class RankerModule(tf.Module):
         CommandError: an ID or the name of a feature cannot be expressed.
     """
 
-    def __init__(self, ranker: Ranker, values: FeatureValues, ids: RowIds, scratch: Path) -> None:
+    def __init__(self, ranker: Ranker, ids: RowIds, scratch: Path) -> None:
         super().__init__()
         # Held as a plain callable, and its variables on their own: saving a Keras model as such would drag along what
         # belongs to training.
@@ -69,7 +67,12 @@ class RankerModule(tf.Module):
         self._unknown_item = len(ids.items)
         self._items = _table(ids.items, scratch / "item_ids.txt", unknown=self._unknown_item)
         self._users = _table(ids.users, scratch / "user_ids.txt", unknown=PADDING)
-        self._new_item_encoder = NewItemEncoder(ranker.config, values, ranker.sizes.clusters)
+        self._new_item_encoder = NewItemEncoder(
+            ranker.config.features.item,
+            ranker.vocabulary,
+            token_buckets=ranker.config.token_buckets,
+            clusters=ranker.sizes.clusters,
+        )
 
     def save(self, path: Path) -> None:
         """Writes the SavedModel."""

@@ -14,9 +14,8 @@ from beam_pipelines.shell.report import write_json
 from export.version.inputs import RequestInput
 from models.evaluation.comparison import METRICS
 from models.features.spec import TableFeature
-from models.ranker.ranker import WEIGHTS_FILE, Ranker
-from models.ranker.run import RankerMetadata
-from models.train_ctr import TRAINING_COUNTS_FILE
+from models.ranker.ranker import Ranker
+from models.ranker.run import TRAINING_COUNTS_FILE, RankerMetadata, RankerRun
 
 CARD_JSON = "assets.extra/model_card.json"
 CARD_MARKDOWN = "assets.extra/model_card.md"
@@ -95,7 +94,7 @@ def model_card(
     digests = {
         "dataset": metadata.dataset_digest,
         "ranker": metadata.digest(),
-        "ranker_weights": file_sha256(run / WEIGHTS_FILE),
+        "ranker_weights": file_sha256(RankerRun(run).weights_file()),
     }
     if embeddings is not None:
         digests |= {"encoder_weights": embeddings.encoder.weights_sha256, "embeddings": embeddings.embeddings_sha256}

@@ -6,19 +6,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from models.features.spec import TableFeature, is_plain
+from models.features.spec import TableFeature, features_from_json, features_to_json, is_plain
 from models.layers.id_embedding import IdEmbedding
 from models.layers.text_embedding import TextEmbedding
 
 
+@keras.saving.register_keras_serializable(package="courier")
 class FeatureEmbeddings(keras.layers.Layer):
-    """Turns the values of a `FeatureTable` into features.
+    """Turns the values of a `FeatureTable` into dense features.
 
     Args:
-        features: what the table has, by column.
-        sizes: of their embeddings, see `FeatureSizes`.
+        features: the feature spec, by column.
+        sizes: number of known values of each feature that is embedded, see `FeatureSizes`.
         dim: int. Length of an embedding.
-        text: the token embedding of text features; `None` if there are none.
+        text: the token embedding of text features, which other layers may share; `None` if there are none.
 
     Attributes:
         embeddings: column to its `IdEmbedding`, for what is embedded besides texts.
@@ -36,28 +37,54 @@ class FeatureEmbeddings(keras.layers.Layer):
         features: Mapping[str, TableFeature],
         sizes: Mapping[str, int],
         dim: int,
-        text: TextEmbedding | None,
+        text: TextEmbedding | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if text is None and any(feature.type == "text" for feature in features.values()):
+            raise ValueError("`text` must be a `TextEmbedding` if a feature is a text. Received: text=None")
         self.features = dict(features)
+        self.sizes = dict(sizes)
+        self.dim = dim
         self.text = text
         self.embeddings: dict[str, IdEmbedding] = {}
         self.output_dim = 0
         for name, feature in features.items():
             if feature.type != "text" and not is_plain(feature):
                 dropout = feature.dropout if feature.type == "id" else 0.0
-                self.embeddings[name] = IdEmbedding(sizes[name], dim, dropout, name=f"{name}_embedding")
+                self.embeddings[name] = IdEmbedding(
+                    sizes[name], dim, dropout, name=f"{name}_embedding", dtype=self.dtype_policy
+                )
                 self.embeddings[name].build()
             self.output_dim += 1 if is_plain(feature) else dim
         self.built = True
 
     def call(self, values: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Embeds; see the class."""
-        found = {}
+        embedded = {}
         for name, feature in self.features.items():
             if name in self.embeddings:
-                found[name] = self.embeddings[name](values[name], training=training)
+                embedded[name] = self.embeddings[name](values[name], training=training)
+            elif feature.type == "text":
+                embedded[name] = self.text(values[name])
             else:
-                found[name] = self.text(values[name]) if feature.type == "text" else values[name][:, None]
-        return found
+                embedded[name] = tf.cast(values[name][:, None], self.compute_dtype)
+        return embedded
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "features": features_to_json(self.features),
+            "sizes": self.sizes,
+            "dim": self.dim,
+            "text": keras.saving.serialize_keras_object(self.text),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FeatureEmbeddings":
+        """Makes the layer of a `get_config`."""
+        text = keras.saving.deserialize_keras_object(config["text"])
+        if text is not None and not text.built:
+            text.build(None)
+        return cls(**{**config, "features": features_from_json(config["features"]), "text": text})

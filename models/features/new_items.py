@@ -1,4 +1,4 @@
-"""Items that the item table does not have: what is said of them instead, as the table would hold it."""
+"""Items that the item table does not have: what a request says of them, encoded as the table would hold it."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,9 +6,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from models.features.spec import NumberFeature, TableFeature
-from models.features.vocabulary import FeatureValues, NumberValues, log_magnitude
+from models.features.vocabulary import FeatureVocabulary, NumberScale, log_magnitude
 from models.layers.text_embedding import hash_tokens
-from models.ranker.config import RankerConfig
 
 NEW_ITEMS = "new_items"
 """Optional entry of a page: the `NewItems` that item rows beyond the unknown one refer to."""
@@ -27,7 +26,7 @@ class NewItems(NamedTuple):
 
 
 class NewItemEncoder(tf.Module):
-    """Encodes what is said of new items in the graph, exactly as `models.features.tables` does for the item table.
+    """Encodes what is said of new items in the graph, exactly as `models.features.adapt` does for the item table.
 
     A new item is one that training has not seen, so that its ID is unknown.
 
@@ -45,18 +44,25 @@ class NewItemEncoder(tf.Module):
     Output: the `NewItems`.
     """
 
-    def __init__(self, config: RankerConfig, values: FeatureValues, clusters: int) -> None:
+    def __init__(
+        self,
+        features: Mapping[str, TableFeature],
+        vocabulary: FeatureVocabulary,
+        *,
+        token_buckets: int,
+        clusters: int = 0,
+    ) -> None:
         super().__init__()
-        self._features = config.features.item
-        self._token_buckets = config.token_buckets
-        self._scales = {name: scale for name, scale in values.item.items() if isinstance(scale, NumberValues)}
+        self._features = dict(features)
+        self._token_buckets = token_buckets
+        self._scales = {name: scale for name, scale in vocabulary.item.items() if isinstance(scale, NumberScale)}
         self._clusters = clusters
         self._vocabularies = {}
         for name, feature in self._features.items():
             if feature.type == "category":
-                vocabulary = tf.constant(values.item[name], tf.string, shape=len(values.item[name]))
-                ids = tf.range(1, tf.size(vocabulary) + 1)
-                initializer = tf.lookup.KeyValueTensorInitializer(vocabulary, ids)
+                values = tf.constant(vocabulary.item[name], tf.string, shape=len(vocabulary.item[name]))
+                ids = tf.range(1, tf.size(values) + 1)
+                initializer = tf.lookup.KeyValueTensorInitializer(values, ids)
                 self._vocabularies[name] = tf.lookup.StaticHashTable(initializer, default_value=0)
 
     def __call__(self, count: tf.Tensor, raw: Mapping[str, tf.Tensor], cluster_ids: tf.Tensor | None) -> NewItems:
@@ -83,7 +89,7 @@ class NewItemEncoder(tf.Module):
         return _encode_number(values, self._scales[name], feature)
 
 
-def _encode_number(values: tf.Tensor, scale: NumberValues, feature: NumberFeature) -> tf.Tensor:
+def _encode_number(values: tf.Tensor, scale: NumberScale, feature: NumberFeature) -> tf.Tensor:
     present = tf.math.is_finite(values)
     if feature.transform == "buckets":
         buckets = tf.searchsorted(tf.constant(scale.boundaries, tf.float32), values, side="right") + 1
@@ -92,26 +98,3 @@ def _encode_number(values: tf.Tensor, scale: NumberValues, feature: NumberFeatur
     if feature.transform == "log":
         numbers = log_magnitude(numbers)
     return tf.where(present, tf.cast((numbers - scale.mean) / scale.deviation, tf.float32), 0.0)
-
-
-def look_up(table: tf.Tensor, rows: tf.Tensor, new: tf.Tensor | None = None) -> tf.Tensor:
-    """The values of rows, of a table or of new items.
-
-    Args:
-        table: shape `(items + 1, ...)`; the last row is what holds where nothing is known.
-        rows: integers from 0, any shape. Row `items + 1 + n` is entry `n` of `new`.
-        new: values of new items, `(n, ...)`; `None`: nothing is known of rows beyond the table.
-
-    Returns:
-        The shape of `rows`, then that of a value.
-    """
-    last = tf.cast(tf.shape(table)[0] - 1, rows.dtype)
-    values = tf.gather(table, tf.minimum(rows, last))
-    if new is None:
-        return values
-    # Entry 0 is never chosen: a gather needs one where there are no new items.
-    of_new = tf.gather(tf.concat([table[-1:], new], axis=0), tf.maximum(rows - last, 0))
-    is_new = rows > last
-    for _ in table.shape[1:]:
-        is_new = is_new[..., None]
-    return tf.where(is_new, of_new, values)

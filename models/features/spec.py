@@ -1,13 +1,13 @@
 """Declares what a ranker knows of items, users and candidates, and checks it against the dataset's tables."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 
+from beam_pipelines.format.errors import ConfigurationError
 from beam_pipelines.format.records import FEATURES, STATISTICS_DAYS
-from beam_pipelines.shell.command import CommandError
 from models.config import Config
 
 STATISTICS: tuple[str, ...] = tuple(
@@ -21,8 +21,7 @@ class IdFeature(Config):
 
     Attributes:
         min_count: IDs with fewer occurrences in the training pages share the unknown ID.
-        dropout: share of IDs that training takes for unknown, so that what an unknown ID means is learned. On the
-            sample it adds 0.01 to 0.02 to the GAUC over items whose ID is unknown.
+        dropout: share of IDs that training takes for unknown, so that what an unknown ID means is learned.
         match: whether a candidate's ID is compared with that of each history step.
     """
 
@@ -93,6 +92,19 @@ def is_plain(feature: TableFeature) -> bool:
     return feature.type == "number" and feature.transform != "buckets"
 
 
+_FEATURES: TypeAdapter[dict[str, TableFeature]] = TypeAdapter(dict[str, TableFeature])
+
+
+def features_to_json(features: Mapping[str, TableFeature]) -> dict[str, Any]:
+    """A feature spec as JSON values, for `get_config`."""
+    return {name: feature.model_dump(mode="json") for name, feature in features.items()}
+
+
+def features_from_json(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The feature spec of `features_to_json`."""
+    return _FEATURES.validate_python(dict(features))
+
+
 class FeaturesConfig(Config):
     """Features by name. A section that is not set holds everything that the dataset has.
 
@@ -120,7 +132,7 @@ def resolve_features(config: FeaturesConfig, items: pa.Schema, users: pa.Schema)
         The declaration with every section.
 
     Raises:
-        CommandError: a feature is no column, or its type does not fit the column; the feature is named.
+        ConfigurationError: a feature is no column, or its type does not fit the column; the feature is named.
     """
     item = _all_features(items, "item_id") if config.item is None else config.item
     user = _all_features(users, "user_id") if config.user is None else config.user
@@ -131,7 +143,7 @@ def resolve_features(config: FeaturesConfig, items: pa.Schema, users: pa.Schema)
         candidate = config.candidate
         for name in candidate:
             if name not in STATISTICS:
-                raise CommandError(
+                raise ConfigurationError(
                     f"ranker.features.candidate.{name}: no number of the page records (they have: "
                     f"{', '.join(STATISTICS)})"
                 )
@@ -160,17 +172,21 @@ def _check(section: str, features: Mapping[str, TableFeature], schema: pa.Schema
     for name, feature in features.items():
         key = f"ranker.features.{section}.{name}"
         if name.startswith("label_"):
-            raise CommandError(f"{key}: label_* columns are for evaluation, a ranker must not read them")
+            raise ConfigurationError(f"{key}: label_* columns are for evaluation, a ranker must not read them")
         if name not in usable:
-            raise CommandError(f"{key}: the {section} table has no such column (it has: {', '.join(usable)})")
+            raise ConfigurationError(f"{key}: the {section} table has no such column (it has: {', '.join(usable)})")
         if (feature.type == "id") != (name == id_column):
             needed = "must be" if name == id_column else "must not be"
-            raise CommandError(f"{key}: {needed} of type id, which is that of {id_column}. Received: {feature.type}")
+            raise ConfigurationError(
+                f"{key}: {needed} of type id, which is that of {id_column}. Received: {feature.type}"
+            )
         kind = schema.field(name).type
         numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
         if numeric != (feature.type == "number"):
             fits = "number" if numeric else "category, hash or text"
-            raise CommandError(f"{key}: the column holds {kind}, which is of type {fits}. Received: {feature.type}")
+            raise ConfigurationError(
+                f"{key}: the column holds {kind}, which is of type {fits}. Received: {feature.type}"
+            )
 
 
 class FeatureSizes(Config):
@@ -190,23 +206,3 @@ class FeatureSizes(Config):
     user: dict[str, NonNegativeInt]
     image_dim: NonNegativeInt = 0
     clusters: NonNegativeInt = 0
-
-
-class TasksConfig(Config):
-    """What is predicted, and how much each task weighs in the loss that training lowers. 0 leaves a task out.
-
-    Attributes:
-        ctr: click probability.
-        pairwise: that a clicked candidate has larger log-odds than an unclicked one of its page: RankNet's log loss of
-            the difference, a mean over the pairs of a page and then over pages, as GAUC is. It adds no output; its cost
-            grows with the square of a page's candidates. On later training pages of H&M, `none` has a GAUC of 0.640
-            without it, 0.645 with 1, and 0.648 if `ctr` is 0.01 beside it (mean of two seeds), which costs 0.05 of the
-            AUC over all pages. On the sample's validation pages, cluster_id has 0.685 with 1, 0.688 without (one seed).
-        ctcvr: probability of a click and a conversion, the product of click and conversion probability (ESMM).
-        dwell: log(1 + seconds) after a click.
-    """
-
-    ctr: float = Field(1.0, gt=0)
-    pairwise: NonNegativeFloat = 0.0
-    ctcvr: NonNegativeFloat = 0.0
-    dwell: NonNegativeFloat = 0.0

@@ -1,4 +1,4 @@
-"""What training has seen of each feature: vocabularies and scales, kept beside the ranker."""
+"""What the training pages say of each feature: vocabularies and scales, which a ranker keeps for new items."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,13 +6,13 @@ import pyarrow.compute as pc
 import tensorflow as tf
 from pydantic import Field
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import ConfigurationError
 from models.config import Config
 from models.features.spec import CategoryFeature, FeaturesConfig, HashFeature, NumberFeature
 
 
-class NumberValues(Config):
-    """Scale of a number: of `log_magnitude` of it, if its feature's transform is `log`.
+class NumberScale(Config):
+    """Scale of a number, or of `log_magnitude` of it if its feature's transform is `log`.
 
     Attributes:
         mean, deviation: over what training has seen; 0 and 1 if it has seen nothing or one value.
@@ -24,37 +24,37 @@ class NumberValues(Config):
     boundaries: tuple[float, ...] = ()
 
 
-class FeatureValues(Config):
-    """The state of all features that have one.
+class FeatureVocabulary(Config):
+    """Vocabularies and scales of all features that have one.
 
     Attributes:
         item, user: column to its vocabulary, in the order of its IDs from 1 on, or to the scale of a number.
         candidate: number to its scale.
     """
 
-    item: dict[str, tuple[str, ...] | NumberValues]
-    user: dict[str, tuple[str, ...] | NumberValues]
-    candidate: dict[str, NumberValues]
+    item: dict[str, tuple[str, ...] | NumberScale]
+    user: dict[str, tuple[str, ...] | NumberScale]
+    candidate: dict[str, NumberScale]
 
-    def check(self, features: FeaturesConfig, file: str) -> None:
-        """Refuses a file that lacks a declared feature.
+    def check(self, features: FeaturesConfig) -> None:
+        """Refuses a feature spec that names a feature without its vocabulary or scale.
 
         Raises:
-            CommandError: naming the feature.
+            ConfigurationError: naming the feature.
         """
         for section in ("item", "user", "candidate"):
-            known = getattr(self, section)
+            values = getattr(self, section)
             for name, feature in getattr(features, section).items():
-                kind = {"category": tuple, "number": NumberValues}.get(feature.type)
-                if kind is not None and not isinstance(known.get(name), kind):
-                    what = "vocabulary" if kind is tuple else "scale"
-                    raise CommandError(
-                        f"ranker.features.{section}.{name}: {file} has no {what} of it; train the ranker again"
+                kind = {"category": tuple, "number": NumberScale}.get(feature.type)
+                if kind is not None and not isinstance(values.get(name), kind):
+                    missing = "vocabulary" if kind is tuple else "scale"
+                    raise ConfigurationError(
+                        f"ranker.features.{section}.{name}: the ranker has no {missing} of it; train the ranker again"
                     )
 
 
 def vocabulary_of(column: pa.ChunkedArray, counts: np.ndarray, feature: CategoryFeature) -> tuple[str, ...]:
-    """Values that training has seen often enough, sorted.
+    """Values that occur often enough on training pages, sorted.
 
     Args:
         column: strings, `(rows,)`.
@@ -80,7 +80,7 @@ def hash_ids(column: pa.ChunkedArray, feature: HashFeature) -> np.ndarray:
     return np.where([bool(text) for text in texts], buckets + 1, 0).astype(np.int32)
 
 
-def scale_of(values: np.ndarray, feature: NumberFeature) -> NumberValues:
+def scale_of(values: np.ndarray, feature: NumberFeature) -> NumberScale:
     """The scale of a number.
 
     Args:
@@ -96,12 +96,12 @@ def scale_of(values: np.ndarray, feature: NumberFeature) -> NumberValues:
     if feature.transform == "log":
         values = log_magnitude(values).numpy()
     deviation = float(values.std()) if len(values) else 0.0
-    return NumberValues(
+    return NumberScale(
         mean=float(values.mean()) if len(values) else 0.0, deviation=deviation or 1.0, boundaries=boundaries
     )
 
 
-def number_rows(column: pa.ChunkedArray, scale: NumberValues, feature: NumberFeature) -> np.ndarray:
+def number_rows(column: pa.ChunkedArray, scale: NumberScale, feature: NumberFeature) -> np.ndarray:
     """The column as a table holds it: float32 transformed, 0 = missing; or int32 buckets from 1 on, 0 = missing."""
     values = column.to_numpy().astype(np.float64)
     present = np.isfinite(values)

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from beam_pipelines.format.records import HISTORIES
 from models.config import Config
 from models.data.pages import PageLengths
-from models.features.spec import FeaturesConfig, TasksConfig
+from models.features.spec import FeaturesConfig
 
 Monitor = Literal["gauc_page_mean", "gauc_user_mean", "auc"]
 ImageFeature = Literal["none", "vector", "simscore", "cluster_id"]
@@ -30,14 +30,10 @@ class AttentionConfig(Config):
     """How candidates look at histories.
 
     Attributes:
-        recent_steps: newest steps of each history that DIN's activation unit weighs; 0 for none. On the sample, doing
-            so for all histories rather than clicks alone lifts the validation GAUC of cluster_id after 4 epochs from
-            0.600 to 0.646.
+        recent_steps: newest steps of each history that DIN's activation unit weighs; 0 for none.
         units: hidden units of the activation unit.
         activation: of these, `relu` or DIN's `dice`, whose moments leave padding out.
-        normalization: of its weights, `softmax`, or `none` for DIN's plain sum. On the sample's validation pages the
-            sum is better with every image feature: GAUC 0.671 and 0.603 with cluster_id after 3 epochs, 0.690 and 0.684
-            with simscore, 0.689 and 0.673 with vector.
+        normalization: of its weights, `softmax`, or `none` for DIN's plain sum, which tells how strong an interest is.
         histories: what sees the whole histories: `target_attention` of each candidate; `self_attention`, the paper's
             user encoder, one vector per page, whose cost grows with the square of the length; or `none`.
         heads, head_dim: of the attention over whole histories.
@@ -52,6 +48,25 @@ class AttentionConfig(Config):
     head_dim: PositiveInt = 16
 
 
+class TasksConfig(Config):
+    """What is predicted, and how much each task weighs in the loss that training lowers. 0 leaves a task out.
+
+    Attributes:
+        ctr: click probability.
+        pairwise: that a clicked candidate has larger log-odds than an unclicked one of its page: RankNet's log loss of
+            the difference, a mean over the pairs of a page and then over pages, as GAUC is. It adds no output; its cost
+            grows with the square of a page's candidates. What it adds to GAUC it takes from the AUC over all pages if
+            `ctr` weighs little beside it.
+        ctcvr: probability of a click and a conversion, the product of click and conversion probability (ESMM).
+        dwell: log(1 + seconds) after a click.
+    """
+
+    ctr: float = Field(1.0, gt=0)
+    pairwise: NonNegativeFloat = 0.0
+    ctcvr: NonNegativeFloat = 0.0
+    dwell: NonNegativeFloat = 0.0
+
+
 class RankerConfig(Config):
     """Architecture of a `Ranker`.
 
@@ -62,11 +77,8 @@ class RankerConfig(Config):
         embedding_dim: length of each ID, category and token embedding.
         item_dim: length of item vectors: what the item tower makes and attention compares.
         embed_clusters: whether `cluster_id` learns an embedding per cluster, besides comparing clusters. Where clicks
-            per cluster are few, it learns chance: on later training pages of H&M, with 1,235 clusters and 1,900 pages
-            to learn on, rankers that know the category alone have 0.007 less GAUC with embeddings that begin at zero
-            than without, 0.012 less over unseen items (3 seeds).
-        members: networks whose log-odds are averaged, so that what each learns by chance falls out. On days of KuaiRand
-            before its test, 4 have an AUC of 0.7325 where one has 0.7301 (two seeds); 4 of the MLP alone add nothing.
+            per cluster are few, it learns chance.
+        members: networks whose log-odds are averaged, so that what each learns by chance falls out.
         attention: how candidates look at histories.
         cross_layers: DCN-v2 cross layers between the towers and the MLP; 0 for none.
         mlp_units: hidden layers of the MLP; the layer of the logit follows as the fifth.
@@ -99,10 +111,8 @@ class TrainingConfig(Config):
         epochs: largest number of passes over the training pages.
         monitor: the metric of the validation pages by which the best epoch is chosen: `gauc_page_mean`; where most
             pages have one candidate or no click, `gauc_user_mean` or `auc`.
-        patience: epochs without a better one after which training stops. On the sample, `none` stands still for a few
-            epochs before it learns what repeated categories mean: with 2, two seeds of three end there, with 3 one.
-        learning_rate: of Adam. On the sample, cluster_id comes to a validation GAUC of 0.669 in 5 epochs with 0.002, to
-            0.653 in 7 with 0.001.
+        patience: epochs without a better one after which training stops.
+        learning_rate: of Adam.
         weight_decay: of Adam, coupled; of embeddings, only rows that a step has read decay.
         average_weights: whether validation sees, and the run keeps, an average of the weights after each step, of the
             newest tenth of all, instead of the last ones.

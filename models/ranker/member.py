@@ -1,6 +1,6 @@
-"""What a ranker learns: from what is known of a page to the log-odds of its candidates."""
+"""The network of a ranker: from what is known of pages to the log-odds of their candidates."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -8,112 +8,138 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from models.features.embeddings import FeatureEmbeddings
-from models.features.item_table import ItemValues
 from models.features.spec import FeatureSizes
 from models.layers.history_encoder import HistoryEncoder
 from models.layers.id_embedding import IdEmbedding
 from models.layers.multi_head_target_attention import MultiHeadTargetAttention
 from models.layers.target_attention import TargetAttention
 from models.layers.text_embedding import TextEmbedding
-from models.ranker.config import ImageFeature, RankerConfig
+from models.ranker.config import RankerConfig
+from models.ranker.item_table import ItemValues
 from models.ranker.item_tower import ItemTower
 
 _MINUTE = 60_000
 _AGE_BUCKETS = 24  # powers of two of minutes: the last one begins at 16 years
 
 
-class History(NamedTuple):
-    """What is known of a history of a batch of pages.
+class HistoryInputs(NamedTuple):
+    """What is known of one history of a batch of pages.
 
     Attributes:
-        place: of each step's item among the distinct items, `(batch, steps)`.
-        mask: bool `(batch, steps)`, which steps are none of the padding.
+        positions: where each step's item is among the distinct items, `(batch, steps)`.
+        mask: bool `(batch, steps)`, false at padding.
         age: milliseconds of each step before the page, `(batch, steps)`.
         pairs: how each candidate compares with each step, `(batch, candidates, steps)` each.
         pooled: what that says of the whole history, `(batch, candidates, any)` each.
     """
 
-    place: tf.Tensor
+    positions: tf.Tensor
     mask: tf.Tensor
     age: tf.Tensor
     pairs: list[tf.Tensor]
     pooled: list[tf.Tensor]
 
 
-class KnownPages(NamedTuple):
+class PageInputs(NamedTuple):
     """What is known of a batch of pages, before anything is learned of it.
 
     Attributes:
-        items: of the distinct items.
-        place: of each candidate among the distinct items, `(batch, candidates)`.
-        mask: bool `(batch, candidates)`, which candidates are none of the padding.
-        numbers: of the candidates, `(batch, candidates, n)`; `None` without any.
+        page: the pages themselves.
+        items: what is known of the distinct items.
+        positions: where each candidate is among the distinct items, `(batch, candidates)`.
+        mask: bool `(batch, candidates)`, false at padding.
+        dense: dense features of the candidates, `(batch, candidates, n)`; `None` without any.
         users: column to its values, `(batch,)` or `(batch, tokens)`.
         query: its tokens `(batch, tokens)`; `None` if it is not read.
         histories: by name.
     """
 
+    page: dict[str, tf.Tensor]
     items: ItemValues
-    place: tf.Tensor
+    positions: tf.Tensor
     mask: tf.Tensor
-    numbers: tf.Tensor | None
+    dense: tf.Tensor | None
     users: dict[str, tf.Tensor]
     query: tf.Tensor | None
-    histories: dict[str, History]
+    histories: dict[str, HistoryInputs]
+
+
+class Towers(Protocol):
+    """Makes the towers of a member; a `Ranker` does."""
+
+    def item_tower(self, text: TextEmbedding | None) -> ItemTower:
+        """The item tower."""
+
+    def candidate_tower(self) -> keras.layers.Layer | None:
+        """A layer of more candidate features; see `Ranker.candidate_tower`."""
+
+    def page_tower(self) -> keras.layers.Layer | None:
+        """A layer of more page features; see `Ranker.page_tower`."""
 
 
 class RankerMember(keras.layers.Layer):
-    """A network of its own from what is known of pages to log-odds, one of the members that a `Ranker` averages.
+    """The network from what is known of pages to log-odds; a `Ranker` averages those of its members.
 
     Args:
         config: the architecture, its features resolved.
         sizes: sizes of the feature tables.
-        image_feature: how pictures enter.
+        towers: what makes the towers.
+        example_page: any page; it tells how long the features of the page and candidate towers are.
         histories: names of those that are read.
-        numbers: int. Length of the candidates' numbers.
-        pairs, pooled: int. How many comparisons with each step, and with each whole history, `History` has.
+        dense_dim: int. Length of the candidates' dense features.
+        pair_features: int. Number of comparisons of a candidate with a step.
+        pooled_dim: int. Length of the comparison with a whole history.
         heads: names of the logits.
 
     Call arguments:
-        known: the pages.
+        inputs: the pages.
         training: whether dropout and moving statistics are those of training.
 
-    Output: name of the logit to its values `(batch, candidates)`; meaningless at padded candidates.
+    Output: name of the logit to its values, float32 `(batch, candidates)`; meaningless at padded candidates.
     """
 
     def __init__(
         self,
         config: RankerConfig,
         sizes: FeatureSizes,
-        image_feature: ImageFeature,
+        towers: Towers,
+        example_page: dict[str, tf.Tensor],
         *,
         histories: list[str],
-        numbers: int,
-        pairs: int,
-        pooled: int,
+        dense_dim: int,
+        pair_features: int,
+        pooled_dim: int,
         heads: list[str],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        features, attention = config.features, config.attention
+        features, attention, policy = config.features, config.attention, self.dtype_policy
         self.recent_steps = attention.recent_steps
-        tables = [*features.item.values(), *features.user.values()]
+        table_features = [*features.item.values(), *features.user.values()]
         self.text = None
-        if features.query or any(feature.type == "text" for feature in tables):
-            self.text = TextEmbedding(config.token_buckets, config.embedding_dim, name="text")
+        if features.query or any(feature.type == "text" for feature in table_features):
+            self.text = TextEmbedding(config.token_buckets, config.embedding_dim, name="text", dtype=policy)
             self.text.build(None)
-        self.items = ItemTower(config, sizes, image_feature, self.text, name="items")
-        self.users = FeatureEmbeddings(features.user, sizes.user, config.embedding_dim, self.text, name="users")
+        self.items = towers.item_tower(self.text)
+        self.users = FeatureEmbeddings(
+            features.user, sizes.user, config.embedding_dim, self.text, name="users", dtype=policy
+        )
         self.title = next((name for name, feature in features.item.items() if feature.type == "text"), None)
 
         dim = config.item_dim
         query_dim = config.embedding_dim if features.query else 0
-        candidate_dim = dim + numbers + (query_dim if self.title else 0) + len(histories) * pooled
+        candidate_dim = dim + dense_dim + (query_dim if self.title else 0) + len(histories) * pooled_dim
         page_dim = self.users.output_dim + query_dim + len(histories)
+        self.extra_candidate_tower = towers.candidate_tower()
+        if self.extra_candidate_tower is not None:
+            candidate_dim += _output_dim(self.extra_candidate_tower, example_page, "candidate_tower", rank=3)
+        self.extra_page_tower = towers.page_tower()
+        if self.extra_page_tower is not None:
+            page_dim += _output_dim(self.extra_page_tower, example_page, "page_tower", rank=2)
         self.age = None
         if histories and (attention.recent_steps or attention.histories != "none"):
             # How old a step is and, each history having its own rows, what the user did.
-            self.age = IdEmbedding(len(histories) * _AGE_BUCKETS - 1, dim, name="age")
+            self.age = IdEmbedding(len(histories) * _AGE_BUCKETS - 1, dim, name="age", dtype=policy)
             self.age.build()
         self.attention = None
         self.encoders: dict[str, HistoryEncoder] = {}
@@ -124,108 +150,133 @@ class RankerMember(keras.layers.Layer):
                 attention.units,
                 attention.normalization,
                 attention.activation,
-                pair_features=pairs,
+                pair_features=pair_features,
                 name=f"{name}_recent_attention",
+                dtype=policy,
             )
             self.recent_attention[name].build(keys, keys)
             candidate_dim += dim
         if attention.histories == "target_attention" and histories:
             # One for all histories: the age embedding tells it which history a step is of.
             self.attention = MultiHeadTargetAttention(
-                attention.heads, attention.head_dim, pair_features=pairs, name="attention"
+                attention.heads, attention.head_dim, pair_features=pair_features, name="attention", dtype=policy
             )
             self.attention.build(keys, [keys])
             candidate_dim += len(histories) * attention.heads * attention.head_dim
         elif attention.histories == "self_attention":
             for name in histories:
-                self.encoders[name] = HistoryEncoder(dim, attention.heads, attention.head_dim, name=f"{name}_encoder")
+                self.encoders[name] = HistoryEncoder(
+                    dim, attention.heads, attention.head_dim, name=f"{name}_encoder", dtype=policy
+                )
                 self.encoders[name].build(keys)
                 page_dim += dim
 
-        self.cross = [tfrs.layers.dcn.Cross(name=f"cross_{n}") for n in range(config.cross_layers)]
+        self.cross = [tfrs.layers.dcn.Cross(name=f"cross_{n}", dtype=policy) for n in range(config.cross_layers)]
         for layer in self.cross:
             layer.build((None, None, candidate_dim + page_dim))
         # The first layer of the MLP on [candidate, page], with the part of the page computed once per page, unless
         # cross layers have mixed the two.
         units = config.mlp_units
-        self.mlp_candidate = keras.layers.Dense(units[0], name="mlp_candidate")
+        self.mlp_candidate = keras.layers.Dense(units[0], name="mlp_candidate", dtype=policy)
         self.mlp_candidate.build((None, None, candidate_dim + (page_dim if self.cross else 0)))
         self.mlp_page = None
         if not self.cross:
-            self.mlp_page = keras.layers.Dense(units[0], use_bias=False, name="mlp_page")
+            self.mlp_page = keras.layers.Dense(units[0], use_bias=False, name="mlp_page", dtype=policy)
             self.mlp_page.build((None, page_dim))
         self.mlp_rest = [
-            keras.layers.Dense(width, activation="relu", name=f"mlp_{n}") for n, width in enumerate(units[1:], 1)
+            keras.layers.Dense(width, activation="relu", name=f"mlp_{n}", dtype=policy)
+            for n, width in enumerate(units[1:], 1)
         ]
         for layer, width in zip(self.mlp_rest, units, strict=False):
             layer.build((None, None, width))
         self.mlp_dropout = [
-            keras.layers.Dropout(config.mlp_dropout, name=f"mlp_dropout_{n}") for n in range(len(units))
+            keras.layers.Dropout(config.mlp_dropout, name=f"mlp_dropout_{n}", dtype=policy) for n in range(len(units))
         ]
         for layer in self.mlp_dropout:
             layer.build(None)
-        self.heads = {head: keras.layers.Dense(1, name=f"{head}_logit") for head in heads}
+        # Half precision would round log-odds.
+        self.heads = {head: keras.layers.Dense(1, name=f"{head}_logit", dtype="float32") for head in heads}
         for layer in self.heads.values():
             layer.build((None, None, units[-1]))
         self.built = True
 
-    def call(self, known: KnownPages, training: bool = False) -> dict[str, tf.Tensor]:
+    def call(self, inputs: PageInputs, training: bool = False) -> dict[str, tf.Tensor]:
         """Predicts; see the class."""
-        features, of_distinct = self.items(known.items, training=training)
-        vectors = tf.gather(of_distinct, known.place)
-        candidate, about_page = [vectors], [*self.users(known.users, training=training).values()]
-        if known.numbers is not None:
-            candidate.append(known.numbers)
-        if known.query is not None:
-            query = self.text(known.query)
-            about_page.append(query)
+        item_features, item_vectors = self.items(inputs.items, training=training)
+        candidates = tf.gather(item_vectors, inputs.positions)
+        by_candidate, by_page = [candidates], [*self.users(inputs.users, training=training).values()]
+        if inputs.dense is not None:
+            by_candidate.append(inputs.dense)
+        if inputs.query is not None:
+            query = self.text(inputs.query)
+            by_page.append(query)
             if self.title is not None:
-                candidate.append(tf.gather(features[self.title], known.place) * query[:, None, :])
+                by_candidate.append(tf.gather(item_features[self.title], inputs.positions) * query[:, None, :])
+        if self.extra_candidate_tower is not None:
+            by_candidate.append(self.extra_candidate_tower(inputs.page))
+        if self.extra_page_tower is not None:
+            by_page.append(self.extra_page_tower(inputs.page))
         keys = {}
-        for number, (name, history) in enumerate(known.histories.items()):
-            candidate += history.pooled
-            about_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(history.mask, tf.float32), axis=1, keepdims=True)))
+        for number, (name, history) in enumerate(inputs.histories.items()):
+            by_candidate += history.pooled
+            by_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(history.mask, tf.float32), axis=1, keepdims=True)))
             if self.age is not None:
                 age = self.age(number * _AGE_BUCKETS + _age_bucket(history.age))
-                keys[name] = tf.gather(of_distinct, history.place) + age
+                keys[name] = tf.gather(item_vectors, history.positions) + age
         newest = self.recent_steps
         for name, attention in self.recent_attention.items():
-            history = known.histories[name]
-            candidate.append(
+            history = inputs.histories[name]
+            by_candidate.append(
                 attention(
-                    vectors,
+                    candidates,
                     keys[name][:, :newest],
                     history.mask[:, :newest],
                     [pair[:, :, :newest] for pair in history.pairs],
-                    query_mask=known.mask,
+                    query_mask=inputs.mask,
                     training=training,
                 )
             )
         if self.attention is not None:
-            masks, pairs = ([getattr(known.histories[name], of) for name in keys] for of in ("mask", "pairs"))
-            candidate.append(self.attention(vectors, [*keys.values()], masks, pairs, training=training))
+            masks = [inputs.histories[name].mask for name in keys]
+            pairs = [inputs.histories[name].pairs for name in keys]
+            by_candidate.append(self.attention(candidates, [*keys.values()], masks, pairs, training=training))
         for name, encoder in self.encoders.items():
-            about_page.append(encoder(keys[name], known.histories[name].mask))
-        return self._mlp(tf.concat(candidate, axis=-1), tf.concat(about_page, axis=-1), training)
+            by_page.append(encoder(keys[name], inputs.histories[name].mask))
+        return self._mlp(self._concat(by_candidate), self._concat(by_page), training)
 
-    def _mlp(self, candidate: tf.Tensor, page: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
+    def _concat(self, features: list[tf.Tensor]) -> tf.Tensor:
+        return tf.concat([tf.cast(feature, self.compute_dtype) for feature in features], axis=-1)
+
+    def _mlp(self, candidates: tf.Tensor, pages: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """The logits of `(batch, candidates, dim)` and `(batch, dim)`."""
-        shape = tf.shape(candidate)
+        shape = tf.shape(candidates)
         if self.cross:
-            page = tf.broadcast_to(page[:, None, :], (shape[0], shape[1], page.shape[-1]))
-            together = crossed = tf.concat([candidate, page], axis=-1)
+            pages = tf.broadcast_to(pages[:, None, :], (shape[0], shape[1], pages.shape[-1]))
+            inputs = crossed = tf.concat([candidates, pages], axis=-1)
             for layer in self.cross:
-                crossed = layer(together, crossed)
-            candidate = crossed
+                crossed = layer(inputs, crossed)
+            candidates = crossed
         # Candidates of all pages in one matrix: a product of a three-dimensional tensor is a dozen operations.
-        hidden = self.mlp_candidate(tf.reshape(candidate, (-1, candidate.shape[-1])))
+        hidden = self.mlp_candidate(tf.reshape(candidates, (-1, candidates.shape[-1])))
         if self.mlp_page is not None:
-            by_page = tf.reshape(hidden, (shape[0], shape[1], hidden.shape[-1])) + self.mlp_page(page)[:, None, :]
+            by_page = tf.reshape(hidden, (shape[0], shape[1], hidden.shape[-1])) + self.mlp_page(pages)[:, None, :]
             hidden = tf.reshape(by_page, (-1, hidden.shape[-1]))
         hidden = self.mlp_dropout[0](tf.nn.relu(hidden), training=training)
         for layer, dropout in zip(self.mlp_rest, self.mlp_dropout[1:], strict=True):
             hidden = dropout(layer(hidden), training=training)
         return {name: tf.reshape(layer(hidden), shape[:2]) for name, layer in self.heads.items()}
+
+
+def _output_dim(tower: keras.layers.Layer, page: dict[str, tf.Tensor], hook: str, rank: int) -> int:
+    """Builds a tower on a page of one candidate; returns the length of its features."""
+    shape = tower(page).shape
+    if len(shape) != rank or shape[:-1] != (1,) * (rank - 1):
+        expected = "(batch, dim)" if rank == 2 else "(batch, candidates, dim)"
+        raise ValueError(
+            f"`{hook}` must return a layer from a page to features of shape {expected}. "
+            f"Received, for one page of one candidate: {tuple(shape)}"
+        )
+    return shape[-1]
 
 
 def _age_bucket(milliseconds: tf.Tensor) -> tf.Tensor:

@@ -1,45 +1,44 @@
 """The ranker: a page in, a click probability per candidate out."""
 
+import json
 import math
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from beam_pipelines.format.records import HISTORIES
-from beam_pipelines.shell.command import CommandError
-from models.artifact import read_metadata
-from models.config import load_config
+from beam_pipelines.format.records import FEATURES, HISTORIES
 from models.data.pages import PADDING
-from models.features.candidate_numbers import CandidateNumbers
-from models.features.item_table import ItemTable, ItemValues
-from models.features.new_items import NEW_ITEMS, NewItems
+from models.features.adapt import AdaptedFeatures
+from models.features.dense_features import DenseFeatures
+from models.features.embeddings import FeatureEmbeddings
+from models.features.new_items import NEW_ITEMS
 from models.features.spec import FeatureSizes
-from models.features.table import FeatureTable
-from models.features.vocabulary import FeatureValues
-from models.layers import matches
-from models.layers.text_embedding import hash_tokens
+from models.features.tables import FeatureTable
+from models.features.vocabulary import FeatureVocabulary
+from models.layers.text_embedding import TextEmbedding, hash_tokens
 from models.ranker.calibrator import Calibrator
+from models.ranker.compiled import ClickLoss, ClickMetric
 from models.ranker.config import ImageFeature, RankerConfig, TrainingConfig
-from models.ranker.member import History, KnownPages, RankerMember
-from models.ranker.run import RankerMetadata
+from models.ranker.item_table import ItemTable
+from models.ranker.item_tower import ItemTower
+from models.ranker.matching import ItemMatcher
+from models.ranker.member import HistoryInputs, PageInputs, RankerMember
+from models.ranker.pictures import make_picture_feature
+from models.ranker.tasks import HEADS, global_mean, make_targets, make_task
+from models.training.averaged_weights import AveragedWeights
 from models.training.distributed_fit import DistributedFit
+from models.training.lazy_adam import LazyAdam
 
-CONFIG_FILE = "config.yaml"
-SIZES_FILE = "feature_sizes.yaml"
-VALUES_FILE = "feature_values.json"
-CALIBRATOR_FILE = "calibrator.yaml"
-WEIGHTS_FILE = "ranker.weights.h5"
 LOSS_WEIGHT = "loss_weight"
 """Optional feature of a training page, float32 `(batch,)`: what its candidates count in the loss, not in metrics."""
 
-_LARGEST = 5
-_HEADS = {"ctr": "ctr", "ctcvr": "cvr", "dwell": "dwell"}
-"""Output to the logit that it has of its own."""
+_TYPES = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
 
 
+@keras.saving.register_keras_serializable(package="courier")
 class Ranker(DistributedFit, tfrs.Model):
     """Predicts the click probability of each candidate of a page, and what follows a click if it is asked to.
 
@@ -47,10 +46,10 @@ class Ranker(DistributedFit, tfrs.Model):
     distinct item of a batch once. A candidate's score does not depend on the other candidates.
 
     What a candidate brings to the 5-layer MLP: its item vector; the newest steps of each history as DIN's activation
-    unit weighs them; each whole history as multi-head target attention sees it from there; the numbers that the page
-    carries for it; the product of its title with the query; and for each history the share and the number of steps with
-    the same item, category and so on. The page brings user, query and the lengths of the histories. A step's key is its
-    item vector plus an embedding of its action and age. `image_feature` adds the pictures:
+    unit weighs them; each whole history as multi-head target attention sees it from there; the dense features that the
+    page carries for it; the product of its title with the query; and for each history the share and the number of steps
+    with the same item, category and so on. The page brings user, query and the lengths of the histories. A step's key
+    is its item vector plus an embedding of its action and age. `image_feature` adds the pictures:
 
     - `none`: nothing.
     - `vector`: the embedding, projected, in the item tower.
@@ -70,12 +69,19 @@ class Ranker(DistributedFit, tfrs.Model):
 
     Labels and positions are never inputs.
 
+    It is a Keras model: `compile`, `fit`, `evaluate`, `predict`, `save` and `keras.models.load_model`, with stock
+    callbacks, losses and metrics. Make it with `Ranker.adapt`, which fills its tables.
+
+    For features or towers of your own, subclass it and override `candidate_tower`, `page_tower` or `item_tower`.
+
     Args:
         config: the architecture, its features resolved.
-        sizes: sizes of the feature tables; `models.features.tables` finds them and fills the tables.
+        sizes: sizes of the feature tables.
         image_feature: how pictures enter.
         negative_rate: share of the unclicked candidates that is left on the pages it trains on. Predictions are
             corrected for it: they are those for pages with all candidates.
+        vocabulary: vocabularies and scales of its features; `fill` sets them.
+        calibrator: of the click probability; set after training.
 
     Call arguments:
         page: the features of `parse_pages` that are known before the page is shown; any numbers of pages, candidates
@@ -84,6 +90,14 @@ class Ranker(DistributedFit, tfrs.Model):
 
     Output: float32 `(batch, candidates)` each, 0 at padded candidates: `ctr`; `ctcvr`, the probability of click and
     conversion; `dwell`, the seconds expected after a click (of their logarithm the mean, so rather the median).
+
+    Example:
+
+    >>> train, later = Dataset("artifacts/dataset").pages("train").split(0.9)
+    >>> ranker = Ranker.adapt(train, pictures=Clusters.load("artifacts/clusters"))
+    >>> ranker.compile(metrics=[GAUC()])
+    >>> ranker.fit(train.batches(64, shuffle=True), validation_data=later.batches(128), epochs=7)
+    >>> ranker.save("ranker.keras")
 
     Reference: the paper's appendices A and B; Zhou et al., Deep Interest Network (KDD 2018); Ma et al., Entire Space
     Multi-Task Model (SIGIR 2018); Wang et al., DCN V2 (WWW 2021); Burges et al., Learning to Rank using Gradient
@@ -94,47 +108,99 @@ class Ranker(DistributedFit, tfrs.Model):
     shapes_vary = True  # a batch is as long as its longest page
 
     def __init__(
-        self, config: RankerConfig, sizes: FeatureSizes, image_feature: ImageFeature, negative_rate: float = 1.0
+        self,
+        config: RankerConfig,
+        sizes: FeatureSizes,
+        image_feature: ImageFeature = "none",
+        negative_rate: float = 1.0,
+        *,
+        vocabulary: FeatureVocabulary | None = None,
+        calibrator: Calibrator | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         if not 0 < negative_rate <= 1:
             raise ValueError(f"`negative_rate` must be above 0 and at most 1. Received: {negative_rate}")
         self.config = config
         self.sizes = sizes
         self.image_feature = image_feature
         self.negative_rate = negative_rate
-        self.calibrator = Calibrator()
+        self.vocabulary = vocabulary
+        self.calibrator = calibrator or Calibrator()
         # Leaving out unclicked candidates divides the odds of a click by the share that is kept.
         self._correction = math.log(negative_rate)
         self.histories = [name for name in HISTORIES if getattr(config.lengths, name)]
-        self.items = ItemTable(config, sizes, image_feature, name="items")
+        pictures = make_picture_feature(image_feature, sizes, config)
+        item_table = FeatureTable(config.features.item, sizes.items + 1, name="features")
+        self.items = ItemTable(item_table, pictures, name="items")
         self.users = FeatureTable(config.features.user, sizes.users + 1, name="users")
-        self.numbers = CandidateNumbers(config.features.candidate, config.embedding_dim, name="numbers")
-        weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
-        self.tasks = {name: _task(name, weight) for name, weight in weights.items()}
-        self.outputs = [name for name in self.tasks if name in _HEADS]
+        self.dense = DenseFeatures(
+            config.features.candidate, config.embedding_dim, name="dense", dtype=self.dtype_policy
+        )
+        self.matcher = ItemMatcher(config.features.item, pictures, sizes.items)
+        self.task_weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
+        self.tasks = {name: make_task(name) for name in self.task_weights}
+        self.outputs = [name for name in self.tasks if name in HEADS]
+        example_page = _example_page(self.histories)
         self.members = [
             RankerMember(
                 config,
                 sizes,
-                image_feature,
+                self,
+                example_page,
                 histories=self.histories,
-                numbers=self.numbers.output_dim,
-                pairs=self._pair_count(),
-                pooled=self._pooled_count(),
-                heads=[_HEADS[name] for name in self.outputs],
+                dense_dim=self.dense.output_dim,
+                pair_features=self.matcher.pair_features,
+                pooled_dim=self.matcher.pooled_dim,
+                heads=[HEADS[name] for name in self.outputs],
                 name=f"member_{n}",
+                dtype=self.dtype_policy,
             )
             for n in range(config.members)
         ]
-        self.task_weights = weights
-        self.losses_of_tasks = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.tasks}
+        self.task_losses = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.tasks}
+        self._click_loss: ClickLoss | None = None
+        self._click_metrics: list[ClickMetric] = []
         self.built = True
+
+    def item_tower(self, text: TextEmbedding | None) -> ItemTower:
+        """Makes the item tower of a member; override it for one of your own.
+
+        Args:
+            text: the token embedding that titles and queries share; `None` if there are no texts.
+
+        Returns:
+            An `ItemTower`, or a layer with its `features`, call and output.
+        """
+        dim, policy = self.config.embedding_dim, self.dtype_policy
+        features = FeatureEmbeddings(
+            self.config.features.item, self.sizes.item, dim, text, name="features", dtype=policy
+        )
+        picture_encoder = self.items.pictures.item_encoder(dim)
+        return ItemTower(features, picture_encoder, self.config.item_dim, name="items", dtype=policy)
+
+    def candidate_tower(self) -> keras.layers.Layer | None:
+        """Makes a layer of more candidate features, of a member: override it to add what a page says of candidates.
+
+        Returns:
+            A layer from a page to features of shape `(batch, candidates, dim)`, which the MLP sees beside the ranker's
+            own; `None` for none. Padded candidates may have anything finite.
+        """
+        return None
+
+    def page_tower(self) -> keras.layers.Layer | None:
+        """Makes a layer of more page features, of a member: override it to add what all candidates of a page share.
+
+        Returns:
+            A layer from a page to features of shape `(batch, dim)`; `None` for none.
+        """
+        return None
 
     def call(self, page: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Scores pages; see the class."""
-        present = page["item"] != PADDING
-        logits = self.logits(page, training)
+        return self._scores(self.logits(page, training), page["item"] != PADDING)
+
+    def _scores(self, logits: dict[str, tf.Tensor], present: tf.Tensor) -> dict[str, tf.Tensor]:
         scores = {"ctr": tf.sigmoid(self.calibrator.apply(logits["ctr"] + self._correction))}
         if "cvr" in logits:
             scores["ctcvr"] = scores["ctr"] * tf.sigmoid(logits["cvr"])
@@ -160,6 +226,7 @@ class Ranker(DistributedFit, tfrs.Model):
         # A compiled graph holds the calibrator that was there when it was traced.
         self._compiled_call = tf.function(lambda page: self(page), reduce_retracing=True)
         self._traced: frozenset[frozenset[str]] = frozenset()  # entries of the pages that it was traced for
+        self.train_function = self.test_function = self.predict_function = None
 
     def logits(self, page: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """What the last layer says of pages like those it trains on; meaningless at padded candidates.
@@ -168,180 +235,258 @@ class Ranker(DistributedFit, tfrs.Model):
             Shape `(batch, candidates)` each: `ctr`, log-odds of a click, not corrected for `negative_rate` nor
             calibrated; `cvr`, log-odds of a conversion after a click; `dwell`, log(1 + seconds) after a click.
         """
-        of_members = self._logits_of_members(page, training)
-        return {name: tf.reduce_mean(logits, axis=0) for name, logits in of_members.items()}
+        return _mean_over_members(self._member_logits(page, training))
 
-    def _logits_of_members(self, page: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    def _member_logits(self, page: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
         """As `logits`, before they are averaged: `(members, batch, candidates)` each."""
-        known = self._known(page)
-        logits = [member(known, training=training) for member in self.members]
+        inputs = self._page_inputs(page)
+        logits = [member(inputs, training=training) for member in self.members]
         return {name: tf.stack([each[name] for each in logits]) for name in logits[0]}
 
-    def _known(self, page: dict[str, tf.Tensor]) -> KnownPages:
+    def _page_inputs(self, page: dict[str, tf.Tensor]) -> PageInputs:
         """What the tables and comparisons say of pages."""
         unknown_item, unknown_user = (tf.constant(n, tf.int64) for n in (self.sizes.items, self.sizes.users))
         groups = {name: page[name] for name in ("item", *(f"{name}_item" for name in self.histories))}
-        distinct, place = _distinct(groups, unknown_item)
+        distinct, positions = _distinct(groups, unknown_item)
         new_items = page.get(NEW_ITEMS)
         items = self.items(distinct, new_items=new_items)
-        compared_by = self._compared_by(distinct, items, new_items)
-        compared = {name: compared_by.at(position) for name, position in place.items()}
+        distinct_compared = self.matcher.compared(distinct, items, new_items)
+        compared = {name: distinct_compared.at(position) for name, position in positions.items()}
         histories = {}
         for name in self.histories:
             steps = f"{name}_item"
             mask = page[steps] != PADDING
-            pairs, pooled = self._match(compared["item"], compared[steps], mask)
+            pairs, pooled = self.matcher.match(compared["item"], compared[steps], mask)
             age = page["timestamp"][:, None] - page[f"{name}_time"]
-            histories[name] = History(place[steps], mask, age, pairs, pooled)
+            histories[name] = HistoryInputs(positions[steps], mask, age, pairs, pooled)
         query = None
         if self.config.features.query:
             query = hash_tokens(page["query"], self.config.token_buckets, self.config.query_tokens)
-        return KnownPages(
+        return PageInputs(
+            page,
             items,
-            place["item"],
+            positions["item"],
             page["item"] != PADDING,
-            self.numbers(page) if self.numbers.features else None,
+            self.dense(page) if self.dense.features else None,
             self.users(tf.where(page["user"] < 0, unknown_user, page["user"])),
             query,
             histories,
         )
 
-    def _matched_columns(self) -> list[str]:
-        features = self.config.features.item
-        return [name for name, f in features.items() if f.type in ("category", "hash") and f.match]
+    def fill(self, features: AdaptedFeatures) -> None:
+        """Writes the content of the feature tables, of the sizes that the ranker was made with."""
+        for table, values in ((self.items.features, features.items), (self.users, features.users)):
+            for name, rows in values.items():
+                table.tables[name].assign(rows)
+        self.items.pictures.fill(features.pictures)
+        self.dense.fill(features.vocabulary.candidate)
+        self.vocabulary = features.vocabulary
 
-    def _compared_by(self, rows: tf.Tensor, items: ItemValues, new_items: NewItems | None = None) -> "_Compared":
-        """What items are compared by.
+    def is_adapted(self) -> bool:
+        """Whether the feature tables hold anything."""
+        tables = [*self.items.features.tables.values(), *self.users.tables.values(), *self.dense.scales.values()]
+        return any(bool(tf.reduce_any(table.value != 0)) for table in tables)
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer | None = None,
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        *,
+        jit_compile: bool | str = False,
+        **options: Any,
+    ) -> None:
+        """Keras' `compile`.
 
         Args:
-            rows: of the items, `(n,)`.
-            items: what is known of them.
-            new_items: what rows beyond the unknown one refer to.
+            optimizer: unset, `LazyAdam` as `models.train_ctr` has it by default, with averaged weights.
+            loss: a loss of labels and log-odds, in the place of log loss for the click; see `ClickLoss`.
+            metrics: metrics of labels and click probabilities; see `ClickMetric`.
+            jit_compile: must be false: XLA compiles neither texts nor the search for distinct items.
+            options: `run_eagerly`.
+
+        Raises:
+            ValueError: the loss takes probabilities, or an option is not supported.
         """
-        ids = [items.features[name] for name in self._matched_columns()]
-        if items.cluster is not None:
-            ids.append(items.cluster)
-        if self._matches_ids():
-            known = rows < self.sizes.items if new_items is None else rows != self.sizes.items
-            ids.insert(0, tf.cast(tf.where(known, rows + 1, 0), tf.int32))
-        return _Compared(ids, items.image if self._matches_pictures() else None)
+        if jit_compile not in (False, "auto"):
+            raise ValueError(f"`jit_compile` must be False or 'auto'. Received: {jit_compile}")
+        unsupported = [name for name in ("loss_weights", "weighted_metrics") if options.get(name) is not None]
+        if unsupported:
+            raise ValueError(f"A ranker has no {unsupported[0]}: weigh pages by their `{LOSS_WEIGHT}`.")
+        if metrics is not None and not isinstance(metrics, list | tuple):
+            raise ValueError(f"`metrics` must be a list, of metrics of the click. Received: {metrics}")
+        if optimizer is None:
+            optimizer = default_optimizer(TrainingConfig())
+        self._click_loss = None if loss is None else ClickLoss(loss)
+        self._click_metrics = [ClickMetric(metric) for metric in metrics or []]
+        self._click_metric_list = [each.metric for each in self._click_metrics]
+        self._compiled_with = {"loss": loss, "metrics": metrics, "run_eagerly": options.get("run_eagerly", False)}
+        super().compile(optimizer, jit_compile=False, **options)
 
-    def _matches_ids(self) -> bool:
-        feature = self.config.features.item.get("item_id")
-        return feature is not None and feature.match
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Keras' method: what `compile` was given."""
+        if not self.compiled:
+            return None
+        values = {"optimizer": self.optimizer, **self._compiled_with}
+        return {name: keras.saving.serialize_keras_object(value) for name, value in values.items()}
 
-    def _matches_pictures(self) -> bool:
-        return self.items.similarity is not None
+    def fit(self, *args: Any, callbacks: Any = None, **options: Any) -> keras.callbacks.History:
+        """Keras' `fit`, on the batches of `Pages.batches`.
 
-    def _id_count(self) -> int:
-        return self._matches_ids() + len(self._matched_columns()) + (self.items.cluster is not None)
+        Validation and callbacks at the end of an epoch see the averaged weights, if the optimizer keeps them, and so
+        has the ranker after training; see `AveragedWeights`.
 
-    def _pair_count(self) -> int:
-        return self._id_count() + self._matches_pictures()
-
-    def _pooled_count(self) -> int:
-        return 2 * self._id_count() + 3 * self._matches_pictures()
-
-    def _match(
-        self, candidates: "_Compared", steps: "_Compared", mask: tf.Tensor
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Compares candidates with steps: `(batch, candidates, steps)` each, and pooled `(batch, candidates, any)`."""
-        pairs = [
-            matches.same_id(of_candidates, of_steps, mask & (of_steps != 0))
-            for of_candidates, of_steps in zip(candidates.ids, steps.ids, strict=True)
-        ]
-        pooled = []
-        if pairs:
-            counts = tf.stack([tf.reduce_sum(match, axis=-1) for match in pairs], axis=-1)
-            steps_in_all = tf.reduce_sum(tf.cast(mask, tf.float32), axis=1)[:, None, None]
-            # A share is small where it says most, in long histories. With the numbers beside the shares, validation
-            # GAUC of `none` is 0.655 instead of 0.550 on the sample, 0.645 instead of 0.608 on H&M (one seed each).
-            pooled = [tf.math.divide_no_nan(counts, steps_in_all), tf.math.log1p(counts)]
-        if self._matches_pictures():
-            of_candidates, of_steps = (tf.reduce_any(each.pictures != 0, axis=-1) for each in (candidates, steps))
-            of_steps &= mask
-            both = of_candidates[:, :, None] & of_steps[:, None, :]
-            similarity = matches.cosine(candidates.pictures, steps.pictures)
-            pairs.append(self._standardized(similarity, both))
-            of_history = [matches.mean_of_largest(similarity, both, count) for count in (1, _LARGEST)]
-            of_history.append(matches.mean_match(similarity, of_steps))
-            pooled.append(self._standardized(tf.stack(of_history, axis=-1), tf.reduce_any(both, axis=-1)[..., None]))
-        return pairs, pooled
-
-    def _standardized(self, similarity: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-        """Cosines in standard deviations from their mean, 0 where there is none.
-
-        As they are, cosines of clothes lie close together, all far from 0, and are learned from slowly: on later
-        training pages of H&M, simscore beside the category alone adds 0.021 to the GAUC instead of 0.010.
+        Raises:
+            ValueError: the feature tables are empty.
         """
-        mean, deviation = tf.unstack(self.items.similarity.value)
-        return tf.where(present, (similarity - mean) / deviation, 0.0)
+        if not self.is_adapted():
+            raise ValueError(
+                "The feature tables of this ranker are empty: make it with `Ranker.adapt(pages)`, or call `fill`, "
+                "before `fit`."
+            )
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [AveragedWeights(), *keras.tree.flatten(callbacks)] if callbacks else [AveragedWeights()]
+        return super().fit(*args, callbacks=callbacks, **options)
 
-    def compute_loss(self, page: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+    def predict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Keras' `predict`; batches may differ in length.
+
+        Returns:
+            The outputs by name: float32 `(pages, candidates)`, as long as the longest page, 0 at padding.
+        """
+        outputs = super().predict(*args, **options)
+        return {
+            name: scores.to_tensor(0.0).numpy() if isinstance(scores, tf.RaggedTensor) else scores
+            for name, scores in outputs.items()
+        }
+
+    def compute_loss(
+        self,
+        x: dict[str, tf.Tensor],
+        y: Mapping[str, tf.Tensor] | tf.Tensor,
+        y_pred: Any = None,
+        sample_weight: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
         """This replica's part of the weighted mean losses over all candidates of the global batch, added over members.
 
-        Added up, not averaged, so that each member learns as it would alone.
+        Added up, not averaged, so that each member learns as it would alone. Updates the metrics.
+
+        Args:
+            x: pages.
+            y: their labels, `(batch, candidates)`: `clicked`, or a dictionary of the labels that the tasks learn.
+            y_pred: unused; the ranker computes its logits from `x`.
+            sample_weight: `(batch,)` or `(batch, candidates)`, what candidates count in the loss. Padding never counts.
+            training: as in `call`.
         """
-        logits = self._logits_of_members(page, training)
-        clicked = page["clicked"] == 1
-        present = tf.cast(page["item"] != PADDING, tf.float32)
-        # Label, prediction, and how much each counts: candidates, or pairs of them.
-        targets = {"ctr": (tf.cast(clicked, tf.float32), logits["ctr"], present)}
-        if "pairwise" in self.tasks:
-            targets["pairwise"] = _pairs(logits["ctr"], clicked, present)
-        if "ctcvr" in self.tasks:
-            both = clicked & (page["converted"] == 1)
-            targets["ctcvr"] = tf.cast(both, tf.float32), _and_logit(logits["ctr"], logits["cvr"]), present
-        if "dwell" in self.tasks:
-            targets["dwell"] = tf.math.log1p(page["dwell"]), logits["dwell"], tf.cast(clicked, tf.float32)
-        page_weight = page[LOSS_WEIGHT][:, None] if LOSS_WEIGHT in page else 1.0
+        labels = y if isinstance(y, Mapping) else {"clicked": y}
+        logits = self._member_logits(x, training)
+        present = tf.cast(x["item"] != PADDING, tf.float32)
+        weight = x[LOSS_WEIGHT][:, None] if LOSS_WEIGHT in x else 1.0
+        if sample_weight is not None:
+            sample_weight = tf.cast(sample_weight, tf.float32)
+            weight *= sample_weight if len(sample_weight.shape) == 2 else sample_weight[:, None]
         total = 0.0
-        for name, (label, prediction, counts) in targets.items():
+        for name, (label, prediction, counts) in make_targets([*self.tasks], labels, logits, present).items():
             label = tf.broadcast_to(label, tf.shape(prediction))
-            losses = self.tasks[name](label[..., None], prediction[..., None], training=training)
-            self.losses_of_tasks[name].update_state(tf.reduce_mean(losses, axis=0), sample_weight=counts)
+            if name == "ctr" and self._click_loss is not None:
+                by_member = [self._click_loss(label[n], prediction[n], counts) for n in range(len(self.members))]
+                losses, counts = tf.stack([losses for losses, _ in by_member]), by_member[0][1]
+            else:
+                losses = self.tasks[name](label[..., None], prediction[..., None], training=training)
+            self.task_losses[name].update_state(tf.reduce_mean(losses, axis=0), sample_weight=counts)
             losses = tf.reduce_sum(losses, axis=0)
-            weights = counts * page_weight
-            total += self.task_weights[name] * _share(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
+            weights = counts * _fitting(weight, counts, name)
+            total += self.task_weights[name] * global_mean(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
+        if self._click_metrics:
+            ctr = self._scores(_mean_over_members(logits), present > 0)["ctr"]
+            for metric in self._click_metrics:
+                metric.update(tf.cast(labels["clicked"] == 1, tf.float32), ctr, present)
         return total
 
     @property
     def metrics(self) -> list[keras.Metric]:
-        """What `fit` shows and resets: the mean loss of each task over all replicas."""
-        return [*self.losses_of_tasks.values()]
+        """What `fit` shows and resets: the mean loss of each task over all replicas, and the compiled metrics."""
+        return [*self.task_losses.values(), *(each.metric for each in self._click_metrics)]
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
-        """Keras' method: the loss, and its parts if there are several tasks."""
-        means = super().get_metrics_result()
-        loss = sum(weight * means[f"{name}_loss"] for name, weight in self.task_weights.items())
-        return {"loss": loss, **(means if len(means) > 1 else {})}
+        """Keras' method: the loss, its parts if there are several tasks, and the compiled metrics."""
+        means = {f"{name}_loss": mean.result() for name, mean in self.task_losses.items()}
+        results = {"loss": sum(weight * means[f"{name}_loss"] for name, weight in self.task_weights.items())}
+        if len(means) > 1:
+            results |= means
+        for each in self._click_metrics:
+            result = each.metric.result()
+            results |= result if isinstance(result, dict) else {each.metric.name: result}
+        return results
 
-    def train_step(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One optimizer step; returns the means so far in the epoch, over all replicas."""
-        tfrs.Model.train_step(self, page)
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Keras' hook: one optimizer step; returns the means so far in the epoch."""
+        page, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(page, labels, sample_weight=weight, training=True) + sum(self.losses)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [variable.value for variable in self.trainable_variables])
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return self.get_metrics_result()
 
-    def test_step(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Measures a batch; returns the means so far, over all replicas."""
-        tfrs.Model.test_step(self, page)
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Keras' hook: returns the means so far."""
+        page, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.compute_loss(page, labels, sample_weight=weight)
         return self.get_metrics_result()
 
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "sizes": self.sizes.model_dump(mode="json"),
+            "image_feature": self.image_feature,
+            "negative_rate": self.negative_rate,
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.model_dump(mode="json"),
+            "calibrator": self.calibrator.model_dump(mode="json"),
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
 
-class _Compared(NamedTuple):
-    """What candidates and history steps are compared by.
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Ranker":
+        """Makes the ranker of a `get_config`, its tables empty."""
+        kinds = {
+            "config": RankerConfig,
+            "sizes": FeatureSizes,
+            "vocabulary": FeatureVocabulary,
+            "calibrator": Calibrator,
+        }
+        parsed = {
+            name: kind.model_validate_json(json.dumps(config[name]))
+            for name, kind in kinds.items()
+            if config.get(name) is not None
+        }
+        return cls(**{**config, **parsed, "dtype": keras.dtype_policies.get(config.get("dtype"))})
 
-    Attributes:
-        ids: int32, of one shape: their rows and the values of their columns, 0 = unknown.
-        pictures: unit vectors or zeros, that shape and `(image_dim,)`; `None` unless they are compared.
-    """
 
-    ids: list[tf.Tensor]
-    pictures: tf.Tensor | None
+def default_optimizer(config: TrainingConfig) -> LazyAdam:
+    """The optimizer of a training configuration."""
+    return LazyAdam(
+        config.learning_rate,
+        weight_decay=config.weight_decay,
+        average=config.average_weights,
+        global_clipnorm=config.clip_norm,
+    )
 
-    def at(self, position: tf.Tensor) -> "_Compared":
-        """Of the items at these positions of a list."""
-        pictures = None if self.pictures is None else tf.gather(self.pictures, position)
-        return _Compared([tf.gather(ids, position) for ids in self.ids], pictures)
+
+def _mean_over_members(logits: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {name: tf.reduce_mean(values, axis=0) for name, values in logits.items()}
+
+
+def _fitting(weight: tf.Tensor | float, counts: tf.Tensor, name: str) -> tf.Tensor | float:
+    """The weights of candidates or pages `(batch, 1)` in the shape of what a task counts."""
+    if isinstance(weight, float) or (len(counts.shape) == 2 and name != "pairwise"):
+        return weight
+    # Pairs, and losses of pages: a page counts as the candidate that counts most.
+    page = tf.maximum(tf.reduce_max(weight, axis=1, keepdims=True), 0.0)
+    return page if len(counts.shape) == 2 else page[:, 0]
 
 
 def _any_length(values: tf.Tensor) -> tf.TensorSpec:
@@ -361,86 +506,10 @@ def _distinct(groups: dict[str, tf.Tensor], unknown: tf.Tensor) -> tuple[tf.Tens
     return distinct, {name: tf.reshape(position, tf.shape(rows)) for (name, rows), position in shaped}
 
 
-def _task(name: str, weight: float) -> tfrs.tasks.Ranking:
-    """A task whose loss is per candidate, `(batch, candidates)`: what counts how much is known to the ranker alone."""
-    if name == "dwell":
-        loss = keras.losses.Huber(delta=1.0, reduction=None)
-    else:
-        loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction=None)
-    task = tfrs.tasks.Ranking(loss=loss, name=f"{name}_task")
-    task.build(None)
-    return task
-
-
-def _and_logit(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Log-odds of two events together, from those of the first and of the second given the first."""
-    both = tf.math.log_sigmoid(first) + tf.math.log_sigmoid(second)
-    # Not both: not the first, or the first and not the second.
-    not_first, first_only = tf.math.log_sigmoid(-first), tf.math.log_sigmoid(first) + tf.math.log_sigmoid(-second)
-    return both - tf.reduce_logsumexp(tf.stack([not_first, first_only]), axis=0)
-
-
-def _pairs(logits: tf.Tensor, clicked: tf.Tensor, present: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The pairs of each page as a task: labels, log-odds that the first candidate is the clicked one, and weights.
-
-    Args:
-        logits: shape `(members, batch, candidates)`.
-        clicked, present: shape `(batch, candidates)`.
-
-    Returns:
-        Shape `(batch, candidates ** 2)` each, the log-odds of each member. The weights of a page's pairs of a clicked
-        and an unclicked candidate add up to one; all others weigh nothing.
-    """
-    members, pages, size = tf.unstack(tf.shape(logits))
-    differences = tf.reshape(logits[..., :, None] - logits[..., None, :], (members, pages, size * size))
-    first, second = (present * tf.cast(chosen, tf.float32) for chosen in (clicked, ~clicked))
-    pairs = tf.reshape(first[:, :, None] * second[:, None, :], (pages, size * size))
-    weights = tf.math.divide_no_nan(pairs, tf.reduce_sum(pairs, axis=1, keepdims=True))
-    return tf.ones_like(weights), differences, weights
-
-
-def _share(loss: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """This replica's part of the mean of a loss; optimizers add replicas up, whose weights may differ."""
-    context = tf.distribute.get_replica_context()
-    if context is not None:
-        weight = context.all_reduce(tf.distribute.ReduceOp.SUM, weight)
-    return tf.math.divide_no_nan(loss, weight)
-
-
-def save_ranker(run: Path, ranker: Ranker, config: TrainingConfig, values: FeatureValues) -> None:
-    """Writes what `load_ranker` reads.
-
-    Args:
-        run: the run directory.
-        ranker: a trained one.
-        config: how it was made; `config.ranker` is the ranker's own.
-        values: what its features were made with.
-    """
-    ranker.save_weights(run / WEIGHTS_FILE)
-    (run / CONFIG_FILE).write_text(config.to_yaml())
-    (run / SIZES_FILE).write_text(ranker.sizes.to_yaml())
-    (run / VALUES_FILE).write_text(values.model_dump_json() + "\n")
-    (run / CALIBRATOR_FILE).write_text(ranker.calibrator.to_yaml())
-
-
-def load_ranker(run: Path) -> Ranker:
-    """Loads the ranker that `models.train_ctr` wrote.
-
-    Args:
-        run: the run directory.
-
-    Raises:
-        CommandError: the directory holds no ranker, or lacks the vocabulary of a feature.
-    """
-    run = Path(run)
-    metadata = read_metadata(RankerMetadata, run, "models.train_ctr")
-    for file in (CONFIG_FILE, SIZES_FILE, VALUES_FILE, CALIBRATOR_FILE, WEIGHTS_FILE):
-        if not (run / file).is_file():
-            raise CommandError(f"{run} has no {file}; train the ranker again")
-    config = load_config(TrainingConfig, str(run / CONFIG_FILE)).ranker
-    sizes = load_config(FeatureSizes, str(run / SIZES_FILE))
-    load_config(FeatureValues, str(run / VALUES_FILE)).check(config.features, str(run / VALUES_FILE))
-    ranker = Ranker(config, sizes, metadata.image_feature, metadata.negative_rate)
-    ranker.load_weights(run / WEIGHTS_FILE)
-    ranker.calibrator = load_config(Calibrator, str(run / CALIBRATOR_FILE))
-    return ranker
+def _example_page(histories: Sequence[str]) -> dict[str, tf.Tensor]:
+    """A page of one candidate and one step in each history."""
+    return {
+        name: tf.fill((1,) if group == "context" else (1, 1), tf.constant("" if kind == "bytes" else 0, _TYPES[kind]))
+        for name, kind, group, is_label in FEATURES
+        if not is_label and (group in ("context", "candidates") or group in histories)
+    }

@@ -1,25 +1,57 @@
-"""The run directory of a trained ranker."""
+"""The run directory of a trained ranker: its files, and what they hold."""
 
-from typing import Any, Literal
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import h5py
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pydantic
+import tensorflow as tf
 
-from beam_pipelines.format.manifest import Window
-from models.artifact import Metadata
+from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.format.manifest import Window, ids_sha256
+from models.artifact import Metadata, read_metadata
 from models.clustering.clusters import ClustersMetadata
+from models.config import load_config
 from models.embeddings.embeddings import EmbeddingsMetadata
+from models.features.spec import FeatureSizes
+from models.features.vocabulary import FeatureVocabulary
+from models.ranker.calibrator import Calibrator
+from models.ranker.config import TrainingConfig
+from models.ranker.ranker import Ranker
+
+RANKER_FILE = "ranker.keras"
+CONFIG_FILE = "config.yaml"
+HISTORY_FILE = "history.json"
+ITEMS_FILE = "items.parquet"
+USERS_FILE = "users.parquet"
+TRAINING_COUNTS_FILE = "training_counts.npy"
+EXAMPLE_PAGES_FILE = "example_pages.tfrecord"
+
+# Before there was one file, a ranker was these, besides `config.yaml`.
+_OLD_WEIGHTS_FILE = "ranker.weights.h5"
+_OLD_SIZES_FILE = "feature_sizes.yaml"
+_OLD_VOCABULARY_FILE = "feature_values.json"
+_OLD_CALIBRATOR_FILE = "calibrator.yaml"
+_OLD_GROUPS = {
+    "layers/candidate_numbers": "layers/dense_features",
+    "items/vars": "items/pictures/vars",
+}
+_OLD_ENCODERS = ("image_projection", "cluster_embedding")
 
 
 class RankerMetadata(Metadata):
-    """A trained ranker and all that serving needs.
-
-    Files: `ranker.weights.h5`, `config.yaml`, `feature_sizes.yaml`, `feature_values.json`, `calibrator.yaml`;
-    `history.json`, the logs of the epochs; `items.parquet`, `users.parquet`, the dataset's
-    tables, for the string ID of each row; `example_pages.tfrecord`, some validation pages; `training_counts.npy`, int64
-    `(items,)`, occurrences of each item on all train pages as candidate or history step.
+    """What a trained ranker says of itself.
 
     Attributes:
-        image_feature: `none`, `vector`, `simscore` or `cluster_id`.
+        image_feature: how pictures enter it.
         seed: of initialisation and shuffling.
         dataset_digest: `Manifest.digest()` of the dataset it learned on.
         item_ids_sha256, user_ids_sha256: digests of the tables whose rows it refers to.
@@ -42,3 +74,195 @@ class RankerMetadata(Metadata):
     embeddings: EmbeddingsMetadata | None
     clusters: ClustersMetadata | None
     notice: str
+
+
+class RowIds(NamedTuple):
+    """The string IDs by row, of the tables that a ranker refers to."""
+
+    items: list[str]
+    users: list[str]
+
+
+class RankerRun:
+    """The directory that `models.train_ctr` writes.
+
+    Files: `metadata.json`; `ranker.keras`, the ranker with all that it needs; `config.yaml`, how it was trained;
+    `history.json`, the logs of the epochs; `items.parquet` and `users.parquet`, the dataset's tables, for the string ID
+    of each row; `example_pages.tfrecord`, some validation pages; `training_counts.npy`, int64 `(items,)`, occurrences
+    of each item on all train pages as candidate or history step.
+
+    Args:
+        path: the directory.
+
+    Attributes:
+        path: as given.
+        metadata: what the ranker says of itself.
+
+    Raises:
+        ArtifactError: the directory holds no ranker.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.metadata = read_metadata(RankerMetadata, self.path, "models.train_ctr")
+
+    @classmethod
+    def save(
+        cls,
+        path: Path,
+        ranker: Ranker,
+        metadata: RankerMetadata,
+        config: TrainingConfig,
+        *,
+        items: pa.Table,
+        users: pa.Table,
+        history: dict[str, list[float]] | None = None,
+        example_records: Sequence[bytes] = (),
+        training_counts: np.ndarray | None = None,
+    ) -> "RankerRun":
+        """Writes a run into a directory that exists.
+
+        Args:
+            path: the directory.
+            ranker: a trained one.
+            metadata: what it says of itself.
+            config: how it was trained; `config.ranker` is the ranker's own.
+            items, users: the dataset's tables.
+            history: the logs of the epochs.
+            example_records: serialized validation pages.
+            training_counts: int64 `(items,)`, see the class.
+        """
+        path = Path(path)
+        ranker.save(path / RANKER_FILE)
+        (path / CONFIG_FILE).write_text(config.to_yaml())
+        (path / HISTORY_FILE).write_text(json.dumps(history or {}, indent=2) + "\n")
+        pq.write_table(items, path / ITEMS_FILE)
+        pq.write_table(users, path / USERS_FILE)
+        if training_counts is not None:
+            np.save(path / TRAINING_COUNTS_FILE, training_counts)
+        with tf.io.TFRecordWriter(str(path / EXAMPLE_PAGES_FILE)) as writer:
+            for record in example_records:
+                writer.write(record)
+        metadata.write(path)
+        return cls(path)
+
+    def ranker(self) -> Ranker:
+        """Loads the ranker, not compiled.
+
+        Raises:
+            ArtifactError: it is missing or damaged, or was made for features that this version does not have.
+        """
+        path = self.path / RANKER_FILE
+        if not path.is_file():
+            if (self.path / _OLD_WEIGHTS_FILE).is_file():
+                return self._old_ranker()
+            raise ArtifactError(f"{self.path} has no {RANKER_FILE}; train the ranker again")
+        try:
+            ranker = keras.models.load_model(path, compile=False)
+        except (ValueError, OSError, KeyError) as error:
+            raise ArtifactError(f"{path} is damaged, or of another version ({_first_line(error)})") from error
+        ranker.vocabulary.check(ranker.config.features)
+        return ranker
+
+    def config(self) -> TrainingConfig:
+        """How the ranker was trained."""
+        return load_config(TrainingConfig, str(self._file(CONFIG_FILE)))
+
+    def history(self) -> dict[str, list[float]]:
+        """The logs of the epochs."""
+        return json.loads(self._file(HISTORY_FILE).read_text())
+
+    def items(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The item table, whose rows the ranker refers to."""
+        return pq.read_table(self._file(ITEMS_FILE), columns=columns)
+
+    def users(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The user table, whose rows the ranker refers to."""
+        return pq.read_table(self._file(USERS_FILE), columns=columns)
+
+    def row_ids(self) -> RowIds:
+        """The string IDs by row.
+
+        Raises:
+            ArtifactError: they are missing, or not those that the ranker was trained with.
+        """
+        items = self.items(["item_id"])["item_id"].to_pylist()
+        users = self.users(["user_id"])["user_id"].to_pylist()
+        for file, ids, digest in (
+            (ITEMS_FILE, items, self.metadata.item_ids_sha256),
+            (USERS_FILE, users, self.metadata.user_ids_sha256),
+        ):
+            if ids_sha256(ids) != digest:
+                raise ArtifactError(f"{self.path / file} is not the table that the ranker was trained with")
+        return RowIds(items, users)
+
+    def example_records(self) -> list[bytes]:
+        """Serialized example pages.
+
+        Raises:
+            ArtifactError: there are none.
+        """
+        path = self.path / EXAMPLE_PAGES_FILE
+        records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()) if path.is_file() else []
+        if not records:
+            raise ArtifactError(f"{self.path} has no pages in {EXAMPLE_PAGES_FILE}; train the ranker again")
+        return records
+
+    def training_counts(self) -> np.ndarray:
+        """Occurrences of each item on all train pages, int64 `(items,)`."""
+        return np.load(self._file(TRAINING_COUNTS_FILE))
+
+    def weights_file(self) -> Path:
+        """The file that holds the ranker's weights, whose digest says which ranker it is."""
+        return self.path / (RANKER_FILE if (self.path / RANKER_FILE).is_file() else _OLD_WEIGHTS_FILE)
+
+    def _file(self, name: str) -> Path:
+        if not (self.path / name).is_file():
+            raise ArtifactError(f"{self.path} has no {name}; train the ranker again")
+        return self.path / name
+
+    def _old_ranker(self) -> Ranker:
+        """The ranker of a run that was written before `ranker.keras`."""
+        config = self.config().ranker
+        sizes = load_config(FeatureSizes, str(self._file(_OLD_SIZES_FILE)))
+        vocabulary = load_config(FeatureVocabulary, str(self._file(_OLD_VOCABULARY_FILE)))
+        vocabulary.check(config.features)
+        ranker = Ranker(
+            config,
+            sizes,
+            self.metadata.image_feature,
+            self.metadata.negative_rate,
+            vocabulary=vocabulary,
+            calibrator=load_config(Calibrator, str(self._file(_OLD_CALIBRATOR_FILE))),
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            weights = shutil.copy(self.path / _OLD_WEIGHTS_FILE, scratch)
+            with h5py.File(weights, "r+") as file:
+                for old, new in _OLD_GROUPS.items():
+                    if old in file:
+                        _move(file, old, new)
+                for member in [name for name in file["layers"] if name.startswith("ranker_member")]:
+                    for encoder in _OLD_ENCODERS:
+                        if (old := f"layers/{member}/items/{encoder}") in file:
+                            _move(file, old, f"layers/{member}/items/picture_encoder")
+            ranker.load_weights(weights)
+        return ranker
+
+
+def load_ranker(run: Path | str) -> Ranker:
+    """Loads the ranker of a run directory.
+
+    Raises:
+        ArtifactError: the directory holds no ranker, or a damaged one.
+    """
+    return RankerRun(run).ranker()
+
+
+def _move(file: h5py.File, old: str, new: str) -> None:
+    if new in file:
+        del file[new]
+    file.move(old, new)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

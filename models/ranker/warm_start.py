@@ -7,19 +7,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from beam_pipelines.format.errors import about
-from beam_pipelines.shell.command import CommandError
-from models.artifact import read_metadata
 from models.clustering.clusters import ClustersMetadata
-from models.config import load_config
 from models.embeddings.embeddings import EmbeddingsMetadata
-from models.features.table import FeatureTable
-from models.features.tables import FeatureTables
-from models.features.vocabulary import FeatureValues
-from models.ranker.ranker import VALUES_FILE, Ranker, load_ranker
-from models.ranker.run import RankerMetadata
+from models.features.tables import FeatureTable
+from models.ranker.ranker import Ranker
+from models.ranker.run import RankerRun
 
 _NUMBER = re.compile("_[0-9]+$")
 
@@ -38,24 +31,21 @@ class WarmStart:
         metadata: what it says of itself.
 
     Raises:
-        CommandError: the directory holds no ranker.
+        ArtifactError: the directory holds no ranker, or lacks a table of string IDs.
     """
 
-    def __init__(self, run: Path) -> None:
-        with about("warm_start"):
-            self.metadata = read_metadata(RankerMetadata, run, "models.train_ctr")
-        self._ranker = load_ranker(run, "--warm-start")
-        self._values = load_config(FeatureValues, str(run / VALUES_FILE))
-        self._ids = {}
-        for table, column in (("items", "item_id"), ("users", "user_id")):
-            if not (run / f"{table}.parquet").is_file():
-                raise CommandError(f"--warm-start: {run} has no {table}.parquet; train the ranker again")
-            self._ids[table] = pq.read_table(run / f"{table}.parquet", columns=[column])[column]
+    def __init__(self, run: Path | str) -> None:
+        earlier = RankerRun(run)
+        self.metadata = earlier.metadata
+        self._ranker = earlier.ranker()
+        self._ids = {
+            "items": earlier.items(["item_id"])["item_id"],
+            "users": earlier.users(["user_id"])["user_id"],
+        }
 
     def fill(
         self,
         ranker: Ranker,
-        tables: FeatureTables,
         items: pa.Table,
         users: pa.Table,
         embeddings: EmbeddingsMetadata | None,
@@ -65,7 +55,6 @@ class WarmStart:
 
         Args:
             ranker: the new one, its tables filled.
-            tables: what they were filled with.
             items, users: the dataset's tables.
             embeddings, clusters: where the image feature of the new one comes from.
 
@@ -77,8 +66,8 @@ class WarmStart:
         new = dict(_variables(ranker))
         rows: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}  # by variable: what it embeds, rows there, rows here
         for section, there, here, values, table in (
-            ("item", self._ranker.items.features, ranker.items.features, tables.values.item, items),
-            ("user", self._ranker.users, ranker.users, tables.values.user, users),
+            ("item", self._ranker.items.features, ranker.items.features, ranker.vocabulary.item, items),
+            ("user", self._ranker.users, ranker.users, ranker.vocabulary.user, users),
         ):
             for name, feature in here.features.items():
                 if name not in there.features or there.features[name].type != feature.type:
@@ -86,7 +75,7 @@ class WarmStart:
                 if feature.type == "id":
                     found = _shared_ids(there, here, name, self._ids[f"{section}s"], table[name])
                 elif feature.type == "category":
-                    found = _shared_values(getattr(self._values, section)[name], values[name])
+                    found = _shared_values(getattr(self._ranker.vocabulary, section)[name], values[name])
                 else:
                     continue  # by name and shape
                 for member in ranker.members[: len(self._ranker.members)]:
@@ -94,10 +83,14 @@ class WarmStart:
                     rows[id(embeddings_of.embeddings[name].embeddings)] = (f"{section}.{name}", *found)
         stale = set()
         for member in ranker.members:
-            if member.items.cluster_embedding is not None and not _same_centers(self.metadata.clusters, clusters):
-                stale.add(id(member.items.cluster_embedding.embeddings))
-            if member.items.image_projection is not None and self.metadata.embeddings != embeddings:
-                stale |= {id(variable) for variable in member.items.image_projection.variables}
+            encoder = member.items.picture_encoder
+            # What it encodes means something else if it comes from other pictures.
+            if encoder is not None and not (
+                _same_centers(self.metadata.clusters, clusters)
+                if ranker.image_feature == "cluster_id"
+                else self.metadata.embeddings == embeddings
+            ):
+                stale |= {id(variable) for variable in encoder.variables}
 
         carried, initialised = 0, []
         for name, variable in new.items():

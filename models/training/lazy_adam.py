@@ -78,6 +78,11 @@ class LazyAdam(Adam):
             for weight, lag in pairs
         ]
 
+    def restart_average(self) -> None:
+        """Lets the average begin anew, as if the weights had been what they are all along."""
+        for lag in self._lags:
+            lag.assign(keras.ops.zeros_like(lag))
+
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Keras' method, for decoupled decay; left to `update_step`, which knows the rows."""
 

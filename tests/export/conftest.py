@@ -4,20 +4,17 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import tensorflow as tf
 
 from beam_pipelines.format.manifest import Window, ids_sha256
 from beam_pipelines.format.records import HISTORIES, encode_page
 from export import saved_model
+from models.features.adapt import adapt_features
 from models.features.spec import STATISTICS, FeaturesConfig, resolve_features
-from models.features.tables import make_feature_tables
 from models.features.training_counts import TrainingCounts
 from models.ranker.config import RankerConfig, RankerLengths, TrainingConfig
-from models.ranker.ranker import Ranker, save_ranker
-from models.ranker.run import RankerMetadata
-from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE, USERS_FILE
+from models.ranker.ranker import Ranker
+from models.ranker.run import RankerMetadata, RankerRun
 from tests.export.toy_server import save_toy
 
 ITEM_IDS = ["007", "7", *(f"ring-{n}" for n in range(26)), "кольцо", "指輪 2"]
@@ -78,20 +75,14 @@ def make_toy_ranker(run: Path, image_feature: str) -> ToyRanker:
         ranker=RankerConfig(lengths=LENGTHS, features=features, token_buckets=50, mlp_units=(16, 8))
     )
     keras.utils.set_random_seed(0)
-    tables = make_feature_tables(config.ranker, items, users, counts, **pictures)
-    ranker = Ranker(config.ranker, tables.sizes, image_feature)
+    adapted = adapt_features(features, items, users, counts, token_buckets=config.ranker.token_buckets, **pictures)
+    ranker = Ranker(config.ranker, adapted.sizes, image_feature)
     for variable in ranker.trainable_variables:  # zero biases would hide that they are not exported
         variable.assign(variable + 0.1 * random.standard_normal(variable.shape))
-    tables.fill(ranker)
+    ranker.fill(adapted)
 
-    save_ranker(run, ranker, config, tables.values)
-    pq.write_table(items, run / ITEMS_FILE)
-    pq.write_table(users, run / USERS_FILE)
     pages = [toy_page(random, number) for number in range(PAGES)]
-    with tf.io.TFRecordWriter(str(run / EXAMPLE_PAGES_FILE)) as writer:
-        for page in pages:
-            writer.write(encode_page(page))
-    RankerMetadata(
+    metadata = RankerMetadata(
         image_feature=image_feature,
         seed=0,
         dataset_digest="toy",
@@ -103,7 +94,9 @@ def make_toy_ranker(run: Path, image_feature: str) -> ToyRanker:
         embeddings=None,
         clusters=None,
         notice="toy notice",
-    ).write(run)
+    )
+    records = [encode_page(page) for page in pages]
+    RankerRun.save(run, ranker, metadata, config, items=items, users=users, example_records=records)
     return ToyRanker(run, pages)
 
 

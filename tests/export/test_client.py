@@ -15,7 +15,7 @@ from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
 from export.server.served_models import ServedModels
 from export.version.example_pages import read_page_records, read_row_ids, request_row, scores_in_process
-from models.ranker.ranker import load_ranker
+from models.ranker.run import load_ranker
 from tests.models.tiny_dataset import write_tiny_dataset
 
 

@@ -6,7 +6,7 @@ import pytest
 from beam_pipelines.format.manifest import Manifest
 from beam_pipelines.shell.command import CommandError
 from export import endpoint_check, saved_model
-from models.ranker.ranker import WEIGHTS_FILE, load_ranker
+from models.ranker.run import RANKER_FILE, load_ranker
 
 
 def check(run, base_path, *options):
@@ -17,7 +17,7 @@ def test_a_difference_fails_and_writes_nothing(toy_ranker, toy_base_path, tmp_pa
     run = shutil.copytree(toy_ranker.run, tmp_path / "run")
     ranker = load_ranker(run)
     ranker.members[0].heads["ctr"].bias.assign(ranker.members[0].heads["ctr"].bias + 1e-4)
-    ranker.save_weights(run / WEIGHTS_FILE)
+    ranker.save(run / RANKER_FILE)
     with pytest.raises(CommandError, match="the endpoint differs by"):
         check(run, toy_base_path, "--output", str(tmp_path / "check.json"))
     assert not (tmp_path / "check.json").exists()

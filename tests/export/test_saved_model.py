@@ -39,11 +39,8 @@ from export.version.example_pages import (
 from export.version.graph import RankerModule
 from export.version.inputs import request_inputs
 from export.version.recorded_requests import read_golden, read_warmup, write_golden, write_warmup
-from models.config import load_config
 from models.features.spec import STATISTICS
-from models.features.vocabulary import FeatureValues
-from models.ranker.ranker import VALUES_FILE, WEIGHTS_FILE, load_ranker
-from models.train_ctr import EXAMPLE_PAGES_FILE, ITEMS_FILE
+from models.ranker.run import EXAMPLE_PAGES_FILE, ITEMS_FILE, RANKER_FILE, load_ranker
 from tests.export.conftest import ITEM_IDS, LENGTHS, PAGES, USER_IDS, make_toy_ranker
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -166,7 +163,7 @@ def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows
 def test_every_image_feature_is_exported(tmp_path, image_feature):
     run = make_toy_ranker(tmp_path, image_feature).run
     ranker, ids, records = load_ranker(run), read_row_ids(run), read_page_records(run)
-    RankerModule(ranker, load_config(FeatureValues, str(run / VALUES_FILE)), ids, tmp_path).save(tmp_path / "1")
+    RankerModule(ranker, ids, tmp_path).save(tmp_path / "1")
     servable = Servable(tmp_path / "1", 1)
     rows = [request_row(record, ids, STATISTICS) for record in records]
     answers = ask(servable, *rows)
@@ -344,7 +341,7 @@ def run_copy(toy_ranker, tmp_path):
 def test_a_ranker_that_gives_nan_is_not_published(run_copy, tmp_path):
     ranker = load_ranker(run_copy)
     ranker.members[0].heads["ctr"].bias.assign([np.nan])
-    ranker.save_weights(run_copy / WEIGHTS_FILE)
+    ranker.save(run_copy / RANKER_FILE)
     text = "is not published, it fails the gate `finite scores in process`: .* values of ctr are not finite"
     assert re.search(text, refused(run_copy, tmp_path / "serving"))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models import pretrain, train_ctr
-from models.ranker.ranker import load_ranker
+from models.ranker.run import load_ranker
 from tests.models.taste_dataset import write_taste_dataset
 from tests.models.tiny_dataset import write_tiny_dataset
 from tests.models.training.command_process import (

@@ -18,8 +18,7 @@ from models.embeddings.embeddings import EmbeddingsMetadata
 from models.evaluation.measure import measure
 from models.evaluation.scored_pages import score_pages
 from models.ranker.config import TrainingConfig
-from models.ranker.ranker import load_ranker
-from models.ranker.run import RankerMetadata
+from models.ranker.run import RankerMetadata, load_ranker
 from tests.models.tiny_dataset import write_tiny_dataset
 
 ITEM = "{item_id: {type: id, min_count: 2}, category: {type: category, match: true}, title: {type: text}}"

@@ -13,6 +13,7 @@ from export.server.servable import Servable
 from export.version.example_pages import RowIds, complete, pad_rows
 from export.version.graph import RankerModule
 from export.version.inputs import request_inputs
+from models.features.adapt import adapt_features
 from models.features.spec import (
     STATISTICS,
     CategoryFeature,
@@ -23,7 +24,6 @@ from models.features.spec import (
     TextFeature,
     resolve_features,
 )
-from models.features.tables import make_feature_tables
 from models.features.training_counts import TrainingCounts
 from models.ranker.config import RankerConfig, RankerLengths
 from models.ranker.ranker import Ranker
@@ -100,14 +100,20 @@ class Sides:
         seen = np.r_[np.full(ITEMS, 9), np.zeros(len(new), np.int64)]
         clusters = np.r_[self.clusters, [cluster for _, cluster in new]].astype(np.int32)
         counts = TrainingCounts(seen, np.array([9]), self.numbers)
-        return make_feature_tables(
-            self.config, pa.table(columns), self.users, counts, cluster_ids=clusters, centers=self.centers
+        return adapt_features(
+            self.config.features,
+            pa.table(columns),
+            self.users,
+            counts,
+            token_buckets=self.config.token_buckets,
+            cluster_ids=clusters,
+            centers=self.centers,
         )
 
     def in_the_table(self, row, said, cluster):
         """The scores of a request by the ranker whose table has the new item."""
-        self._tables([(said, cluster)]).fill(self.with_it)
-        self.with_it.items.similarity.assign(self.similarity)  # known of the items that were there
+        self.with_it.fill(self._tables([(said, cluster)]))
+        self.with_it.items.pictures.tables["similarity"].assign(self.similarity)  # known of the items that were there
         rows = {name: n for n, name in enumerate([*IDS, NEW])}
         page = {
             "user": 0,

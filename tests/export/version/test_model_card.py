@@ -11,8 +11,7 @@ from models.artifact import read_metadata
 from models.evaluation.report import evaluation_report
 from models.evaluation.scored_pages import ScoredPages
 from models.evaluation.slices import by_flag
-from models.ranker.ranker import WEIGHTS_FILE, load_ranker
-from models.ranker.run import RankerMetadata
+from models.ranker.run import RANKER_FILE, RankerMetadata, load_ranker
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_a_card_says_what_is_on_disk(toy_ranker, metadata, tmp_path):
     assert [each["value"] for each in card["report"]["slices"]["day | night"]] == ["day", "night"]
     assert "{:.4f} [{:.4f}, {:.4f}]".format(mine["auc"], *mine["intervals"]["auc"]) in text
     assert "day \\| night" in text
-    assert card["digests"]["ranker_weights"] == file_sha256(toy_ranker.run / WEIGHTS_FILE)
+    assert card["digests"]["ranker_weights"] == file_sha256(toy_ranker.run / RANKER_FILE)
     assert card["digests"]["dataset"] == metadata.dataset_digest
     assert all(digest in text for digest in card["digests"].values())
     assert card["data"]["train"]["first_ms"] == metadata.window.first

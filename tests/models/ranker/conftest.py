@@ -7,8 +7,8 @@ from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.data.pages import page_batches
 from models.embeddings.embeddings import Embeddings
+from models.features.adapt import adapt_features
 from models.features.spec import resolve_features
-from models.features.tables import make_feature_tables
 from models.features.training_counts import count_training
 from models.ranker.config import IMAGE_FEATURES
 from models.ranker.ranker import Ranker
@@ -65,13 +65,15 @@ def make(tiny, dataset, counts, resolve):
         if image_feature == "cluster_id":
             clusters = Clusters.load(tiny.clusters)
             images = {"cluster_ids": clusters.ids, "centers": clusters.centers}
-        tables = make_feature_tables(config, dataset.items(), dataset.users(), counts, **images)
+        tables = adapt_features(
+            config.features, dataset.items(), dataset.users(), counts, token_buckets=config.token_buckets, **images
+        )
         ranker = Ranker(config, tables.sizes, image_feature, **options)
         # Larger weights than the initial ones, so that every input moves the scores visibly.
         rng = np.random.default_rng(seed)
         for variable in ranker.trainable_variables:
             variable.assign(rng.normal(0, 0.25, variable.shape))
-        tables.fill(ranker)
+        ranker.fill(tables)
         return ranker
 
     return make_ranker

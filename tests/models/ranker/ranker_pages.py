@@ -20,8 +20,19 @@ def last(page, count):
     return {name: values[-count:] for name, values in page.items()}
 
 
+LABELS = ("clicked", "converted", "dwell")
+
+
 def inputs_of(page):
-    return {name: values for name, values in page.items() if name not in ("clicked", "converted", "dwell")}
+    return {name: values for name, values in page.items() if name not in LABELS}
+
+
+def labels_of(page):
+    return {name: page[name] for name in LABELS}
+
+
+def loss_of(ranker, page, training=False):
+    return ranker.compute_loss(inputs_of(page), labels_of(page), training=training)
 
 
 def ctr(ranker, page):
@@ -35,7 +46,7 @@ def two_replicas():
 
 def gradients_of(ranker, page):
     with tf.GradientTape() as tape:
-        loss = ranker.compute_loss(page, training=True)
+        loss = loss_of(ranker, page, training=True)
     gradients = tape.gradient(loss, [v.value for v in ranker.trainable_variables])
     return loss, [tf.convert_to_tensor(g) for g in gradients]
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from models.data.pages import page_batches
 from models.evaluation.scored_pages import score_pages
+from models.features.adapt import adapt_features
 from models.features.spec import STATISTICS, FeaturesConfig, IdFeature
-from models.features.tables import make_feature_tables
 from models.layers.text_embedding import TextEmbedding, hash_tokens
 from models.ranker.calibrator import Calibrator
 from models.ranker.config import IMAGE_FEATURES, RankerLengths
@@ -16,7 +16,9 @@ from tests.models.ranker.ranker_pages import (
     ctr,
     gradients_of,
     inputs_of,
+    labels_of,
     last,
+    loss_of,
     sigmoid,
     three_tasks,
     two_replicas,
@@ -98,7 +100,8 @@ def test_label_columns_never_reach_a_table(dataset, counts, resolve):
     shuffled = items.set_column(
         items.column_names.index("label_style"), "label_style", pa.array(items["label_style"].to_pylist()[::-1])
     )
-    tables = [make_feature_tables(resolve(CONFIG), table, dataset.users(), counts) for table in (items, shuffled)]
+    features = resolve(CONFIG).features
+    tables = [adapt_features(features, table, dataset.users(), counts, token_buckets=50) for table in (items, shuffled)]
     assert tables[0].sizes == tables[1].sizes
     for name, rows in tables[0].items.items():
         np.testing.assert_array_equal(rows, tables[1].items[name])
@@ -114,7 +117,7 @@ def test_predictions_are_those_for_pages_with_all_negatives(make, page, rate):
     np.testing.assert_allclose(sampled.score(inputs_of(page))["ctr"], corrected, rtol=1e-4)
     for before, after, kept in zip(p, corrected, present, strict=True):
         np.testing.assert_array_equal(np.argsort(before[kept]), np.argsort(after[kept]))
-    np.testing.assert_array_equal(sampled.compute_loss(page), whole.compute_loss(page))
+    np.testing.assert_array_equal(loss_of(sampled, page), loss_of(whole, page))
     for ours, theirs in zip(gradients_of(sampled, page)[1], gradients_of(whole, page)[1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -174,6 +177,7 @@ def test_fit_learns_the_same_on_two_replicas_with_an_uneven_last_batch(make, dat
             ranker.compile(optimizer=keras.optimizers.SGD(0.2, momentum=0.9))
             ranker.optimizer.build(ranker.trainable_variables)
         pages = page_batches(dataset, "train", CONFIG.lengths, batch_size=8).take(2).unbatch().take(9).batch(8)
+        pages = pages.map(lambda page: (inputs_of(page), labels_of(page)))
         loss = ranker.fit(pages, verbose=0, shuffle=False).history["loss"][0]  # the last batch is one page
         return loss, ranker.get_weights()
 
@@ -250,7 +254,7 @@ def test_pages_of_one_candidate_are_scored_the_same(make, page, image_feature):
     }
     scores = ctr(ranker, page)
     np.testing.assert_allclose(ctr(ranker, rows).reshape(scores.shape), scores, rtol=1e-4, atol=1e-6)
-    assert float(ranker.compute_loss(rows)) == pytest.approx(float(ranker.compute_loss(page)), rel=1e-5)
+    assert float(loss_of(ranker, rows)) == pytest.approx(float(loss_of(ranker, page)), rel=1e-5)
 
 
 def test_dropout_is_of_training_alone(make, page):

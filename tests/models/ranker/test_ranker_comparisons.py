@@ -4,21 +4,21 @@ import tensorflow as tf
 
 from models.embeddings.embeddings import Embeddings
 from models.embeddings.vectors import l2_normalize
-from models.features.tables import make_feature_tables, similarity_scale
+from models.features.adapt import adapt_features, similarity_scale
 from models.layers import matches
 from tests.models.ranker.ranker_pages import CONFIG, ctr
 
 
 def compared_by(ranker, page_of_items):
     (rows,) = page_of_items
-    return ranker._compared_by(rows, ranker.items(rows)).at(tf.range(len(rows))[None])
+    return ranker.matcher.compared(rows, ranker.items(rows)).at(tf.range(len(rows))[None])
 
 
 def test_unknown_steps_match_no_unknown_candidate(make):
     ranker = make("none")
     items = tf.constant([[ranker.sizes.items, 3]], tf.int64)
     compared = compared_by(ranker, items)
-    pairs, pooled = ranker._match(compared, compared, tf.constant([[True, True]]))
+    pairs, pooled = ranker.matcher.match(compared, compared, tf.constant([[True, True]]))
     np.testing.assert_array_equal(pairs[0][0], [[0, 0], [0, 1]])
     share, number = pooled
     np.testing.assert_array_equal(share[0, :, 0], [0, 0.5])
@@ -27,8 +27,8 @@ def test_unknown_steps_match_no_unknown_candidate(make):
 
 def test_clusters_may_be_compared_without_an_embedding(make, page):
     ranker = make("cluster_id", CONFIG.model_copy(update={"embed_clusters": False}))
-    assert ranker.members[0].items.cluster_embedding is None
-    before, cluster = ctr(ranker, page), ranker.items.cluster
+    assert ranker.members[0].items.picture_encoder is None
+    before, cluster = ctr(ranker, page), ranker.items.pictures.tables["cluster"]
     history = page | {"click_item": page["click_item"][:, :0], "click_time": page["click_time"][:, :0]}
     history |= {name: page[name][:, :0] for name in ("pay_item", "pay_time")}
     alone = ctr(ranker, history)
@@ -41,9 +41,14 @@ def test_clusters_may_be_compared_without_an_embedding(make, page):
 def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, dataset, counts, resolve, scale):
     vectors = Embeddings.load(tiny.embeddings).vectors
     tables = [
-        make_feature_tables(resolve(CONFIG), dataset.items(), dataset.users(), counts, image_embeddings=images).images[
-            "image"
-        ]
+        adapt_features(
+            resolve(CONFIG).features,
+            dataset.items(),
+            dataset.users(),
+            counts,
+            token_buckets=50,
+            image_embeddings=images,
+        ).pictures["image"]
         for images in (vectors, (vectors * scale).astype(np.float16))
     ]
     assert tables[1].dtype == np.float32
@@ -55,7 +60,7 @@ def test_histories_and_images_move_the_scores(make, page):
     for image_feature, table in tables:
         ranker = make(image_feature)
         before = ctr(ranker, page)
-        variable = getattr(ranker.items, table)
+        variable = ranker.items.pictures.tables[table]
         variable.assign(np.roll(variable.numpy(), 1, axis=0))
         assert np.abs(ctr(ranker, page) - before).max() > 1e-3
     for history in ("click", "pay"):
@@ -92,17 +97,17 @@ def test_similarity_is_in_standard_deviations_and_leaves_out_missing_pictures(ma
     """Of embeddings, and of the centers of clusters."""
     ranker = make(image_feature)
     rows = tf.constant([[0, 1, 2]], tf.int64)
-    images = ranker.items(rows[0]).image.numpy()
+    images = ranker.items(rows[0]).pictures.vectors.numpy()
     assert not images[0].any()  # item 0 has no picture
     compared = compared_by(ranker, rows)
-    pairs, pooled = ranker._match(compared, compared, tf.constant([[True, True, True]]))
-    mean, deviation = ranker.items.similarity.numpy()
+    pairs, pooled = ranker.matcher.match(compared, compared, tf.constant([[True, True, True]]))
+    mean, deviation = ranker.items.pictures.tables["similarity"].numpy()
     cosine, one = (images[1] @ images[2] - mean) / deviation, (1 - mean) / deviation
     np.testing.assert_allclose(pairs[place][0], [[0, 0, 0], [0, one, cosine], [0, cosine, one]], atol=1e-5)
     both = (one + cosine) / 2
     expected = [[0, 0, 0], [one, both, both], [one, both, both]]
     np.testing.assert_allclose(pooled[-1][0], expected, atol=1e-5)
-    _, of_nothing = ranker._match(compared, compared, tf.constant([[True, False, False]]))
+    _, of_nothing = ranker.matcher.match(compared, compared, tf.constant([[True, False, False]]))
     np.testing.assert_array_equal(of_nothing[-1], np.zeros((1, 3, 3)))
 
 

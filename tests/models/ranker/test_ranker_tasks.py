@@ -3,12 +3,14 @@ import pytest
 import tensorflow as tf
 
 from models.features.spec import STATISTICS
-from models.ranker.ranker import LOSS_WEIGHT, Ranker, _and_logit
+from models.ranker.ranker import LOSS_WEIGHT, Ranker
+from models.ranker.tasks import and_logit
 from tests.models.ranker.ranker_pages import (
     CONFIG,
     ctr,
     gradients_of,
     inputs_of,
+    loss_of,
     sigmoid,
     three_tasks,
     with_labels,
@@ -20,8 +22,8 @@ def test_loss_is_the_mean_log_loss_of_present_candidates(ranker, page):
     scores, present = np.float64(ctr(ranker, page)), page["item"].numpy() != -1
     clicked = page["clicked"].numpy()
     losses = -np.where(clicked == 1, np.log(np.maximum(scores, 1e-12)), np.log1p(-scores))
-    np.testing.assert_allclose(ranker.compute_loss(page), losses[present].mean(), rtol=1e-4)
-    assert ranker.compute_loss({name: values[:0] for name, values in page.items()}) == 0
+    np.testing.assert_allclose(loss_of(ranker, page), losses[present].mean(), rtol=1e-4)
+    assert loss_of(ranker, {name: values[:0] for name, values in page.items()}) == 0
 
 
 def test_tasks_share_a_page_and_obey_probability(make, page):
@@ -48,9 +50,9 @@ def test_the_loss_is_the_weighted_sum_of_the_tasks_over_what_each_counts(make, p
     off = np.abs(np.log1p(page["dwell"].numpy()) - logits["dwell"])[clicked]
     huber = np.where(off <= 1, off**2 / 2, off - 0.5).mean()
     expected = log_loss(click, clicked) + 0.5 * log_loss(both, page["converted"].numpy() == 1) + 0.25 * huber
-    np.testing.assert_allclose(ranker.compute_loss(page), expected, rtol=1e-4)
+    np.testing.assert_allclose(loss_of(ranker, page), expected, rtol=1e-4)
     alone = make("none", three_tasks(ctcvr=0.0, dwell=0.0))
-    np.testing.assert_allclose(alone.compute_loss(page), log_loss(click, clicked), rtol=1e-4)
+    np.testing.assert_allclose(loss_of(alone, page), log_loss(click, clicked), rtol=1e-4)
     assert list(alone(inputs_of(page))) == ["ctr"]
 
 
@@ -65,15 +67,15 @@ def test_the_pairwise_loss_is_the_mean_over_pairs_of_a_page_and_then_over_pages(
         if pairs:
             of_pages.append(np.mean(pairs))
     assert 1 < len(of_pages) < len(logits)
-    expected = plain.compute_loss(page) + 0.5 * np.mean(of_pages)
-    np.testing.assert_allclose(ranker.compute_loss(page), expected, rtol=1e-5)
+    expected = loss_of(plain, page) + 0.5 * np.mean(of_pages)
+    np.testing.assert_allclose(loss_of(ranker, page), expected, rtol=1e-5)
     assert float(ranker.get_metrics_result()["pairwise_loss"]) == pytest.approx(np.mean(of_pages), rel=1e-5)
     assert list(ranker(inputs_of(page))) == ranker.outputs == ["ctr"]
     for layer in ranker.members[0].heads.values():
         layer.kernel.assign(tf.zeros_like(layer.kernel))  # ties
     for metric in ranker.metrics:
         metric.reset_state()
-    ranker.compute_loss(page)
+    loss_of(ranker, page)
     assert float(ranker.get_metrics_result()["pairwise_loss"]) == pytest.approx(np.log(2), rel=1e-6)
 
 
@@ -121,7 +123,7 @@ def test_pages_without_pairs_and_what_a_page_shares_teach_nothing_pairwise(make,
             np.testing.assert_array_equal(ours, theirs)
     candidates = ("item", "position", "clicked", "converted", "dwell", *STATISTICS)
     empty = page | {name: page[name][:, :0] for name in candidates}
-    assert float(ranker.compute_loss(empty)) == 0
+    assert float(loss_of(ranker, empty)) == 0
     bias = [v.path for v in ranker.trainable_variables].index(ranker.members[0].heads["ctr"].bias.path)
     ours, theirs = (gradients_of(r, page)[1] for r in (ranker, plain))
     np.testing.assert_allclose(ours[bias], theirs[bias], atol=1e-6)
@@ -132,7 +134,7 @@ def test_extreme_log_odds_of_two_events_keep_their_gradients(make):
     for a, b in ((0.3, -0.7), (50.0, -3.0), (-60.0, 60.0), (90.0, 90.0)):
         x, y = tf.Variable(a), tf.Variable(b)
         with tf.GradientTape() as tape:
-            both = _and_logit(x, y)
+            both = and_logit(x, y)
         gradients = tape.gradient(both, [x, y])
         assert np.isfinite([both, *gradients]).all()
         if abs(a) + abs(b) < 2:
@@ -152,14 +154,14 @@ def test_dwell_and_conversion_of_what_was_not_clicked_teach_nothing(make, page):
 def test_loss_weights_move_the_loss_and_not_the_metric(make, page):
     """A weight of 2 is the same as a page that is there twice; what `fit` shows counts pages once."""
     ranker = make("none")
-    plain = float(ranker.compute_loss(page))
+    plain = float(loss_of(ranker, page))
     shown = float(ranker.get_metrics_result()["loss"])
     for metric in ranker.metrics:
         metric.reset_state()
     weights = tf.constant([2.0] * 3 + [1.0] * 20 + [0.0])
-    weighted = float(ranker.compute_loss(page | {LOSS_WEIGHT: weights}))
+    weighted = float(loss_of(ranker, page | {LOSS_WEIGHT: weights}))
     assert float(ranker.get_metrics_result()["loss"]) == pytest.approx(shown, rel=1e-6)
     order = [0, 0, 1, 1, 2, 2, *range(3, 23)]
     repeated = {name: tf.gather(values, order) for name, values in page.items()}
-    assert weighted == pytest.approx(float(ranker.compute_loss(repeated)), rel=1e-5)
+    assert weighted == pytest.approx(float(loss_of(ranker, repeated)), rel=1e-5)
     assert abs(weighted - plain) > 1e-4

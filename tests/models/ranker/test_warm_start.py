@@ -1,18 +1,17 @@
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import Window, ids_sha256
-from beam_pipelines.shell.command import CommandError
 from models.clustering.clusters import ClustersMetadata
 from models.embeddings.embeddings import EmbeddingsMetadata
+from models.features.adapt import adapt_features
 from models.features.spec import STATISTICS, FeaturesConfig, HashFeature, IdFeature, resolve_features
-from models.features.tables import make_feature_tables
 from models.features.training_counts import TrainingCounts
 from models.ranker.config import RankerConfig, RankerLengths, TrainingConfig
-from models.ranker.ranker import Ranker, save_ranker
-from models.ranker.run import RankerMetadata
+from models.ranker.ranker import Ranker
+from models.ranker.run import RankerMetadata, RankerRun
 from models.ranker.warm_start import WarmStart
 from models.vision.encoder_run import EncoderMetadata
 
@@ -76,26 +75,29 @@ def make(items, users, counts, features=None, **changes):
         np.array(counts), np.full(len(users), 9), {name: np.array([1.0, 2.0]) for name in STATISTICS}
     )
     cluster_ids = np.arange(len(items), dtype=np.int32) % 3
-    tables = make_feature_tables(
-        config, items, users, occurrences, cluster_ids=cluster_ids, centers=np.eye(3, 4, dtype=np.float32)
+    tables = adapt_features(
+        config.features,
+        items,
+        users,
+        occurrences,
+        token_buckets=config.token_buckets,
+        cluster_ids=cluster_ids,
+        centers=np.eye(3, 4, dtype=np.float32),
     )
     ranker = Ranker(config, tables.sizes, "cluster_id")
     rng = np.random.default_rng(len(items))
     for variable in ranker.trainable_variables:
         variable.assign(rng.normal(size=variable.shape))
-    tables.fill(ranker)
-    return ranker, tables, config
+    ranker.fill(tables)
+    return ranker
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
     """A run that knows the items a, c and d, and the categories x, y and z."""
     run = tmp_path_factory.mktemp("old")
-    ranker, tables, config = make(OLD_ITEMS, OLD_USERS, [9, 2, 9, 9])
-    save_ranker(run, ranker, TrainingConfig(ranker=config), tables.values)
-    pq.write_table(OLD_ITEMS, run / "items.parquet")
-    pq.write_table(OLD_USERS, run / "users.parquet")
-    RankerMetadata(
+    ranker = make(OLD_ITEMS, OLD_USERS, [9, 2, 9, 9])
+    metadata = RankerMetadata(
         image_feature="cluster_id",
         seed=0,
         dataset_digest="",
@@ -106,7 +108,8 @@ def old(tmp_path_factory):
         embeddings=None,
         clusters=clusters_of("same"),
         notice="",
-    ).write(run)
+    )
+    RankerRun.save(run, ranker, metadata, TrainingConfig(ranker=ranker.config), items=OLD_ITEMS, users=OLD_USERS)
     return run, ranker
 
 
@@ -116,9 +119,9 @@ def table(ranker, name):
 
 def test_rows_go_over_by_what_they_stand_for(old):
     run, earlier = old
-    ranker, tables, _ = make(NEW_ITEMS, NEW_USERS, [9, 9, 9, 9, 3])
-    fresh, _, _ = make(NEW_ITEMS, NEW_USERS, [9, 9, 9, 9, 3])
-    said = WarmStart(run).fill(ranker, tables, NEW_ITEMS, NEW_USERS, None, clusters_of("same"))
+    ranker = make(NEW_ITEMS, NEW_USERS, [9, 9, 9, 9, 3])
+    fresh = make(NEW_ITEMS, NEW_USERS, [9, 9, 9, 9, 3])
+    said = WarmStart(run).fill(ranker, NEW_ITEMS, NEW_USERS, None, clusters_of("same"))
     # Known there: a, c, d as 1, 2, 3. Known here: new, d, c, b as 1, 2, 3, 4.
     np.testing.assert_array_equal(table(ranker, "item_id")[[0, 2, 3]], table(earlier, "item_id")[[0, 3, 2]])
     np.testing.assert_array_equal(table(ranker, "item_id")[[1, 4]], table(fresh, "item_id")[[1, 4]])
@@ -140,24 +143,24 @@ def test_rows_go_over_by_what_they_stand_for(old):
         layers = [layer(r).get_weights() for r in (earlier, ranker)]
         for before, after in zip(*layers, strict=True):
             np.testing.assert_array_equal(before, after)
-    cluster = [r.members[0].items.cluster_embedding.get_weights()[0] for r in (earlier, ranker)]
+    cluster = [r.members[0].items.picture_encoder.get_weights()[0] for r in (earlier, ranker)]
     np.testing.assert_array_equal(*cluster)
 
 
 def test_clusters_of_other_centers_mean_something_else(old):
     run, _ = old
-    ranker, tables, _ = make(NEW_ITEMS, NEW_USERS, [9] * 5)
-    before = ranker.members[0].items.cluster_embedding.get_weights()[0]
-    said = WarmStart(run).fill(ranker, tables, NEW_ITEMS, NEW_USERS, None, clusters_of("others"))
-    np.testing.assert_array_equal(ranker.members[0].items.cluster_embedding.get_weights()[0], before)
+    ranker = make(NEW_ITEMS, NEW_USERS, [9] * 5)
+    before = ranker.members[0].items.picture_encoder.get_weights()[0]
+    said = WarmStart(run).fill(ranker, NEW_ITEMS, NEW_USERS, None, clusters_of("others"))
+    np.testing.assert_array_equal(ranker.members[0].items.picture_encoder.get_weights()[0], before)
     assert "initialised: member/items/cluster_embedding/embeddings" in said
 
 
 def test_what_has_another_form_is_initialised_and_named(old):
     run, _ = old
     features = FeaturesConfig(item={"item_id": IdFeature(), "category": HashFeature(buckets=9)})
-    ranker, tables, _ = make(NEW_ITEMS, NEW_USERS, [9] * 5, features)
-    said = WarmStart(run).fill(ranker, tables, NEW_ITEMS, NEW_USERS, None, clusters_of("same"))
+    ranker = make(NEW_ITEMS, NEW_USERS, [9] * 5, features)
+    said = WarmStart(run).fill(ranker, NEW_ITEMS, NEW_USERS, None, clusters_of("same"))
     initialised = said.partition("initialised: ")[2].split(", ")
     assert "member/items/features/category_embedding/embeddings" in initialised
     assert "member/items/projection/kernel" in initialised  # it has fewer inputs
@@ -170,15 +173,15 @@ def test_a_run_without_its_tables_is_refused(old, tmp_path):
     for path in run.iterdir():
         if path.name != "users.parquet":
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(CommandError, match=r"--warm-start: .* has no users.parquet; train the ranker again"):
+    with pytest.raises(ArtifactError, match=r"has no users\.parquet; train the ranker again"):
         WarmStart(tmp_path)
 
 
 def test_members_go_over_one_by_one_and_more_of_them_begin_anew(old):
     run, earlier = old
-    ranker, tables, _ = make(NEW_ITEMS, NEW_USERS, [9, 9, 9, 9, 3], members=2)
+    ranker = make(NEW_ITEMS, NEW_USERS, [9, 9, 9, 9, 3], members=2)
     before = ranker.members[1].get_weights()
-    said = WarmStart(run).fill(ranker, tables, NEW_ITEMS, NEW_USERS, None, clusters_of("same"))
+    said = WarmStart(run).fill(ranker, NEW_ITEMS, NEW_USERS, None, clusters_of("same"))
     np.testing.assert_array_equal(table(ranker, "item_id")[[0, 2, 3]], table(earlier, "item_id")[[0, 3, 2]])
     for was, now in zip(before, ranker.members[1].get_weights(), strict=True):
         np.testing.assert_array_equal(was, now)

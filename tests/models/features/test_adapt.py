@@ -11,7 +11,8 @@ from beam_pipelines.shell.command import CommandError
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import PageLengths, page_batches, split_by_share
-from models.features.candidate_numbers import CandidateNumbers
+from models.features.adapt import adapt_features
+from models.features.dense_features import DenseFeatures
 from models.features.embeddings import FeatureEmbeddings
 from models.features.spec import (
     STATISTICS,
@@ -23,13 +24,12 @@ from models.features.spec import (
     TextFeature,
     resolve_features,
 )
-from models.features.table import FeatureTable
-from models.features.tables import make_feature_tables
+from models.features.tables import FeatureTable
 from models.features.training_counts import TrainingCounts, count_training
-from models.features.vocabulary import FeatureValues, NumberValues, log_magnitude, scale_of
+from models.features.vocabulary import FeatureVocabulary, NumberScale, log_magnitude, scale_of
 from models.layers.id_embedding import IdEmbedding
 from models.layers.text_embedding import TextEmbedding, hash_tokens
-from models.ranker.config import RankerConfig, TrainingConfig
+from models.ranker.config import TrainingConfig
 from tests.models.tiny_dataset import write_tiny_dataset
 
 ITEMS = pa.table(
@@ -48,9 +48,8 @@ SEEN = TrainingCounts(np.array([1, 1, 0, 1]), np.array([3, 0]), {name: np.array(
 
 
 def tables_of(features=None, counts=SEEN, items=ITEMS):
-    config = RankerConfig(features=FeaturesConfig(**(features or {})))
-    resolved = resolve_features(config.features, items.schema, USERS.schema)
-    return make_feature_tables(config.model_copy(update={"features": resolved}), items, USERS, counts)
+    resolved = resolve_features(FeaturesConfig(**(features or {})), items.schema, USERS.schema)
+    return adapt_features(resolved, items, USERS, counts, token_buckets=10_000)
 
 
 def test_everything_the_contract_gives_a_meaning_is_a_feature_unless_told_otherwise():
@@ -112,10 +111,10 @@ def test_rare_ids_share_the_unknown_one():
 def test_what_training_never_saw_is_unknown_and_shapes_no_scale():
     tables = tables_of()
     np.testing.assert_array_equal(tables.items["category"], [1, 2, 0, 0, 0])
-    assert tables.values.item["category"] == ("x", "y")
+    assert tables.vocabulary.item["category"] == ("x", "y")
     np.testing.assert_allclose(tables.items["stat_price"], [-1, 1, 1e6 - 2, 0, 0])
     np.testing.assert_allclose(tables.items["stat_sold"], [0, 0, -1, 0, 0])  # one value seen: 6
-    assert tables.values.item["stat_price"] == NumberValues(mean=2, deviation=1)
+    assert tables.vocabulary.item["stat_price"] == NumberScale(mean=2, deviation=1)
     np.testing.assert_array_equal(tables.items["title"][[1, 3, 4]], np.full((3, 16), -1))
     np.testing.assert_array_equal(
         tables.items["title"][:, 0][[0, 2]], hash_tokens(["red"] * 2, 10_000, 1).numpy()[:, 0]
@@ -140,7 +139,7 @@ def test_frequent_categories_hashes_and_quantiles():
     np.testing.assert_array_equal(tables.items["stat_price"], [1, 2, 2, 0, 0])  # the median, 3, begins the second
     logs = np.log1p([5.0, 6.0])
     np.testing.assert_allclose(tables.items["stat_sold"], [0, 0, -1, 1, 0], atol=1e-5)
-    assert tables.values.item["stat_sold"].mean == pytest.approx(logs.mean())
+    assert tables.vocabulary.item["stat_sold"].mean == pytest.approx(logs.mean())
     assert tables.sizes.item == {"category": 2, "colour": 7, "stat_price": 2, "stat_sold": 0}
     table = FeatureTable(features, 5)
     for name, rows in tables.items.items():
@@ -165,7 +164,7 @@ def test_numbers_of_candidates_are_transformed_as_training_saw_them():
         "ctr_7d": NumberFeature(),
         "pays_30d": NumberFeature(transform="buckets", buckets=4),
     }
-    layer = CandidateNumbers(features, 3)
+    layer = DenseFeatures(features, 3)
     scales = {name: scale_of(seen[name], feature) for name, feature in features.items()}
     layer.fill(scales)
     page = {"impressions_7d": [[3, 0, -1]], "ctr_7d": [[0.5, np.nan, 0.1]], "pays_30d": [[-1, 0.01, 0.99]]}
@@ -186,14 +185,14 @@ def test_log_magnitude_keeps_the_sign():
 
 def test_a_vocabulary_that_is_missing_is_named():
     resolved = resolve_features(FeaturesConfig(), ITEMS.schema, USERS.schema)
-    values = tables_of().values
-    values.check(resolved, "values.json")
-    bare = FeatureValues(item={**values.item, "category": NumberValues(mean=0, deviation=1)}, user={}, candidate={})
-    with pytest.raises(CommandError, match=r"ranker.features.item.category: values.json has no vocabulary of it"):
-        bare.check(resolved, "values.json")
+    values = tables_of().vocabulary
+    values.check(resolved)
+    bare = FeatureVocabulary(item={**values.item, "category": NumberScale(mean=0, deviation=1)}, user={}, candidate={})
+    with pytest.raises(CommandError, match=r"ranker.features.item.category: the ranker has no vocabulary of it"):
+        bare.check(resolved)
     without = values.model_copy(update={"candidate": {}})
-    with pytest.raises(CommandError, match=r"ranker.features.candidate.impressions_7d: values.json has no scale of it"):
-        without.check(resolved, "values.json")
+    with pytest.raises(CommandError, match=r"ranker.features.candidate.impressions_7d: the ranker has no scale of it"):
+        without.check(resolved)
 
 
 def test_unknown_ids_share_row_0_and_training_drops_a_share():

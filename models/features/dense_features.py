@@ -8,16 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 from models.data.pages import PADDING
-from models.features.spec import NumberFeature
-from models.features.vocabulary import NumberValues, log_magnitude
+from models.features.spec import NumberFeature, features_from_json, features_to_json
+from models.features.vocabulary import NumberScale, log_magnitude
 from models.layers.id_embedding import IdEmbedding
 
 
-class CandidateNumbers(keras.layers.Layer):
-    """Transforms the numbers of candidates, in the graph, as training has seen them.
+@keras.saving.register_keras_serializable(package="courier")
+class DenseFeatures(keras.layers.Layer):
+    """Transforms the numbers of candidates, in the graph, with the scales of the training pages.
 
     Args:
-        features: number by name.
+        features: the feature spec, by name of the number.
         dim: int. Length of the embedding of a quantile.
 
     Attributes:
@@ -32,23 +33,28 @@ class CandidateNumbers(keras.layers.Layer):
     def __init__(self, features: Mapping[str, NumberFeature], dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.features = dict(features)
+        self.dim = dim
         self.scales: dict[str, keras.Variable] = {}
         self.embeddings: dict[str, IdEmbedding] = {}
         self.output_dim = 0
         for name, feature in features.items():
             # Mean and deviation, or the boundaries of the quantiles.
             size = feature.buckets - 1 if feature.transform == "buckets" else 2
-            self.scales[name] = self.add_weight(name=name, shape=(size,), initializer="zeros", trainable=False)
+            self.scales[name] = self.add_weight(
+                name=name, shape=(size,), initializer="zeros", trainable=False, autocast=False
+            )
             if feature.transform == "buckets":
-                self.embeddings[name] = IdEmbedding(feature.buckets, dim, name=f"{name}_embedding")
+                self.embeddings[name] = IdEmbedding(
+                    feature.buckets, dim, name=f"{name}_embedding", dtype=self.dtype_policy
+                )
                 self.embeddings[name].build()
             self.output_dim += dim if feature.transform == "buckets" else 1
         self.built = True
 
-    def fill(self, values: Mapping[str, NumberValues]) -> None:
-        """Writes what training has seen into the scales."""
+    def fill(self, scales: Mapping[str, NumberScale]) -> None:
+        """Writes the scales that were found in training pages."""
         for name, feature in self.features.items():
-            number = values[name]
+            number = scales[name]
             scale = number.boundaries if feature.transform == "buckets" else (number.mean, number.deviation)
             self.scales[name].assign(np.array(scale, np.float32))
 
@@ -66,5 +72,15 @@ class CandidateNumbers(keras.layers.Layer):
                 continue
             if feature.transform == "log":
                 values = log_magnitude(values)
-            transformed.append(tf.where(present, (values - scale[0]) / scale[1], 0.0)[..., None])
+            number = tf.where(present, (values - scale[0]) / scale[1], 0.0)[..., None]
+            transformed.append(tf.cast(number, self.compute_dtype))
         return tf.concat(transformed, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "features": features_to_json(self.features), "dim": self.dim}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "DenseFeatures":
+        """Makes the layer of a `get_config`."""
+        return cls(**{**config, "features": features_from_json(config["features"])})

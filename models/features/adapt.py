@@ -1,0 +1,161 @@
+"""Adapts features to a dataset: vocabularies, scales and the content of the feature tables.
+
+Vocabularies and scales come from the training pages alone; the scale of similarity from the pictures of all items.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from models.embeddings.vectors import l2_normalize
+from models.features.spec import FeaturesConfig, FeatureSizes, TableFeature
+from models.features.training_counts import TrainingCounts
+from models.features.vocabulary import (
+    FeatureVocabulary,
+    NumberScale,
+    hash_ids,
+    number_rows,
+    scale_of,
+    vocabulary_ids,
+    vocabulary_of,
+)
+from models.layers.text_embedding import hash_tokens
+
+_BLOCK = 2**16  # vectors
+_LEAST_VARIANCE = 1e-9  # of cosines; less is rounding
+
+
+class AdaptedFeatures(NamedTuple):
+    """The content of a ranker's tables, and the vocabularies and scales that it was made with.
+
+    Attributes:
+        sizes: sizes of the tables and embeddings.
+        vocabulary: vocabularies and scales.
+        items, users: column to its values by row, see `FeatureTable.tables`.
+        pictures: tables of pictures by name, each with one row more for what has none: `image`, float32
+            `(items + 1, dim)`, unit vectors or zeros; or `cluster`, int32 `(items + 1,)`, 0 = none, and `center`,
+            float32 `(clusters + 1, dim)`. With either, `similarity`, float32 `(2,)`: mean and standard deviation of the
+            cosines of two items. Nothing without pictures.
+    """
+
+    sizes: FeatureSizes
+    vocabulary: FeatureVocabulary
+    items: dict[str, np.ndarray]
+    users: dict[str, np.ndarray]
+    pictures: dict[str, np.ndarray]
+
+
+def adapt_features(
+    features: FeaturesConfig,
+    items: pa.Table,
+    users: pa.Table,
+    counts: TrainingCounts,
+    *,
+    token_buckets: int,
+    image_embeddings: np.ndarray | None = None,
+    cluster_ids: np.ndarray | None = None,
+    centers: np.ndarray | None = None,
+) -> AdaptedFeatures:
+    """Turns the dataset's tables into feature tables with one more row, for what is unknown.
+
+    Args:
+        features: the feature spec, resolved.
+        items, users: the dataset's tables.
+        counts: what occurs on the training pages.
+        token_buckets: number of token hashes of texts.
+        image_embeddings: float32 or float16 `(items, dim)`, zeros without picture.
+        cluster_ids: int32 `(items,)`, -1 without picture.
+        centers: float32 `(clusters, dim)`, given with `cluster_ids`.
+    """
+    item_tables, item_sizes, item_vocabulary = _tables(features.item, items, counts.items, token_buckets)
+    user_tables, user_sizes, user_vocabulary = _tables(features.user, users, counts.users, token_buckets)
+    candidate = {name: scale_of(counts.numbers[name], feature) for name, feature in features.candidate.items()}
+    pictures, image_dim, clusters = {}, 0, 0
+    if image_embeddings is not None:
+        image_dim = image_embeddings.shape[1]
+        pictures["image"] = _append(l2_normalize(image_embeddings))
+        pictures["similarity"] = similarity_scale(pictures["image"], np.ones(len(pictures["image"])))
+    if cluster_ids is not None:
+        clusters, image_dim = centers.shape
+        pictures["cluster"] = _append(cluster_ids.astype(np.int32) + 1)
+        pictures["center"] = np.concatenate([np.zeros((1, image_dim), np.float32), l2_normalize(centers)])
+        members = np.bincount(pictures["cluster"], minlength=len(pictures["center"]))
+        pictures["similarity"] = similarity_scale(pictures["center"], members)
+    sizes = FeatureSizes(
+        items=len(items),
+        users=len(users),
+        item=item_sizes,
+        user=user_sizes,
+        image_dim=image_dim,
+        clusters=clusters,
+    )
+    vocabulary = FeatureVocabulary(item=item_vocabulary, user=user_vocabulary, candidate=candidate)
+    return AdaptedFeatures(sizes, vocabulary, item_tables, user_tables, pictures)
+
+
+def similarity_scale(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of the cosines of all pairs of two items that have a picture.
+
+    Sums over pairs are those of the items' moments: the mean is that of the vectors' sum, the mean square that of their
+    second moments.
+
+    Args:
+        vectors: float32 `(n, dim)`, of unit length; zeros have no picture.
+        counts: `(n,)`, how many items have each.
+
+    Returns:
+        float32 `(2,)`; 0 and 1 if fewer than two items have a picture, or all have the same.
+    """
+    counts = np.where(vectors.any(axis=1), counts, 0).astype(np.float64)
+    items = counts.sum()
+    total, moments = counts @ vectors, np.zeros((vectors.shape[1],) * 2)
+    for first in range(0, len(vectors), _BLOCK):
+        block = vectors[first : first + _BLOCK].astype(np.float64)
+        moments += block.T @ (block * counts[first : first + _BLOCK, None])
+    pairs = items * (items - 1)
+    if not pairs:
+        return np.array([0, 1], np.float32)
+    mean = (total @ total - items) / pairs
+    variance = ((moments**2).sum() - items) / pairs - mean**2
+    deviation = np.sqrt(variance) if variance > _LEAST_VARIANCE else 1.0
+    return np.array([mean, deviation], np.float32)
+
+
+def _tables(
+    features: Mapping[str, TableFeature], table: pa.Table, counts: np.ndarray, token_buckets: int
+) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, tuple[str, ...] | NumberScale]]:
+    """Values by row, sizes of embeddings, and vocabularies and scales, by column."""
+    tables, sizes, values = {}, {}, {}
+    for name, feature in features.items():
+        column, size = table[name], 0
+        if feature.type == "id":
+            rows = _frequent(counts, feature.min_count)
+            size = int(rows.max(initial=0))
+        elif feature.type == "category":
+            values[name] = vocabulary_of(column, counts, feature)
+            rows, size = vocabulary_ids(column, values[name]), len(values[name])
+        elif feature.type == "hash":
+            rows, size = hash_ids(column, feature), feature.buckets
+        elif feature.type == "text":
+            texts = tf.constant([text or "" for text in column.to_pylist()] + [""])
+            rows = hash_tokens(texts, token_buckets, feature.tokens).numpy()[:-1].astype(np.int32)
+        else:
+            values[name] = scale_of(column.to_numpy().astype(np.float64)[counts > 0], feature)
+            rows = number_rows(column, values[name], feature)
+            size = feature.buckets if feature.transform == "buckets" else 0
+        tables[name], sizes[name] = _append(rows, -1 if feature.type == "text" else 0), size
+    return tables, sizes, values
+
+
+def _frequent(counts: np.ndarray, min_count: int) -> np.ndarray:
+    """Numbers rows seen at least `min_count` times from 1; 0 for the others."""
+    frequent = counts >= min_count
+    return np.where(frequent, np.cumsum(frequent), 0).astype(np.int32)
+
+
+def _append(rows: np.ndarray, value: float = 0) -> np.ndarray:
+    """One more row of `value`."""
+    return np.concatenate([rows, np.full((1, *rows.shape[1:]), value, rows.dtype)])
