@@ -27,7 +27,7 @@ class IdentityRecall(NamedTuple):
 def counterparts(groups: np.ndarray) -> np.ndarray:
     """The other item of each group of two.
 
-    Larger groups do not count, for it takes exactly one true counterpart to call its place the query's rank.
+    Larger groups do not count: a rank is defined only where there is exactly one true counterpart.
 
     Args:
         groups: int `(items,)`, -1 = in no group.
@@ -45,7 +45,7 @@ def counterparts(groups: np.ndarray) -> np.ndarray:
 
 
 def counterpart_ranks(neighbours: np.ndarray, counterpart: np.ndarray) -> np.ndarray:
-    """The place of each query's counterpart among its neighbours.
+    """The rank of each query's counterpart among its neighbours.
 
     Args:
         neighbours: item rows `(n, k)`, nearest first.

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from beam_pipelines.shell.progress import progress_bar
 from models.embeddings.identity_recall import RANKS, counterpart_ranks, counterparts, identity_recall
 from models.embeddings.label_consistency import (
     UNLABELLED,
@@ -69,30 +69,31 @@ def label_report(
     probed = _sample(rng, rows, PROBE_ITEMS)
     counterpart = counterparts(np.where(has_image, titles, -1))
     paired = _sample(rng, np.flatnonzero(counterpart >= 0), queries)
-    at = [rank for rank in RANKS if rank <= largest_k(len(rows))]
+    ranks = [rank for rank in RANKS if rank <= largest_k(len(rows))]
     products = title_groups(titles)
     splits = {name: _split(codes[probed], products[probed], seed) for name, codes in labels.items()}
 
     shares: dict[str, dict[str, np.ndarray]] = {name: {} for name in labels}
     recalls = {}
-    with tqdm(total=len(indexes) * (len(seeds) + len(paired)), desc="looking up neighbours", unit="item") as progress:
+    lookups = len(indexes) * (len(seeds) + len(paired))
+    with progress_bar(total=lookups, desc="looking up neighbours", unit="item") as progress:
         for embedding, index in indexes.items():
-            of_blocks: dict[str, list[np.ndarray]] = {name: [] for name in labels}
-            for block in index.blocks(seeds, k):
+            blocks: dict[str, list[np.ndarray]] = {name: [] for name in labels}
+            for nearest in index.blocks(seeds, k):
                 for name, codes in labels.items():
-                    of_blocks[name].append(label_shares(codes[block.seeds], codes[block.rows]))
-                progress.update(len(block.seeds))
-            for name, parts in of_blocks.items():
+                    blocks[name].append(label_shares(codes[nearest.seeds], codes[nearest.rows]))
+                progress.update(len(nearest.seeds))
+            for name, parts in blocks.items():
                 shares[name][embedding] = np.concatenate(parts)
-            if len(paired) and at:
-                ranks = []
-                for block in index.blocks(paired, max(at)):
-                    ranks.append(counterpart_ranks(block.rows, counterpart[block.seeds]))
-                    progress.update(len(block.seeds))
-                recalls[embedding] = identity_recall(np.concatenate(ranks), at)._asdict()
+            if len(paired) and ranks:
+                found = []
+                for nearest in index.blocks(paired, max(ranks)):
+                    found.append(counterpart_ranks(nearest.rows, counterpart[nearest.seeds]))
+                    progress.update(len(nearest.seeds))
+                recalls[embedding] = identity_recall(np.concatenate(found), ranks)._asdict()
 
     probes: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in labels}
-    with tqdm(total=len(indexes) * len(labels), desc="probing", unit="label") as progress:
+    with progress_bar(total=len(indexes) * len(labels), desc="probing", unit="label") as progress:
         for embedding, index in indexes.items():
             frozen = np.asarray(embeddings[embedding][probed], np.float32)
             for name, codes in labels.items():
@@ -113,12 +114,12 @@ def label_report(
                 "values": len(np.unique(codes[rows][codes[rows] != UNLABELLED])),
                 "chance": chance_consistency(codes[rows]),
                 "consistency": {
-                    embedding: label_consistency(of_seed, products[seeds])._asdict()
-                    for embedding, of_seed in shares[name].items()
+                    embedding: label_consistency(share, products[seeds])._asdict()
+                    for embedding, share in shares[name].items()
                 },
                 "gain": {
-                    embedding: label_consistency(of_seed - next(iter(shares[name].values())), products[seeds])._asdict()
-                    for embedding, of_seed in list(shares[name].items())[1:]
+                    embedding: label_consistency(share - next(iter(shares[name].values())), products[seeds])._asdict()
+                    for embedding, share in list(shares[name].items())[1:]
                 },
                 "probes": probes[name],
             }
@@ -129,29 +130,29 @@ def label_report(
 
 
 def report_tables(report: Mapping[str, Any]) -> list[ReportTable]:
-    """The report for people."""
+    """The report for people, see `label_report`."""
     labels = report["labels"]
     embeddings = list(next(iter(labels.values()))["consistency"])
     gains = [f"{name} - {embeddings[0]}" for name in embeddings[1:]]
     consistency = [["label", "values", "chance", *embeddings, *gains, "left out"]]
     probes = [["label", *(f"{name} {probe}" for name in embeddings for probe in ("linear", "k-NN"))]]
-    tested = 0
-    for name, of in labels.items():
-        entries = of["consistency"].values()
+    for name, measured in labels.items():
+        entries = measured["consistency"].values()
         consistency.append(
             [
                 name,
-                f"{of['values']}",
-                f"{of['chance']:.4f}",
+                f"{measured['values']}",
+                f"{measured['chance']:.4f}",
                 *(f"{entry['mean']:.4f} ± {entry['standard_error']:.4f}" for entry in entries),
-                *(f"{gain['mean']:+.4f} ± {gain['standard_error']:.4f}" for gain in of["gain"].values()),
+                *(f"{gain['mean']:+.4f} ± {gain['standard_error']:.4f}" for gain in measured["gain"].values()),
                 f"{next(iter(entries))['left_out']}",
             ]
         )
         probes.append(
-            [name, *(_accuracy(of["probes"][e].get(probe)) for e in embeddings for probe in ("linear", "knn"))]
+            [name, *(_accuracy(measured["probes"][e].get(probe)) for e in embeddings for probe in ("linear", "knn"))]
         )
-    tested = max((p["linear"]["test_items"] for of in labels.values() for p in of["probes"].values() if p), default=0)
+    accuracies = [accuracy for measured in labels.values() for accuracy in measured["probes"].values() if accuracy]
+    tested = max((accuracy["linear"]["test_items"] for accuracy in accuracies), default=0)
     tables = [
         ReportTable(
             f"KNN label consistency: share of the {report['k']} nearest items ({report['metric']}) that carry the "

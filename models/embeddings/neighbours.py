@@ -1,7 +1,7 @@
 """Nearest neighbours of items by their embeddings."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -39,8 +39,8 @@ class Neighbours:
     same distance the lower row comes first.
 
     Args:
-        embeddings: float, `(items, dim)` by item row; it may be memory-mapped. ScaNN keeps a float32 copy of the rows
-            that count.
+        vectors: embeddings, float `(items, dim)` by item row; they may be memory-mapped. ScaNN keeps a float32 copy of
+            the rows that count.
         has_image: bool, `(items,)`: which rows count. The others are nobody's neighbours.
         metric: `euclidean` or `cosine`.
 
@@ -55,28 +55,28 @@ class Neighbours:
     _SPARE = 16  # neighbours beyond k that are put in exact order: ties at the end, and errors of the quantisation
     _BLOCK_ELEMENTS = 1 << 25  # of the differences of seeds and candidates held at once: 128 MB
 
-    def __init__(self, embeddings: np.ndarray, has_image: np.ndarray, metric: Metric = "euclidean") -> None:
+    def __init__(self, vectors: np.ndarray, has_image: np.ndarray, metric: Metric = "euclidean") -> None:
         if metric not in METRICS:
             raise ValueError(f"`metric` must be one of {METRICS}. Received: {metric!r}")
-        if embeddings.ndim != 2 or has_image.shape != embeddings.shape[:1]:
+        if vectors.ndim != 2 or has_image.shape != vectors.shape[:1]:
             raise ValueError(
-                "`embeddings` must have shape (items, dim) and `has_image` (items,). "
-                f"Received: {embeddings.shape} and {has_image.shape}"
+                "`vectors` must have shape (items, dim) and `has_image` (items,). "
+                f"Received: {vectors.shape} and {has_image.shape}"
             )
         self.metric = metric
         self._item_rows = np.flatnonzero(has_image)
-        self._place = np.full(len(has_image), -1, np.int64)
-        self._place[self._item_rows] = np.arange(len(self._item_rows))
+        self._position = np.full(len(has_image), -1, np.int64)  # of an item row in the index
+        self._position[self._item_rows] = np.arange(len(self._item_rows))
         if not len(self._item_rows):
             raise ValueError("`has_image` must be true for some item")
-        vectors = np.ascontiguousarray(embeddings[self._item_rows], np.float32)
+        vectors = np.ascontiguousarray(vectors[self._item_rows], np.float32)
         bad = ~np.isfinite(vectors).all(axis=1)
         if metric == "cosine":
             bad |= ~vectors.any(axis=1)
             vectors = l2_normalize(vectors)
         if bad.any():
             raise ValueError(
-                f"`embeddings` must be finite{' and not zero' if metric == 'cosine' else ''}. Received: "
+                f"`vectors` must be finite{' and not zero' if metric == 'cosine' else ''}. Received: "
                 f"{bad.sum()} other rows, the first is row {self._item_rows[np.argmax(bad)]}"
             )
         self._vectors = vectors
@@ -96,8 +96,8 @@ class Neighbours:
         largest = largest_k(len(self._item_rows))
         if not 1 <= k <= largest:
             raise ValueError(f"`k` must be between 1 and {largest}. Received: {k}")
-        outside = (seeds < 0) | (seeds >= len(self._place))
-        missing = outside | (self._place[np.where(outside, 0, seeds)] < 0)
+        outside = (seeds < 0) | (seeds >= len(self._position))
+        missing = outside | (self._position[np.where(outside, 0, seeds)] < 0)
         if missing.any():
             raise ValueError(f"`seeds` must be rows of items with a picture. Received: {seeds[missing][0]}")
         block = max(1, self._BLOCK_ELEMENTS // ((k + 1 + self._SPARE) * self._vectors.shape[1]))
@@ -106,10 +106,10 @@ class Neighbours:
 
     def search(self, seeds: np.ndarray, k: int) -> Nearest:
         """Looks up the neighbours of a few items; see `blocks`."""
-        none = Nearest(np.zeros(0, np.int64), np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
-        return Nearest(*map(np.concatenate, zip(none, *self.blocks(seeds, k), strict=True)))
+        nothing = Nearest(np.zeros(0, np.int64), np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
+        return Nearest(*map(np.concatenate, zip(nothing, *self.blocks(seeds, k), strict=True)))
 
-    def _build(self) -> object:
+    def _build(self) -> Any:
         # Imported here: its native library needs TensorFlow loaded, which only a search should cost.
         import scann
 
@@ -128,14 +128,14 @@ class Neighbours:
         )
 
     def _nearest(self, seeds: np.ndarray, k: int) -> Nearest:
-        places = self._place[seeds]
-        queries = self._vectors[places]
-        found = min(k + 1 + self._SPARE, len(self._item_rows))
-        candidates, _ = self._searcher.search_batched_parallel(queries, found, max(100, 10 * found))
+        positions = self._position[seeds]
+        queries = self._vectors[positions]
+        count = min(k + 1 + self._SPARE, len(self._item_rows))
+        candidates, _ = self._searcher.search_batched_parallel(queries, count, max(100, 10 * count))
         candidates = candidates.astype(np.int64)
         # One difference per pair: unlike |x|^2 - 2xy + |y|^2, equal embeddings are at distance 0 exactly.
         squared = np.square(self._vectors[candidates] - queries[:, None]).sum(axis=2)
-        squared[candidates == places[:, None]] = np.inf  # the item itself, behind all others
+        squared[candidates == positions[:, None]] = np.inf  # the item itself, behind all others
         order = np.lexsort((candidates, squared))[:, :k]
         squared = np.take_along_axis(squared, order, axis=1)
         rows = self._item_rows[np.take_along_axis(candidates, order, axis=1)]

@@ -67,8 +67,8 @@ class PageContents:
         """Clusters of all sizes, from the largest to the smallest."""
         sizes = np.bincount(cluster_ids[cluster_ids >= 0])
         by_size = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
-        places = np.unique(np.linspace(0, len(by_size) - 1, min(_CLUSTERS, len(by_size))).round().astype(int))
-        return [self._cluster(int(c), np.flatnonzero(cluster_ids == c)) for c in by_size[places]]
+        ranks = np.unique(np.linspace(0, len(by_size) - 1, min(_CLUSTERS, len(by_size))).round().astype(int))
+        return [self._cluster(int(c), np.flatnonzero(cluster_ids == c)) for c in by_size[ranks]]
 
     def maps(self, embeddings: Mapping[str, np.ndarray], has_image: np.ndarray, metric: Metric) -> list[ShownMap]:
         """A map by embedding and label; none of items too few for a map."""
@@ -81,25 +81,25 @@ class PageContents:
             points = tsne_points(l2_normalize(sample) if metric == "cosine" else sample, self._seed)
             nearest = Neighbours(points, np.ones(len(rows), bool)).search(np.arange(len(rows)), _MAP_NEIGHBOURS)
             for label, values in self.labels.items():
-                of_point = [values[row] for row in rows]
-                codes = label_codes(of_point)
+                shown_values = [values[row] for row in rows]
+                codes = label_codes(shown_values)
                 agreement = label_consistency(label_shares(codes, codes[nearest.rows]))
                 note = f"{agreement.mean:.1%} of the nearest {_MAP_NEIGHBOURS} carry the item's label"
-                shown.append(ShownMap(f"{name}, by {label}", note, tsne_map(points, of_point)))
+                shown.append(ShownMap(f"{name}, by {label}", note, tsne_map(points, shown_values)))
         return shown
 
     def _cluster(self, cluster_id: int, rows: np.ndarray) -> ShownCluster:
         purity = []
         for values in self.labels.values():
             found, counts = np.unique([values[row] for row in rows if values[row]], return_counts=True)
-            most = int(np.argmax(counts)) if len(counts) else -1
-            purity.append((str(found[most]), counts[most] / counts.sum()) if len(counts) else ("", 0.0))
+            largest = int(np.argmax(counts)) if len(counts) else -1
+            purity.append((str(found[largest]), counts[largest] / counts.sum()) if len(counts) else ("", 0.0))
         members = [self._item(row) for row in self.draw(rows, _MEMBERS)]
         return ShownCluster(cluster_id, len(rows), purity, members)
 
     def _item(self, row: int) -> ShownItem:
         (picture,) = self._pictures.read([self._picture_of_item[row]], _THUMBNAIL)
-        values = tuple(of_item[row] for of_item in self.labels.values())
+        values = tuple(texts[row] for texts in self.labels.values())
         item_id, title = self._item_ids[row], self._titles[row]
         caption = " · ".join(filter(None, (title, *values, item_id)))
         return ShownItem(item_id, title or item_id, values, inline_picture(picture, caption))

@@ -118,10 +118,10 @@ def _accuracy(model: ClassifierMixin, test: np.ndarray, labels: np.ndarray, spli
     """Measures a classifier on the test items' vectors `(test items, dim)`."""
     scores = model.predict_proba(test)
     wanted = labels[split.test]
-    known = np.isin(wanted, model.classes_)
-    place = np.where(known, np.searchsorted(model.classes_, wanted), 0)
-    own = np.take_along_axis(scores, place[:, None], axis=1)
-    not_below = (scores >= own).sum(axis=1)  # itself included
-    top1, top5 = (float((known & (not_below <= k)).mean()) for k in (1, 5))
+    learnt = np.isin(wanted, model.classes_)
+    column = np.where(learnt, np.searchsorted(model.classes_, wanted), 0)
+    own = np.take_along_axis(scores, column[:, None], axis=1)
+    rank = (scores >= own).sum(axis=1)  # ties count against the label
+    top1, top5 = (float((learnt & (rank <= k)).mean()) for k in (1, 5))
     error = float(np.sqrt(top1 * (1 - top1) / len(wanted)))
     return ProbeAccuracy(top1, top5, error, len(split.train), len(wanted), len(model.classes_))
