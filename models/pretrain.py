@@ -31,10 +31,8 @@ from models.training.replicas import ends_with_other_workers, is_chief, training
 from models.training.resumable_fit import resumable_fit
 from models.vision.config import build_encoder, load_pretrained
 from models.vision.encoder import ImageEncoder
-from models.vision.encoder_run import EncoderMetadata
+from models.vision.encoder_run import ENCODER_FILE, LOGS, EncoderMetadata
 
-ENCODER_FILE = "encoder.keras"
-LOGS = "logs"
 _MAY_CHANGE = {"cache_megabytes", "checkpoint_minutes"}  # keys that make no difference to what is learnt
 _VALIDATION_CLICKS = 50
 _VALIDATION_PAGES = 2000

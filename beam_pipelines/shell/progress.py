@@ -4,7 +4,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -44,11 +44,16 @@ def progress_bar(iterable: Any = None, **options: Any) -> tqdm:
     return tqdm(iterable, disable=not _shown, **options)
 
 
-def say(text: str) -> None:
-    """Prints a line about what was done, if progress is shown. Arguments are named in backticks, as errors do."""
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints a line about what was done, if progress is shown. Arguments are named in backticks, as errors do.
+
+    Args:
+        text: the line.
+        file: where to; `None` for standard output.
+    """
     if _shown:
-        tqdm.write(_worded(text), file=sys.stdout)  # a progress bar may be on the line
-        sys.stdout.flush()
+        tqdm.write(_worded(text), file=file or sys.stdout)  # a progress bar may be on the line
+        (file or sys.stdout).flush()
 
 
 def warn(text: str) -> None:

@@ -55,7 +55,7 @@ from benchmarks.encoder.sides import (
     draw_pages,
 )
 from models.clustering.assignment import ExactAssigner
-from models.pretraining.contrastive_loss import column_contrast
+from models.pretraining.losses import column_contrast
 from models.pretraining.reconstruction import UserIntentionReconstruction
 from models.vision.encoder import ImageEncoder
 from models.vision.swin import Swin

@@ -5,22 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-import models.vision.encoder  # noqa: F401 (registers the classes that encoder.keras names)
 from beam_pipelines.format.errors import ArtifactError, InputError, about
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import progress_bar, say
-from models.artifact import check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.data.picture_store import PictureStore
 from models.embeddings.embeddings import EMBEDDINGS_FILE, Embeddings
 from models.embeddings.vectors import check_finite, create_vectors
 from models.training.checkpoints import Checkpoint, Checkpoints
 from models.vision.encode import encode_function
-from models.vision.encoder_run import EncoderMetadata
+from models.vision.encoder_run import EncoderRun
 
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 StoredDtype = Literal["float32", "float16"]
@@ -81,9 +78,8 @@ def embed(
             raise InputError(f"`{name}` must be one of {', '.join(allowed)}. Received: {value}")
     dataset = data if isinstance(data, Dataset) else Dataset(data)
     with about("encoder"):
-        encoder_metadata = read_metadata(EncoderMetadata, encoder, "models.pretrain")
-        weights = encoder / "encoder.keras"
-        check_digest(weights, encoder_metadata.weights_sha256)
+        encoder_run = EncoderRun.load(encoder)
+    encoder_metadata = encoder_run.metadata
     store = PictureStore(dataset, encoder_metadata.image_size)
     # Vectors that agree in these can stand in one file.
     made_as = {
@@ -128,8 +124,7 @@ def embed(
             raise ArtifactError(f"{partial} has lost its {EMBEDDINGS_FILE}; pass `restart=True` to begin again")
         else:
             say(f"goes on after {latest.step} of {len(to_encode.numbers)} pictures")
-        model = keras.models.load_model(weights, compile=False).with_precision(precision)
-        encode = encode_function(model, encoder_metadata.image_size)
+        encode = encode_function(encoder_run.encoder(precision), encoder_metadata.image_size)
         _encode(to_encode, latest.step, store, encode, checkpoints, batch_size, checkpoint_minutes)
         # Moves the vectors away last: a run that is killed before can still go on.
         written = Embeddings.save(

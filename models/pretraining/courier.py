@@ -5,13 +5,9 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from models.pretraining.contrastive_loss import column_contrast
-from models.pretraining.cosine import unit
-from models.pretraining.hinge_loss import draw_mismatched, hinge
+from models.pretraining.losses import column_contrast, draw_mismatched, hinge, negative_similarity, unit
 from models.pretraining.projection_head import ProjectionHead
-from models.pretraining.reconstruction import UserIntentionReconstruction
-from models.pretraining.self_attention_reconstruction import SelfAttentionReconstruction
-from models.pretraining.similarity_loss import negative_similarity
+from models.pretraining.reconstruction import SelfAttentionReconstruction, UserIntentionReconstruction
 from models.training.distributed_fit import DistributedFit
 from models.training.replicas import gather_over_replicas
 

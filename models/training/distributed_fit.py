@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 from tensorflow.python.distribute.values import PerReplicaSpec
 
-from models.training.loss_scale import ReplicaLossScaleOptimizer
+from models.training.optimizer import ReplicaLossScaleOptimizer
 
 
 @keras.saving.register_keras_serializable(package="courier")

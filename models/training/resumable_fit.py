@@ -8,10 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from models.training.best_weights import BestWeights
 from models.training.checkpoints import Checkpoints
 from models.training.lazy_adam import averaged_weights
-from models.training.step_checkpoints import StepCheckpoints
+from models.training.step_checkpoints import BestWeights, StepCheckpoints
 
 
 def resumable_fit(
@@ -54,7 +53,8 @@ def resumable_fit(
         What `fit` calls history: the logs of all epochs, those before an interruption included.
 
     Raises:
-        CommandError: the loss or a weight is not finite any more, or the checkpoint is of another run or model.
+        ArtifactError: the checkpoint is of another run or model.
+        InputError: the loss or a weight is not finite any more.
     """
     if patience is not None and monitor is None:
         raise ValueError("`patience` needs a `monitor`. Received: monitor=None")

@@ -1,21 +1,66 @@
-"""Writes checkpoints while `fit` runs, and ends it in an orderly way."""
+"""What `resumable_fit` does while `fit` runs: keeps the best weights, writes checkpoints, ends in an orderly way."""
 
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import keras
 import numpy as np
 
-from beam_pipelines.shell.command import CommandError
-from models.training.best_weights import BestWeights
+from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.shell.progress import say
 from models.training.checkpoints import Checkpoint, Checkpoints
 from models.training.replicas import sum_over_replicas
 from models.training.training_state import read_training_state, write_metrics, write_training_state
 
 TERMINATED = 143
 """Exit code of a process that SIGTERM ended."""
+
+
+class BestWeights(keras.callbacks.Callback):
+    """Remembers the weights of the epoch with the highest value of a log, and gives them back after training.
+
+    Args:
+        monitor: name of the log; more is better.
+        patience: epochs without a higher value after which training stops; `None` for never.
+
+    Attributes:
+        value: the highest one so far.
+        weights: the model's weights then, `model.get_weights()`; none before the first epoch's end.
+    """
+
+    def __init__(self, monitor: str, patience: int | None = None) -> None:
+        super().__init__()
+        self.monitor = monitor
+        self.patience = patience
+        self._values: list[float] = []
+        self.value = -np.inf
+        self.weights: list[np.ndarray] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras' hook: compares."""
+        self._values.append(float(logs[self.monitor]))
+        if logs[self.monitor] > self.value:
+            self.value = float(logs[self.monitor])
+            self.weights = self.model.get_weights()
+        if self.is_patience_over({self.monitor: self._values}):
+            self.model.stop_training = True
+
+    def is_patience_over(self, history: Mapping[str, Sequence[float]]) -> bool:
+        """Whether the epochs so far say that training should stop; an interrupted run hands in those before it, too."""
+        self._values = list(history.get(self.monitor, []))
+        if self.patience is None or not self._values:
+            return False
+        best = int(np.argmax(np.nan_to_num(self._values, nan=-np.inf)))
+        return len(self._values) - 1 - best >= self.patience
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Keras' hook: gives the best weights back."""
+        if self.weights:
+            with self.model.distribute_strategy.scope():
+                self.model.set_weights(self.weights)
 
 
 class StepCheckpoints(keras.callbacks.Callback):
@@ -35,7 +80,7 @@ class StepCheckpoints(keras.callbacks.Callback):
         history: the logs of the epochs that are done.
 
     Raises:
-        CommandError: the loss or a weight is not finite any more.
+        InputError: the loss or a weight is not finite any more.
         SystemExit: `ask_to_stop` was called, in this worker or another.
     """
 
@@ -69,14 +114,14 @@ class StepCheckpoints(keras.callbacks.Callback):
         """Brings a `DistributedFit` to where the latest checkpoint was, if there is one.
 
         Raises:
-            CommandError: the checkpoint is of another run or model, or not the one that other workers have.
+            ArtifactError: the checkpoint is of another run or model, or not the one that other workers have.
         """
         checkpoint = self._checkpoints.latest()
         if checkpoint is not None:
             self.epoch, self.steps = checkpoint.state["epoch"], checkpoint.state["steps"]
         strategy = model.distribute_strategy
         if sum_over_replicas(strategy, self.step) != [self.step * strategy.num_replicas_in_sync]:
-            raise CommandError(f"{self._checkpoints.path} must be on a file system that all workers share")
+            raise ArtifactError(f"{self._checkpoints.path} must be on a file system that all workers share")
         if checkpoint is None:
             return
         self.history = checkpoint.state["history"]
@@ -87,7 +132,7 @@ class StepCheckpoints(keras.callbacks.Callback):
         self._written_step = self.step
         if self._best is not None and best:
             self._best.value, self._best.weights = checkpoint.state["best"], [checkpoint.arrays[name] for name in best]
-        print(f"resuming at step {self.step} of {self._total}", flush=True)
+        say(f"resuming at step {self.step} of {self._total}")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Keras' hook: starts the clock."""
@@ -150,9 +195,8 @@ class StepCheckpoints(keras.callbacks.Callback):
         kept = "there is no checkpoint yet"
         if self._written_step is not None:
             kept = f"the checkpoint of step {self._written_step} is kept in {self._checkpoints.path}"
-        raise CommandError(f"{what} at step {self.step} of {self._total}; {kept}. A lower learning_rate may help")
+        raise InputError(f"{what} at step {self.step} of {self._total}; {kept}. A lower learning_rate may help")
 
     def _stop(self) -> NoReturn:
-        at = f"step {self.step} of {self._total}"
-        print(f"stopped by SIGTERM at {at}; the same command goes on from there", file=sys.stderr, flush=True)
+        say(f"stopped by SIGTERM at step {self.step} of {self._total}; the same command goes on from there", sys.stderr)
         raise SystemExit(TERMINATED)

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from models.config import Config
+from models.config import Config, load_config
 from models.vision.convnet import ConvNet
 from models.vision.encoder import ImageEncoder
 from models.vision.swin import Swin
@@ -74,6 +74,14 @@ class EncoderConfig(Config):
         return self
 
 
+class _EncoderSection(Config):
+    """The part of a pre-training's configuration that describes the encoder."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    encoder: EncoderConfig = EncoderConfig()
+
+
 _BACKBONES = {"swin": Swin, "convnet": ConvNet}
 
 
@@ -88,11 +96,23 @@ def build_encoder(config: EncoderConfig, dtype: str = "float32") -> ImageEncoder
     return ImageEncoder(backbone, config.embedding_dim, dtype=dtype)
 
 
+def load_encoder_config(preset: str | Path) -> EncoderConfig:
+    """The encoder of a pre-training's configuration.
+
+    Args:
+        preset: name of a preset in `models/configs`, or a YAML file like one.
+
+    Raises:
+        ConfigurationError: there is no such file, or its section `encoder` has mistakes.
+    """
+    return load_config(_EncoderSection, str(preset)).encoder
+
+
 def load_pretrained(encoder: ImageEncoder, config: EncoderConfig) -> LoadedWeights | None:
     """Fills the backbone from `config.weights`, if there are any; the projection stays as it is.
 
     Raises:
-        CommandError: the file is missing, cannot be read or does not fit; see `load_swin_weights`.
+        ArtifactError: the file is missing, cannot be read or does not fit; see `load_swin_weights`.
     """
     if config.weights is None:
         return None

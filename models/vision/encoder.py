@@ -1,5 +1,6 @@
 """The image encoder: pictures in, embeddings out."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -50,6 +51,27 @@ class ImageEncoder(keras.Model):
         """See the class."""
         x = (ops.cast(pictures, "float32") - ops.array(MEAN, "float32")) / ops.array(STDDEV, "float32")
         return ops.cast(self.projection(self.backbone(x, training=training)), "float32")
+
+    @classmethod
+    def from_preset(cls, preset: str | Path, dtype: str = "float32") -> "ImageEncoder":
+        """A new encoder as a configuration of `models.pretrain` describes it.
+
+        Its weights are random, or the backbone's those of the published file that the configuration names.
+
+        Args:
+            preset: name of a preset in `models/configs`, for example `courier_cpu`, or a YAML file like one.
+            dtype: Keras policy, for example `mixed_bfloat16`.
+
+        Raises:
+            ConfigurationError: there is no such preset, or it has mistakes.
+            ArtifactError: the published weights are missing or do not fit.
+        """
+        from models.vision.config import build_encoder, load_encoder_config, load_pretrained  # which import this module
+
+        config = load_encoder_config(preset)
+        encoder = build_encoder(config, dtype)
+        load_pretrained(encoder, config)
+        return encoder
 
     def with_precision(self, dtype: str) -> "ImageEncoder":
         """A copy with the same weights that computes under another Keras policy, for example `mixed_bfloat16`."""

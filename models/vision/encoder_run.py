@@ -1,13 +1,25 @@
-"""The run directory of a pre-trained image encoder."""
+"""The run directory of a pre-trained image encoder: what it holds, and how that is written and read."""
 
-from typing import Literal
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from beam_pipelines.format.manifest import Window
-from models.artifact import Metadata
+from beam_pipelines.format.manifest import Window, file_sha256
+from models.artifact import Metadata, check_digest, read_metadata
+
+if TYPE_CHECKING:
+    from models.vision.encoder import ImageEncoder
+
+ENCODER_FILE = "encoder.keras"
+CONFIG_FILE = "config.yaml"
+HISTORY_FILE = "history.json"
+ATTENTION_FILE = "attention.html"
+LOGS = "logs"
 
 
 class EncoderMetadata(Metadata):
-    """A pre-trained image encoder: `encoder.keras`, `config.yaml`.
+    """A pre-trained image encoder.
 
     Attributes:
         method: pre-training method, e.g. `courier`.
@@ -27,3 +39,94 @@ class EncoderMetadata(Metadata):
     dataset_digest: str
     window: Window
     notice: str
+
+
+class EncoderRun:
+    """A pre-trained image encoder on disk, as `pretrain` makes it.
+
+    The directory holds `encoder.keras`; `config.yaml`, how it was trained; `history.json`, the logs of its epochs;
+    `logs/` for TensorBoard; `attention.html` if there were pages to validate on; and `metadata.json`.
+
+    Args:
+        path: the directory.
+        metadata: what it holds.
+
+    Example:
+        >>> run = EncoderRun.load("artifacts/encoder")
+        >>> run.encoder()(np.zeros((1, *run.metadata.image_size, 3), np.uint8)).shape
+        TensorShape([1, 256])
+    """
+
+    def __init__(self, path: Path | str, metadata: EncoderMetadata) -> None:
+        self.path = Path(path)
+        self.metadata = metadata
+
+    @classmethod
+    def load(cls, path: Path | str) -> "EncoderRun":
+        """Opens a run directory and verifies that its encoder is the one that the metadata describe.
+
+        Raises:
+            ArtifactError: the directory holds no encoder, or the file is not the one described.
+        """
+        path = Path(path)
+        metadata = read_metadata(EncoderMetadata, path, "models.pretrain")
+        check_digest(path / ENCODER_FILE, metadata.weights_sha256)
+        return cls(path, metadata)
+
+    @classmethod
+    def save(
+        cls,
+        path: Path | str,
+        encoder: "ImageEncoder",
+        *,
+        method: str,
+        image_size: tuple[int, int],
+        dataset_digest: str,
+        window: Window,
+        notice: str,
+        config: str = "",
+        history: Mapping[str, Sequence[float]] | None = None,
+    ) -> "EncoderRun":
+        """Writes a run directory, beside what else may be in it.
+
+        Args:
+            path: the directory; it is made if it does not exist.
+            encoder: the trained one.
+            method, image_size, dataset_digest, window, notice: see `EncoderMetadata`.
+            config: how it was trained, a YAML document.
+            history: the logs of its epochs.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        encoder.save(path / ENCODER_FILE)
+        (path / CONFIG_FILE).write_text(config)
+        (path / HISTORY_FILE).write_text(json.dumps(dict(history or {}), indent=2) + "\n")
+        metadata = EncoderMetadata(
+            method=method,
+            image_size=image_size,
+            embedding_dim=encoder.embedding_dim,
+            weights_sha256=file_sha256(path / ENCODER_FILE),
+            dataset_digest=dataset_digest,
+            window=window,
+            notice=notice,
+        )
+        metadata.write(path)
+        return cls(path, metadata)
+
+    def encoder(self, dtype: str = "float32") -> "ImageEncoder":
+        """The trained encoder.
+
+        Args:
+            dtype: Keras policy that it computes under, for example `mixed_bfloat16`.
+        """
+        import keras
+
+        import models.vision.encoder  # noqa: F401 (registers the classes that the file names)
+
+        encoder = keras.models.load_model(self.path / ENCODER_FILE, compile=False)
+        return encoder if dtype == "float32" else encoder.with_precision(dtype)
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The logs of the epochs."""
+        return json.loads((self.path / HISTORY_FILE).read_text())

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from models.clustering.assignment import ExactAssigner
-from models.pretraining.contrastive_loss import column_contrast
+from models.pretraining.losses import column_contrast
 from models.pretraining.reconstruction import UserIntentionReconstruction
 from models.vision.encoder import ImageEncoder
 

@@ -6,7 +6,7 @@ from models.config import Config, load_config
 from models.pretraining.courier import Courier
 from models.pretraining.courier_config import CourierConfig, build_courier
 from models.pretraining.official_code import OfficialCodeCourier
-from models.pretraining.self_attention_reconstruction import SelfAttentionReconstruction
+from models.pretraining.reconstruction import SelfAttentionReconstruction
 from tests.models.courier_batch import Table
 
 

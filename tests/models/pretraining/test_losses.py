@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.pretraining.contrastive_loss import column_contrast
-from models.pretraining.cosine import cosine, unit
+from models.pretraining.losses import column_contrast, cosine, unit
 
 
 def reference(embeddings, reconstructions, positive, valid, temperature, picture=None):

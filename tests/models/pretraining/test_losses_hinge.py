@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.pretraining.hinge_loss import draw_mismatched, hinge
+from models.pretraining.losses import draw_mismatched, hinge
 
 
 def reference(embeddings, reconstructions, mismatched, positive, margin):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.pretraining.similarity_loss import negative_similarity
+from models.pretraining.losses import negative_similarity
 
 
 def draw(rows, dim, seed=0):

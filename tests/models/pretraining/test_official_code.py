@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.pretraining.contrastive_loss import column_contrast
 from models.pretraining.courier import Courier
+from models.pretraining.losses import column_contrast
 from models.pretraining.official_code import OfficialCodeCourier
 from tests.models.courier_batch import DIM, Table, draw_batch, loss_of
 from tests.models.pretraining.test_losses import reference as contrast_reference

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from models.pretraining.reconstruction import UserIntentionReconstruction
-from models.pretraining.self_attention_reconstruction import SelfAttentionReconstruction
+from models.pretraining.reconstruction import SelfAttentionReconstruction, UserIntentionReconstruction
 
 
 def reference(candidates, clicks, valid, scaled):

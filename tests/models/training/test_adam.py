@@ -6,8 +6,7 @@ import tensorflow as tf
 from beam_pipelines.shell.command import CommandError
 from models.config import load_config
 from models.training.adam import Adam
-from models.training.loss_scale import ReplicaLossScaleOptimizer
-from models.training.optimizer import OptimizerConfig, build_optimizer
+from models.training.optimizer import OptimizerConfig, ReplicaLossScaleOptimizer, build_optimizer
 from tests.models.courier_batch import mirrored
 
 RATE, DECAY = 0.1, 0.3

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam_pipelines.format.errors import ArtifactError
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.shell.progress import shown_progress
+from models.data.map_ahead import map_ahead
 from models.training.checkpoints import Checkpoints
 from models.training.distributed_fit import DistributedFit
 from models.training.lazy_adam import LazyAdam
@@ -61,11 +62,11 @@ def train(
             return tf.where(number == spoilt, bad, values)
 
         numbers = tf.data.Dataset.range(first * len(devices), 10_000)
-        return strategy.distribute_datasets_from_function(lambda _: numbers.map(values))
+        return strategy.distribute_datasets_from_function(lambda _: map_ahead(numbers, values))
 
     if validate:
         options |= {"validation_data": batches(1000), "validation_steps": 2, "monitor": "val_loss"}
-    with Checkpoints(path, {"seed": 0}) as checkpoints:
+    with Checkpoints(path, {"seed": 0}) as checkpoints, shown_progress():
         history = resumable_fit(
             model,
             batches,
@@ -190,7 +191,7 @@ def test_sigterm_finishes_the_step_and_leaves_with_its_own_code(tmp_path, capsys
 @pytest.mark.parametrize("devices", [ONE, TWO])
 def test_a_loss_that_is_not_finite_stops_at_its_step(tmp_path, devices):
     message = "the loss is nan at step 7 of 12; the checkpoint of step 6 is kept in .*run"
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(InputError, match=message):
         train(tmp_path / "run", devices=devices, bad_step=7)
     assert max(path.name for path in (tmp_path / "run").glob("step-*")) == "step-0000000006.npz"
     train(tmp_path / "run", devices=devices)  # goes on with better data
@@ -211,7 +212,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
             if batch == 2:
                 self.model.out.bias.assign([np.inf])
 
-    with pytest.raises(CommandError, match=r"model/.*bias is not finite at step 3 of 12; the checkpoint of step 2"):
+    with pytest.raises(InputError, match=r"model/.*bias is not finite at step 3 of 12; the checkpoint of step 2"):
         train(tmp_path / "run", callbacks=[Break()])
 
 
