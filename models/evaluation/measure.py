@@ -8,7 +8,7 @@ from models.evaluation.scored_pages import ScoredPages
 from models.metrics.auc import auc, group_auc
 from models.metrics.calibration import calibration_curve, copc
 from models.metrics.log_loss import candidate_weights, log_loss, log_losses
-from models.metrics.pair_order import xauc
+from models.metrics.xauc import xauc
 
 
 def measure(scored: ScoredPages, negative_rate: float = 1.0) -> dict[str, Any]:
@@ -49,29 +49,32 @@ def measure(scored: ScoredPages, negative_rate: float = 1.0) -> dict[str, Any]:
         "clicks": int(scored.clicked.sum()),
     }
     if scored.ctcvr is not None:
-        metrics["ctcvr"] = _measure_ctcvr(scored.select(scored.converted >= 0), negative_rate)
+        metrics["ctcvr"] = _measure_ctcvr(scored, scored.ctcvr, negative_rate)
     if scored.dwell is not None:
-        metrics["dwell"] = _measure_dwell(scored.select(scored.clicked))
+        metrics["dwell"] = _measure_dwell(scored, scored.dwell)
     return metrics
 
 
-def _measure_ctcvr(scored: ScoredPages, negative_rate: float) -> dict[str, float | int]:
+def _measure_ctcvr(scored: ScoredPages, ctcvr: np.ndarray, negative_rate: float) -> dict[str, float | int]:
+    known = scored.converted >= 0
+    scored, ctcvr = scored.select(known), ctcvr[known]
     converted = scored.clicked & (scored.converted == 1)
     weights = candidate_weights(scored.clicked, negative_rate)
-    losses = log_losses(scored.ctcvr, converted)
+    losses = log_losses(ctcvr, converted)
     return {
-        "auc": auc(scored.ctcvr, converted),
-        "gauc_page_mean": group_auc(scored.ctcvr, converted, scored.page).mean(),
+        "auc": auc(ctcvr, converted),
+        "gauc_page_mean": group_auc(ctcvr, converted, scored.page).mean(),
         "log_loss": float(np.average(losses, weights=weights)) if weights.any() else float("nan"),
         "candidates": len(converted),
         "conversions": int(converted.sum()),
     }
 
 
-def _measure_dwell(clicks: ScoredPages) -> dict[str, float | int]:
-    errors = np.abs(np.log1p(clicks.dwell.astype(np.float64)) - np.log1p(clicks.dwell_label))
+def _measure_dwell(scored: ScoredPages, dwell: np.ndarray) -> dict[str, float | int]:
+    dwell, label = dwell[scored.clicked], scored.dwell_label[scored.clicked]
+    errors = np.abs(np.log1p(dwell.astype(np.float64)) - np.log1p(label))
     return {
         "mean_absolute_log_error": float(errors.mean()) if len(errors) else float("nan"),
-        "xauc": xauc(clicks.dwell, clicks.dwell_label),
+        "xauc": xauc(dwell, label),
         "clicks": len(errors),
     }

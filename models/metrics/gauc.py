@@ -30,10 +30,14 @@ class GAUC(PageMetric):
     >>> float(metric.result())  # the mean of 1 and 1/2
     0.75
 
-    In training, with the labels of padded candidates at -1 or their sample weights at 0:
+    In training:
 
-    >>> model.compile("adam", loss, metrics=[GAUC()])
-    >>> model.fit(pages, validation_data=later, callbacks=[keras.callbacks.EarlyStopping("val_gauc", mode="max")])
+    >>> ranker.compile(metrics=[GAUC()])
+    >>> stopping = keras.callbacks.EarlyStopping("val_gauc", mode="max", patience=3)
+    >>> ranker.fit(train.batches(64), validation_data=later.batches(128), epochs=7, callbacks=[stopping])
+
+    Other Keras models than `Ranker` tell `weighted_metrics` alone which candidates of `Pages.batches` are padding:
+    `model.compile("adam", loss, weighted_metrics=[GAUC()])`.
 
     Reference: Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KDD 2018), section 6.2, by user.
     """
