@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from beam_pipelines.shell.progress import progress_bar
 from models.evaluation.slices import Slices
 from models.metrics.auc import GroupAUC, group_auc, placements
 from models.metrics.bootstrap import interval, resampled_sums
@@ -180,7 +180,7 @@ def evaluate_slices(
         Small kinds are there, too: mind the counts.
     """
     report: dict[str, list[dict[str, Any]]] = {each.title: [] for each in slices}
-    with tqdm(total=sum(len(each.values) for each in slices), desc="slices", unit="slice") as progress:
+    with progress_bar(total=sum(len(each.values) for each in slices), desc="slices", unit="slice") as progress:
         for each in slices:
             order = np.argsort(each.number, kind="stable")
             starts = np.searchsorted(each.number[order], np.arange(len(each.values) + 1))

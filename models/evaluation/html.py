@@ -291,7 +291,7 @@ def _difference(difference: Mapping[str, float | None], metric: str) -> str:
     value, low, high = _triple(difference)
     if value is None:
         return _UNDEFINED
-    if low is None:
+    if low is None or high is None:
         return f"{value:+.4f}"
     sign = -1 if metric == "log_loss" else 1
     ends = sorted(round(sign * end, 4) for end in (low, high))

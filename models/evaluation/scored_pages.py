@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from scipy.special import expit
 
-from models.data.pages import PADDING
+from models.data.pages import LABELS, PADDING
 from models.ranker.calibrator import Calibrator, to_logits
 
 if TYPE_CHECKING:
     from models.ranker.ranker import Ranker
 
+_OUTPUTS = ("ctr", "ctcvr", "dwell")
 _SMALLEST = np.float32(1e-30)
 
 
@@ -51,7 +52,9 @@ class ScoredPages(NamedTuple):
 
     def select(self, candidates: np.ndarray) -> ScoredPages:
         """The same pages with some of the candidates: bool of shape `(n,)`, or their numbers."""
-        return ScoredPages(self.page_ids, *(None if column is None else column[candidates] for column in self[1:]))
+        columns = {name: column for name, column in self._asdict().items() if name != "page_ids"}
+        selected: dict[str, Any] = {name: None if c is None else c[candidates] for name, c in columns.items()}
+        return self._replace(**selected)
 
     def calibrated(self, calibrator: Calibrator) -> ScoredPages:
         """What the ranker predicts once it has a calibrator, if it has none yet.
@@ -72,19 +75,21 @@ def score_pages(ranker: Ranker, pages: Iterable[dict[str, tf.Tensor]]) -> Scored
         ranker: the model; `score` gives `ctr`, and `ctcvr` and `dwell` if it learned them.
         pages: batches of parsed pages, labels included.
     """
-    parts: list[tuple[np.ndarray | None, ...]] = []
+    parts: list[dict[str, np.ndarray]] = []
     count = 0
     for page in pages:
-        outputs = ranker.score({name: values for name, values in page.items() if name != "clicked"})
+        outputs = ranker.score({name: values for name, values in page.items() if name not in LABELS})
         row, column = np.nonzero(page["item"].numpy() != PADDING)
-        user, timestamp = (page[name].numpy()[row] for name in ("user", "timestamp"))
-        item, position, clicked, converted, dwell_label = (
-            page[name].numpy()[row, column] for name in ("item", "position", "clicked", "converted", "dwell")
+        parts.append(
+            {
+                "page_ids": page["page_id"].numpy(),
+                "page": count + row,
+                **{name: page[name].numpy()[row] for name in ("user", "timestamp")},
+                **{name: page[name].numpy()[row, column] for name in ("item", "position", "converted")},
+                "clicked": page["clicked"].numpy()[row, column] == 1,
+                "dwell_label": page["dwell"].numpy()[row, column],
+                **{name: outputs[name].numpy()[row, column] for name in _OUTPUTS if name in outputs},
+            }
         )
-        predictions = (
-            outputs[name].numpy()[row, column] if name in outputs else None for name in ("ctr", "ctcvr", "dwell")
-        )
-        labels = (clicked == 1, converted, dwell_label)
-        parts.append((page["page_id"].numpy(), count + row, user, timestamp, item, position, *labels, *predictions))
         count += len(page["user"])
-    return ScoredPages(*(None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)))
+    return ScoredPages(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})

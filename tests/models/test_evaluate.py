@@ -6,9 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_pipelines.shell.command import CommandError
-from models import evaluate, train_ctr
+from models import train_ctr
 from models.data.dataset import Dataset
 from models.data.pages import PageLengths, page_batches
+from models.evaluate import main as evaluate_main
 from models.metrics.auc import auc, group_auc, page_auc
 from models.metrics.log_loss import log_loss
 from tests.models.tiny_dataset import write_tiny_dataset
@@ -36,7 +37,7 @@ def runs(tiny, tmp_path_factory):
 def report(tiny, runs, tmp_path_factory):
     output = tmp_path_factory.mktemp("evaluate") / "report"
     models = [str(runs / "none"), str(runs / "cluster_id")]
-    line = evaluate.main(["--data", str(tiny.data), "--model", *models, "--output", str(output)])
+    line = evaluate_main(["--data", str(tiny.data), "--model", *models, "--output", str(output)])
     assert line == f"wrote the report on 2 models and 60 test pages to {output}"
     return output
 
@@ -90,7 +91,7 @@ def test_the_table_has_a_row_per_model_and_the_notice(report, tiny, runs, tmp_pa
     assert "notice: simulated for a test" in table
     other = shutil.copytree(report, tmp_path / "report")
     arguments = ["--data", str(tiny.data), "--model", str(runs / "none"), "--output", str(other), "--overwrite"]
-    evaluate.main([*arguments, "--split", "train"])
+    evaluate_main([*arguments, "--split", "train"])
     printed = capsys.readouterr().out
     assert "train pages: 180" in printed
     assert "notice: simulated for a test" in printed
@@ -136,7 +137,7 @@ def test_runs_that_differ_in_their_seed_are_averaged(tiny, runs, tmp_path):
     (again / "metadata.json").write_text(json.dumps(metadata))
     np.save(again / "training_counts.npy", np.arange(60))  # it has seen all items but the first
     models = [str(run) for run in (runs / "none", runs / "cluster_id", again)]
-    evaluate.main(["--data", str(tiny.data), "--model", *models, "--output", str(tmp_path / "report")])
+    evaluate_main(["--data", str(tiny.data), "--model", *models, "--output", str(tmp_path / "report")])
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert {name: system["models"] for name, system in metrics["systems"].items()} == {
         "none as none": ["none", "again"],
@@ -152,7 +153,7 @@ def test_runs_of_one_name_are_averaged_whatever_they_differ_in(tiny, runs, tmp_p
     again = tmp_path / "again"
     shutil.copytree(runs / "none", again)
     models = [f"both={runs / 'none'}", str(again), f"both={runs / 'cluster_id'}"]
-    evaluate.main(["--data", str(tiny.data), "--model", *models, "--output", str(tmp_path / "report")])
+    evaluate_main(["--data", str(tiny.data), "--model", *models, "--output", str(tmp_path / "report")])
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     systems, single = metrics["systems"], metrics["models"]
     assert {name: system["models"] for name, system in systems.items()} == {
@@ -167,7 +168,7 @@ def test_what_does_not_belong_together_is_refused(tiny, runs, tmp_path):
     def refused(message, *models, data=tiny.data, options=()):
         output = tmp_path / "report"
         with pytest.raises(CommandError, match=message):
-            evaluate.main(["--data", str(data), "--model", *map(str, models), "--output", str(output), *options])
+            evaluate_main(["--data", str(data), "--model", *map(str, models), "--output", str(output), *options])
         assert not output.exists()
 
     other = write_tiny_dataset(tmp_path / "other", items=30, pages=12)
@@ -185,13 +186,13 @@ def test_what_does_not_belong_together_is_refused(tiny, runs, tmp_path):
     incomplete = tmp_path / "incomplete"
     shutil.copytree(runs / "none", incomplete)
     (incomplete / "config.yaml").unlink()
-    refused("--model: .*config.yaml is missing; train the ranker again", incomplete)
+    refused("--model: .*incomplete has no config.yaml; train the ranker again", incomplete)
 
 
 def test_log_loss_on_sampled_pages_stands_for_all_candidates(runs, tmp_path):
     sampled = write_tiny_dataset(tmp_path / "sampled", items=60, pages=180, train_negatives=0.5)
     arguments = ["--data", str(sampled.data), "--model", str(runs / "none"), "--output", str(tmp_path / "report")]
-    evaluate.main([*arguments, "--split", "train"])
+    evaluate_main([*arguments, "--split", "train"])
     figures = json.loads((tmp_path / "report" / "metrics.json").read_text())["models"]["none"]["all"]
     table = pq.read_table(tmp_path / "report" / "predictions" / "none.parquet")
     ctr, clicked = (table[column].to_numpy() for column in ("ctr", "clicked"))

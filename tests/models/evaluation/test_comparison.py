@@ -1,46 +1,12 @@
-import time
-
 import numpy as np
-import pyarrow as pa
 import pytest
-from scipy.special import expit
 
 from models.evaluation.comparison import METRICS, Candidates, evaluate_slices, mean_over_runs, metric_samples, summaries
 from models.evaluation.measure import measure
-from models.evaluation.report import evaluation_report
-from models.evaluation.scored_pages import ScoredPages
-from models.evaluation.slices import by_category, by_count, by_flag, by_item_age
+from models.evaluation.slices import by_count, by_flag
 from models.metrics.auc import auc
 from models.metrics.bootstrap import bootstrap_counts
-from models.metrics.log_loss import log_loss
-
-DAY = 86_400_000
-
-
-def scored(pages=60, users=25, candidates=6, noises=(1.0, 0.3), seed=0, levels=None):
-    """Scores of rankers on the same candidates; less noise is better."""
-    rng = np.random.default_rng(seed)
-    page = np.repeat(np.arange(pages), rng.integers(1, candidates + 1, pages))
-    user, n = rng.integers(0, users, pages)[page] * 3 + 7, len(page)
-    truth = rng.normal(-0.8, 1, n)
-    clicked = rng.random(n) < expit(truth)
-    result = {}
-    for number, noise in enumerate(noises):
-        ctr = expit(truth + rng.normal(0, noise, n)).astype(np.float32)
-        ctr = ctr if levels is None else np.float32(np.round(ctr * levels) / levels)
-        result[f"ranker{number}"] = ScoredPages(
-            page_ids=np.array([b"p%d" % p for p in range(pages)]),
-            page=page,
-            user=user,
-            timestamp=np.full(n, 400 * DAY),
-            item=rng.integers(0, 40, n),
-            position=np.arange(n) % 5,
-            clicked=clicked,
-            converted=(clicked & (truth > 0)).astype(np.int64),
-            dwell_label=np.where(clicked, 20 * expit(truth), 0).astype(np.float32),
-            ctr=ctr,
-        )
-    return result
+from tests.models.evaluation.scored import scored
 
 
 def samples_of(scores, rate=1.0, draws=50):
@@ -161,67 +127,14 @@ def test_slices_of_one_class_are_kept_and_undefined():
     assert no["systems"]["a"]["copc"] == 0
 
 
-def test_kinds_of_candidates():
-    items = pa.table(
-        {
-            "category": ["b", None, "a", "a"],
-            "published_at": pa.array([399 * DAY, None, 0, 401 * DAY], pa.int64()),
-        }
-    )
-    item = np.array([2, 3, 0, 2, 1])
-    category = by_category(items, item)
-    assert category.values[0] == "a"  # the most frequent
-    assert [category.values[n] for n in category.number] == ["a", "a", "b", "a", "(none)"]
-    age = by_item_age(items, item, np.full(5, 400 * DAY))
-    assert age.values == ("0-6 days", "365 days or more", "unknown")
-    assert [age.values[n] for n in age.number] == [*age.values[1::-1], "0-6 days", "365 days or more", "unknown"]
-    steps = by_count("steps", np.array([0, 1, 2, 3, 4, 7, 8, 1000, -1]))
-    expected = ["0", "1", "2-3", "2-3", "4-7", "4-7", "8-15", "512-1023", "0"]
-    assert [steps.values[n] for n in steps.number] == expected
-    days = [0, 6, 7, 29, 30, 89, 90, 364, 365]
-    ages = by_item_age(pa.table({"published_at": [0]}), np.zeros(9, int), np.array(days) * DAY)
-    assert ages.number.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4]
-
-
-def test_other_predictions_are_measured_on_what_is_known():
-    each = scored()["ranker0"]
-    known = np.arange(len(each.ctr)) % 3 > 0
-    each = each._replace(
-        converted=np.where(known, each.converted, -1), ctcvr=each.ctr * 0.5, dwell=np.float32(20) * each.ctr
-    )
-    metrics = measure(each, 0.5)
-    label = (each.clicked & (each.converted == 1))[known]
-    assert metrics["ctcvr"]["auc"] == auc(each.ctcvr[known], label)
-    assert (metrics["ctcvr"]["candidates"], metrics["ctcvr"]["conversions"]) == (known.sum(), label.sum())
-    weight = np.where(each.clicked, 0.5, 1.0)[known]  # those clicked and not converted are all there
-    losses = [log_loss(each.ctcvr[known][[n]], label[[n]]) for n in range(known.sum())]
-    assert metrics["ctcvr"]["log_loss"] == pytest.approx(np.average(losses, weights=weight))
-    error = np.log1p(each.dwell) - np.log1p(each.dwell_label)
-    assert metrics["dwell"]["mean_absolute_log_error"] == pytest.approx(np.abs(error[each.clicked]).mean())
-    assert 0.5 < metrics["dwell"]["xauc"] < 1
-    assert measure(each._replace(dwell=each.dwell_label))["dwell"]["xauc"] == 1
+def test_nothing_has_no_metrics():
     nothing = np.zeros(0, np.int64)
     empty = Candidates(nothing, nothing, nothing == 1, nothing.astype(float))
-    assert np.isnan(metric_samples([each.ctr[:0]], empty, bootstrap_counts(5))).all()
-    nobody = measure(each.select(np.zeros(len(known), bool)))
-    assert np.isnan([nobody["auc"], nobody["ctcvr"]["auc"], nobody["dwell"]["xauc"], nobody["ece"]]).all()
+    assert np.isnan(metric_samples([np.zeros(0, np.float32)], empty, bootstrap_counts(5))).all()
 
 
 def test_nan_scores_are_an_error():
     scores = scored()
     broken = scores["ranker1"]._replace(ctr=np.where(np.arange(len(scores["ranker1"].ctr)) == 3, np.nan, 0.5))
     with pytest.raises(ValueError, match="must not be NaN"):
-        measure(broken)
-    with pytest.raises(ValueError, match="must not be NaN"):
         samples_of(scores | {"ranker1": broken})
-
-
-def test_a_large_comparison_takes_seconds():
-    scores = scored(pages=40_000, users=20_000, candidates=19, noises=(1.0, 0.5))
-    first = scores["ranker0"]
-    assert len(first.ctr) > 390_000
-    start = time.process_time()
-    slices = [by_count("item", first.item)]
-    report = evaluation_report(scores, first.item > 30, slices, {"a": [0], "b": [1]}, 1.0)
-    assert time.process_time() - start < 20
-    assert report["models"]["ranker1"]["all"]["differences"]["auc"]["low"] > 0

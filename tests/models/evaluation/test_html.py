@@ -9,7 +9,7 @@ from models.evaluation.html import render
 from models.evaluation.report import evaluation_report
 from models.evaluation.slices import by_category, by_count, by_flag, by_item_age
 from tests.browser import MARKUP, Elements, check_self_contained, covered, needs_chromium, rendered, screenshot
-from tests.models.evaluation.test_comparison import scored
+from tests.models.evaluation.scored import scored
 
 CATEGORIES = [f"{MARKUP} {n}" for n in range(3)]
 

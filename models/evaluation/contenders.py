@@ -1,0 +1,165 @@
+"""The rankers of a report: where they come from, what their rows are called, and which of them are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from beam_pipelines.format.errors import ArtifactError, InputError
+from models.data.pages import items_on_pages
+from models.ranker.run import RankerRun
+
+if TYPE_CHECKING:
+    from models.data.dataset import Dataset
+    from models.ranker.ranker import Ranker
+
+    Model = str | Path | Ranker
+    """A run directory, or a ranker."""
+
+    Models = Model | Sequence[Model | tuple[str | None, Model]] | Mapping[str, Model | Sequence[Model]]
+    """One, several, or several by name."""
+
+
+class Contender(NamedTuple):
+    """A ranker that a report compares with others.
+
+    Attributes:
+        system: what it is averaged as; `None` if nobody has said so.
+        source: the run it comes from, or the ranker itself.
+    """
+
+    system: str | None
+    source: RankerRun | Ranker
+
+    @property
+    def image_feature(self) -> str:
+        """How pictures enter it."""
+        return (self.source.metadata if isinstance(self.source, RankerRun) else self.source).image_feature
+
+    def ranker(self) -> Ranker:
+        """The ranker, loaded at each call if it comes from a run: a report needs one at a time."""
+        return self.source.ranker() if isinstance(self.source, RankerRun) else self.source
+
+    def seen_items(self, dataset: Dataset) -> np.ndarray:
+        """Which items were on its training pages, on all train pages if it does not know: bool `(items,)`."""
+        if isinstance(self.source, RankerRun):
+            return self.source.training_counts() > 0
+        if "train" not in dataset.manifest.splits:
+            return np.zeros(dataset.manifest.items.file.records, bool)
+        return items_on_pages(dataset, "train")
+
+    def description(self) -> dict[str, Any]:
+        """What a report says of where it comes from: `run`, `digest`, `image_feature`, `seed`."""
+        run = self.source if isinstance(self.source, RankerRun) else None
+        return {
+            "run": str(run.path) if run else None,
+            "digest": run.metadata.digest() if run else None,
+            "image_feature": self.image_feature,
+            "seed": run.metadata.seed if run else None,
+        }
+
+
+def contenders(models: Models) -> dict[str, Contender]:
+    """Opens what is to be compared, by the names of the report's rows.
+
+    Rows are called after run directories, by their whole paths where these share a name, and after the names of rankers
+    that are in memory alone.
+
+    Args:
+        models: see `evaluate`.
+
+    Raises:
+        ArtifactError: a directory holds no ranker.
+        InputError: there is nothing to compare, or the same run twice.
+    """
+    pairs = list(_pairs(models))
+    if not pairs:
+        raise InputError("at least one ranker is needed. Received: none")
+    labels = [Path(model).name if isinstance(model, str | Path) else system or model.name for system, model in pairs]
+    if len(set(labels)) < len(labels):
+        labels = [
+            str(model) if isinstance(model, str | Path) else f"{label} {n}"
+            for n, (label, (_, model)) in enumerate(zip(labels, pairs, strict=True), start=1)
+        ]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"the same run twice: {', '.join(str(model) for _, model in pairs)}")
+    rows = [label.replace("/", "_") for label in labels]  # files are called like that, too
+    return {
+        row: Contender(system, RankerRun(model) if isinstance(model, str | Path) else model)
+        for row, (system, model) in zip(rows, pairs, strict=True)
+    }
+
+
+def check_dataset(contender: Contender, dataset: Dataset) -> None:
+    """Refuses a ranker whose tables are not the dataset's.
+
+    Raises:
+        ArtifactError: it is that of another dataset.
+    """
+    if not isinstance(contender.source, RankerRun):
+        return
+    metadata, manifest = contender.source.metadata, dataset.manifest
+    for table, ours, theirs in (
+        ("item", manifest.items.ids_sha256, metadata.item_ids_sha256),
+        ("user", manifest.users.ids_sha256, metadata.user_ids_sha256),
+    ):
+        if ours != theirs:
+            raise ArtifactError(
+                f"{contender.source.path} was trained on another dataset than {dataset.path} (its {table} table "
+                "differs); train it on this one"
+            )
+
+
+def systems_of(contenders: Mapping[str, Contender]) -> dict[str, list[int]]:
+    """What is compared: the rankers of one name, or else runs that differ in nothing but the seed; others alone.
+
+    Without a name, a system of several runs is named after its image feature, and after its first run, too, where
+    several systems have the same one. A system of one ranker has the name of its row.
+
+    Returns:
+        Name to the positions of its rankers.
+
+    Raises:
+        InputError: two systems would have the same name.
+    """
+    groups: dict[tuple[str | None, str], list[int]] = {}
+    for number, (row, contender) in enumerate(contenders.items()):
+        settings = "" if contender.system is not None else _settings(contender) or row
+        groups.setdefault((contender.system, settings), []).append(number)
+    rows = list(contenders)
+    features = [contenders[rows[numbers[0]]].image_feature for (system, _), numbers in groups.items() if system is None]
+    systems: dict[str, list[int]] = {}
+    for (system, _), numbers in groups.items():
+        first = rows[numbers[0]]
+        name = system or first
+        if system is None and len(numbers) > 1:
+            feature = contenders[first].image_feature
+            name = feature if features.count(feature) == 1 and feature not in rows else f"{feature} as {first}"
+        if name in systems:
+            raise InputError(f"two systems have the name {name}; give one of them another NAME=")
+        systems[name] = numbers
+    return systems
+
+
+def _pairs(models: Models) -> Iterable[tuple[str | None, Model]]:
+    if isinstance(models, Mapping):
+        for name, several in models.items():
+            for model in several if isinstance(several, Sequence) and not isinstance(several, str) else [several]:
+                yield name, model
+    elif isinstance(models, Sequence) and not isinstance(models, str):
+        for model in models:
+            yield model if isinstance(model, tuple) else (None, model)
+    else:
+        yield None, models
+
+
+def _settings(contender: Contender) -> str:
+    """Equal for runs that differ in nothing but the seed; nothing is known of rankers that are in memory alone."""
+    if not isinstance(contender.source, RankerRun):
+        return ""
+    run = contender.source
+    alike = run.metadata.model_dump_json(include={"image_feature", "dataset_digest", "embeddings", "clusters"})
+    return alike + run.config().to_yaml()
