@@ -35,9 +35,14 @@ class Contender(NamedTuple):
     source: RankerRun | Ranker
 
     @property
+    def run(self) -> RankerRun | None:
+        """The run it comes from; `None` for a ranker that is in memory alone."""
+        return self.source if isinstance(self.source, RankerRun) else None
+
+    @property
     def image_feature(self) -> str:
         """How pictures enter it."""
-        return (self.source.metadata if isinstance(self.source, RankerRun) else self.source).image_feature
+        return self.source.metadata.image_feature if isinstance(self.source, RankerRun) else self.source.image_feature
 
     def ranker(self) -> Ranker:
         """The ranker, loaded at each call if it comes from a run: a report needs one at a time."""
@@ -45,15 +50,15 @@ class Contender(NamedTuple):
 
     def seen_items(self, dataset: Dataset) -> np.ndarray:
         """Which items were on its training pages, on all train pages if it does not know: bool `(items,)`."""
-        if isinstance(self.source, RankerRun):
-            return self.source.training_counts() > 0
+        if self.run is not None:
+            return self.run.training_counts() > 0
         if "train" not in dataset.manifest.splits:
             return np.zeros(dataset.manifest.items.file.records, bool)
         return items_on_pages(dataset, "train")
 
     def description(self) -> dict[str, Any]:
         """What a report says of where it comes from: `run`, `digest`, `image_feature`, `seed`."""
-        run = self.source if isinstance(self.source, RankerRun) else None
+        run = self.run
         return {
             "run": str(run.path) if run else None,
             "digest": run.metadata.digest() if run else None,
@@ -99,16 +104,16 @@ def check_dataset(contender: Contender, dataset: Dataset) -> None:
     Raises:
         ArtifactError: it is that of another dataset.
     """
-    if not isinstance(contender.source, RankerRun):
+    if contender.run is None:
         return
-    metadata, manifest = contender.source.metadata, dataset.manifest
+    metadata, manifest = contender.run.metadata, dataset.manifest
     for table, ours, theirs in (
         ("item", manifest.items.ids_sha256, metadata.item_ids_sha256),
         ("user", manifest.users.ids_sha256, metadata.user_ids_sha256),
     ):
         if ours != theirs:
             raise ArtifactError(
-                f"{contender.source.path} was trained on another dataset than {dataset.path} (its {table} table "
+                f"{contender.run.path} was trained on another dataset than {dataset.path} (its {table} table "
                 "differs); train it on this one"
             )
 
@@ -158,8 +163,8 @@ def _pairs(models: Models) -> Iterable[tuple[str | None, Model]]:
 
 def _settings(contender: Contender) -> str:
     """Equal for runs that differ in nothing but the seed; nothing is known of rankers that are in memory alone."""
-    if not isinstance(contender.source, RankerRun):
+    run = contender.run
+    if run is None:
         return ""
-    run = contender.source
     alike = run.metadata.model_dump_json(include={"image_feature", "dataset_digest", "embeddings", "clusters"})
     return alike + run.config().to_yaml()

@@ -23,7 +23,6 @@ from models.evaluation.contenders import Contender, check_dataset, contenders, s
 from models.evaluation.report import evaluation_report, write_report
 from models.evaluation.scored_pages import ScoredPages, score_pages
 from models.evaluation.slices import Slices, by_category, by_count, by_flag, by_item_age
-from models.ranker.run import RankerRun
 
 if TYPE_CHECKING:
     from models.evaluation.contenders import Models
@@ -76,7 +75,7 @@ def evaluate(
             check_dataset(contender, dataset)
         systems = systems_of(rankers)
         unseen_items = ~np.logical_or.reduce([contender.seen_items(dataset) for contender in rankers.values()])
-    inputs = [dataset.path, *(each.source.path for each in rankers.values() if isinstance(each.source, RankerRun))]
+    inputs = [dataset.path, *(contender.run.path for contender in rankers.values() if contender.run)]
     with contextlib.ExitStack() as stack:
         if output is not None:
             scratch = stack.enter_context(whole_directory(Path(output), overwrite=overwrite, inputs=inputs))

@@ -65,7 +65,7 @@ def test_descriptions(runs):
     named = contenders([runs["vector-1"], in_memory("ranker")])
     described = named["vector-1"].description()
     assert (described["run"], described["image_feature"], described["seed"]) == (str(runs["vector-1"]), "vector", 1)
-    assert described["digest"] == named["vector-1"].source.metadata.digest()
+    assert described["digest"] == named["vector-1"].run.metadata.digest()
     assert named["ranker"].description() == {"run": None, "digest": None, "image_feature": "simscore", "seed": None}
     np.testing.assert_array_equal(named["vector-1"].seen_items(dataset=None), [False, True, True])
 
