@@ -128,6 +128,7 @@ class Points:
         vectors = self._vectors
         if not isinstance(vectors, np.memmap):
             return vectors[first:last]
+        assert vectors.filename is not None
         offset = vectors.offset + first * self.dim * vectors.itemsize
         return np.memmap(vectors.filename, vectors.dtype, "r", offset, (last - first, self.dim))
 

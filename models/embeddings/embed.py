@@ -81,13 +81,11 @@ def embed(
         encoder_run = EncoderRun.load(encoder)
     encoder_metadata = encoder_run.metadata
     store = PictureStore(dataset, encoder_metadata.image_size)
+    images = dataset.manifest.images
+    assert images is not None  # else the store would have refused
+    picture_form = f"{images.format} of side {dataset.manifest.options['image_side']}"
     # Vectors that agree in these can stand in one file.
-    made_as = {
-        "encoder": encoder_metadata,
-        "dtype": dtype,
-        "precision": precision,
-        "picture_form": f"{dataset.manifest.images.format} of side {dataset.manifest.options['image_side']}",
-    }
+    made_as = {"encoder": encoder_metadata, "dtype": dtype, "precision": precision, "picture_form": picture_form}
     has_image = store.picture_of_item >= 0
     hashes = dataset.picture_hashes()
     earlier, earlier_row = None, np.full(len(has_image), -1)
@@ -135,7 +133,7 @@ def embed(
             item_ids_sha256=dataset.manifest.items.ids_sha256,
             pictures_sha256=dataset.manifest.pictures_sha256,
             picture_hashes=hashes,
-            picture_form=made_as["picture_form"],
+            picture_form=picture_form,
             precision=precision,
         )
     checkpoints.remove()
