@@ -65,7 +65,7 @@ clean: ## remove everything that make made, the environment apart
 # The stages. Each depends on the code it runs and on the artifact before it, so a change re-runs only what it touches.
 # An artifact appears whole or not at all; its metadata stands for it here.
 
-SAMPLE := $(wildcard beam_pipelines/datasets/sample_photos/*) beam_pipelines/datasets/sample.py
+SAMPLE := $(wildcard beam_pipelines/datasets/sample_photos/*) beam_pipelines/datasets/sample_logs.py
 code = $(shell find $(1) -name '*.py')
 PIPELINE := $(call code,beam_pipelines)
 READERS := $(call code,models/data models/training) models/config.py models/artifact.py

@@ -1,6 +1,53 @@
-"""Beam jobs that turn logs into page datasets. Nothing here imports TensorFlow."""
+"""Logs to page datasets: an Apache Beam job, and what others need to read what it wrote. Imports no TensorFlow.
 
+Example:
+    >>> from beam_pipelines import BuildOptions, build_dataset
+    >>> options = BuildOptions(split_by_time=("2026-03-01", "2026-03-08"))
+    >>> manifest = build_dataset("my_logs", "my_dataset", options)
+"""
+
+import contextlib
+import importlib
 import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-# Beam warns at import that Google Cloud's clients are absent. They are optional, and nothing here uses them.
-logging.getLogger().addFilter(lambda record: not record.getMessage().startswith("apitools not found"))
+if TYPE_CHECKING:
+    from beam_pipelines.format.manifest import Manifest
+    from beam_pipelines.options import BuildOptions
+    from beam_pipelines.pipeline import build_dataset
+
+__all__ = ["BuildOptions", "Manifest", "build_dataset"]
+
+_HOME = {
+    "BuildOptions": "beam_pipelines.options",
+    "Manifest": "beam_pipelines.format.manifest",
+    "build_dataset": "beam_pipelines.pipeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imports what the package offers when it is asked for: Beam and Arrow take a second."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _optional_clients_missing():
+        return getattr(importlib.import_module(_HOME[name]), name)
+
+
+@contextlib.contextmanager
+def _optional_clients_missing() -> Iterator[None]:
+    """Drops what Beam says at import of Google Cloud's clients, which are optional: nothing here needs them."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("apitools not found")
+
+    root = logging.getLogger()
+    root.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_wanted)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

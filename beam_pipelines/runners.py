@@ -1,4 +1,4 @@
-"""Chooses Beam's runner and checks the options that are meant for Beam.
+"""Chooses Beam's runner, checks the options that are meant for Beam, and runs pipelines.
 
 docs/running-on-clusters.md says which runner is for what.
 """
@@ -6,15 +6,20 @@ docs/running-on-clusters.md says which runner is for what.
 import contextlib
 import importlib
 import io
-from collections.abc import Sequence
+import re
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
+
+DOCUMENT = "docs/running-on-clusters.md"
 
 
 def make_runner(name: str, beam_options: Sequence[str]) -> tuple[PipelineRunner, PipelineOptions]:
@@ -23,15 +28,15 @@ def make_runner(name: str, beam_options: Sequence[str]) -> tuple[PipelineRunner,
     Args:
         name: `DirectRunner` means Beam's in-process FnApiRunner: Beam's own switch of that name would first try to
             download another engine. Any other name is Beam's.
-        beam_options: options that are not ours, for example `--parallelism=8`.
+        beam_options: Beam's options in the form of its command line, for example `--parallelism=8`.
 
     Raises:
-        CommandError: Beam does not know the runner or an option, refuses a value, or lacks a package for the runner.
+        InputError: Beam does not know the runner or an option, refuses a value, or lacks a package for the runner.
     """
     options = _parse(beam_options)
     runner = _create(name)
     if errors := PipelineOptionsValidator(options, runner).validate():
-        raise CommandError(f"--runner {name}: {errors[0]}")
+        raise InputError(f"`runner` {name}: {errors[0]}")
     return runner, options
 
 
@@ -39,7 +44,7 @@ def _parse(beam_options: Sequence[str]) -> PipelineOptions:
     previous = "="
     for argument in beam_options:
         if not argument.startswith("--") and ("=" in previous or not previous.startswith("--")):
-            raise CommandError(f"unknown argument {argument!r}; see --help")
+            raise InputError(f"unknown argument {argument!r}; see --help")
         previous = argument
     usage = io.StringIO()
     try:
@@ -47,20 +52,20 @@ def _parse(beam_options: Sequence[str]) -> PipelineOptions:
             options = PipelineOptions(list(beam_options))
             given = options.get_all_options(retain_unknown_options=True)
     except SystemExit as stop:
-        raise CommandError(usage.getvalue().strip().rpartition("error: ")[2]) from stop
+        raise InputError(usage.getvalue().strip().rpartition("error: ")[2]) from stop
     known = PipelineOptions([]).get_all_options()
     for name in (argument[2:].partition("=")[0] for argument in beam_options if argument.startswith("--")):
         if "-" in name and name.replace("-", "_") in known:  # Beam would ignore it
-            raise CommandError(f"unknown option --{name}; Beam's is --{name.replace('-', '_')}")
+            raise InputError(f"unknown option --{name}; Beam's is --{name.replace('-', '_')}")
     if unknown := sorted(given.keys() - known.keys()):
-        raise CommandError(f"unknown option --{unknown[0]}; it is neither in --help nor an option of Beam")
+        raise InputError(f"unknown option --{unknown[0]}; it is neither in --help nor an option of Beam")
     environment = given["environment_type"]
     types = PipelineOptionsValidator.REQUIRED_ENVIRONMENT_OPTIONS
     if environment and environment not in types and not environment.startswith("beam:env:"):
-        raise CommandError(f"--environment_type must be one of {', '.join(types)}. Received: {environment}")
+        raise InputError(f"--environment_type must be one of {', '.join(types)}. Received: {environment}")
     for option in ("flink_job_server_jar", "spark_job_server_jar"):
         if (jar := given[option]) and "://" not in jar and not Path(jar).is_file():
-            raise CommandError(f"--{option}: no file {jar}")
+            raise InputError(f"--{option}: no file {jar}")
     return options
 
 
@@ -73,10 +78,36 @@ def _create(name: str) -> PipelineRunner:
             importlib.import_module("apache_beam.runners.dataflow.internal.apiclient")
     except ImportError as error:
         if "dataflow" not in name.lower():
-            raise CommandError(f"--runner: Beam has no runner {name!r} here ({error})") from error
-        raise CommandError(f"--runner {name} needs apache-beam's gcp extra; see docs/running-on-clusters.md") from error
+            raise InputError(f"`runner`: Beam has no runner {name!r} here ({error})") from error
+        raise InputError(f"`runner` {name} needs apache-beam's gcp extra; see {DOCUMENT}") from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise CommandError(f"--runner: Beam has no runner {name!r} here ({str(error).splitlines()[0]})") from error
+        raise InputError(f"`runner`: Beam has no runner {name!r} here ({str(error).splitlines()[0]})") from error
     if not isinstance(runner, PipelineRunner):
-        raise CommandError(f"--runner: {name!r} is no runner")
+        raise InputError(f"`runner`: {name!r} is no runner")
     return runner
+
+
+def run_pipeline(pipeline: beam.Pipeline) -> None:
+    """Runs a pipeline to its end.
+
+    Raises:
+        InputError: a worker raised one (or one of its subclasses), or there was no space left for what it wrote.
+    """
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        # What a worker raises comes back as text only, somewhere in the message of another error.
+        text = "".join(traceback.format_exception(error)).replace("\\n", "\n")
+        family = {kind.__name__: kind for kind in _with_subclasses(InputError)}
+        raised = re.search(rf"\b({'|'.join(family)}): (.+?)(?: \[while running.*)?$", text, re.MULTILINE)
+        if raised:
+            raise family[raised[1]](raised[2]) from error
+        if full := re.search(r"No space left on device|Disk quota exceeded", text):
+            raise InputError(f"`output`: {full[0]}; rows and pages are stored there while they are built") from error
+        raise
+
+
+def _with_subclasses(kind: type[InputError]) -> Iterator[type[InputError]]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _with_subclasses(subclass)

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+
+from beam_pipelines.shell.progress import progress_bar
 
 ON_SALE_DAYS = 60
 RECENT_DAYS = 28
@@ -86,8 +87,8 @@ class BasketPages:
         for day in range(first, first + ON_SALE_DAYS):
             np.add.at(self._nearby, bought_on(day), 1)
         parts: list[tuple[np.ndarray, ...]] = []
-        pages = 0
-        for day in tqdm(range(first, last + 1), desc="pages", unit=" days"):
+        built = 0
+        for day in progress_bar(range(first, last + 1), desc="pages", unit=" days"):
             np.add.at(self._nearby, bought_on(day + ON_SALE_DAYS), 1)
             np.add.at(self._nearby, bought_on(day - ON_SALE_DAYS - 1), -1)
             np.add.at(self._recent, bought_on(day - 1), 1)
@@ -102,13 +103,13 @@ class BasketPages:
             page, article, clicked = self._fill(day, basket, bought)
             np.add.at(self._shown, article[~clicked], 1)
             self._first_shown[article[~clicked]] = np.minimum(self._first_shown[article[~clicked]], day)
-            parts.append((page + pages, np.full(len(page), day), customers[page], article, clicked))
-            pages += len(customers)
-        page, day, customer, article, clicked = (np.concatenate(column) for column in zip(*parts, strict=True))
+            parts.append((page + built, np.full(len(page), day), customers[page], article, clicked))
+            built += len(customers)
+        page, days, customer, article, clicked = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.lexsort((self._rng.random(len(page)), page))  # positions carry nothing
         page = page[order]
         position = np.arange(len(page)) - np.searchsorted(page, page)
-        return Candidates(page, day[order], customer[order], article[order], position, clicked[order].astype(np.int64))
+        return Candidates(page, days[order], customer[order], article[order], position, clicked[order].astype(np.int64))
 
     def _fill(self, day: int, basket: np.ndarray, bought: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Fills up the baskets of a day: `basket` numbers them 0, 1, ... in order, `bought` has their articles.

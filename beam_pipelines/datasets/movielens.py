@@ -1,87 +1,18 @@
-"""MovieLens' ratings as a log directory: real likes and dislikes, with film posters where there are some.
+"""Turns MovieLens' ratings into a log directory; `movielens_logs` says how.
 
-A page is a user's ratings without a pause of more than half an hour, in the order in which they were given, and a
-rating of at least `--like` is a click. Users chose what to rate, so a page is no list that somebody ranked for them;
-every report on these logs says so.
-
-A film's category is all its genres, which the source lists by the alphabet: the first of them means nothing. It has no
-publication time, as titles tell only the year.
+Example:
+    python -m beam_pipelines.datasets.movielens --source ml-latest-small --output artifacts/movielens_logs
 """
 
-from collections.abc import Mapping, Sequence
+import argparse
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from beam_pipelines.datasets.log_writer import write_logs
-from beam_pipelines.datasets.session_pages import SessionPages, cut_sessions
-from beam_pipelines.datasets.source_files import find_images, find_tables, link_files, read_table
-from beam_pipelines.format.outputs import whole_directory
-from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
-
-NOTICE = (
-    "rated, liked or not: not an impression log; a page is a user's ratings without a pause of half an hour, and films "
-    "were chosen by who rated them"
-)
-_GAP = 1800  # seconds
-_TABLES = {
-    "ratings": pa.schema(
-        [
-            pa.field("userId", pa.string(), nullable=False),
-            pa.field("movieId", pa.string(), nullable=False),
-            pa.field("rating", pa.float64(), nullable=False),
-            pa.field("timestamp", pa.int64(), nullable=False),
-        ]
-    ),
-    "movies": pa.schema(
-        [
-            pa.field("movieId", pa.string(), nullable=False),
-            pa.field("title", pa.string()),
-            pa.field("genres", pa.string()),
-        ]
-    ),
-}
+from beam_pipelines.datasets.movielens_logs import NOTICE, write_movielens_logs
+from beam_pipelines.shell.command import ArgumentParser, command, run_command
+from beam_pipelines.shell.progress import say
 
 
-def to_impressions(ratings: pa.Table, like: float) -> tuple[pa.Table, SessionPages]:
-    """Puts ratings into pages; the table is by user, then time."""
-    time = ratings["timestamp"].to_numpy()
-    pages = cut_sessions(ratings["userId"], time, ratings["movieId"], _GAP)
-    page_id = pages.ids(ratings["userId"], time)
-    ratings = ratings.take(pa.array(pages.order))
-    table = pa.table(
-        {
-            "page_id": page_id,
-            "user_id": ratings["userId"],
-            "item_id": ratings["movieId"],
-            "timestamp": pc.multiply(ratings["timestamp"], 1000),
-            "position": pages.position,
-            "clicked": pc.greater_equal(ratings["rating"], like),
-        }
-    )
-    return table, pages
-
-
-def to_items(movies: pa.Table, images: Mapping[str, str]) -> pa.Table:
-    """Names the films' columns as the input contract does."""
-    genres = pc.fill_null(movies["genres"], "")
-    genres = pc.if_else(pc.equal(genres, "(no genres listed)"), "", genres)
-    year = pc.struct_field(pc.extract_regex(movies["title"], r"\((?P<year>\d{4})\)\s*$"), "year")
-    return pa.table(
-        {
-            "item_id": movies["movieId"],
-            "category": genres,
-            "title": movies["title"],
-            "image": pa.array([images.get(film, "") for film in movies["movieId"].to_pylist()], pa.string()),
-            "stat_year": year.cast(pa.float64()),
-            "label_first_genre": pc.replace_substring_regex(genres, r"\|.*", ""),
-        }
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> str:
-    """Writes a log directory from MovieLens' tables."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(f"Turns MovieLens' ratings into logs ({NOTICE}).")
     parser.add_argument(
         "--source",
@@ -93,28 +24,18 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--output", type=Path, default=Path("artifacts/movielens_logs"), help="log directory to make")
     parser.add_argument("--like", type=float, default=4.0, help="ratings from here on are clicks")
     parser.add_overwrite()
-    options = parser.parse_args(argv)
-    if not 0.5 <= options.like <= 5:
-        raise CommandError(f"--like must be a rating, between 0.5 and 5. Received: {options.like:g}")
-    source = require_directory(options.source, "--source", "downloading MovieLens")
-    files = find_tables(source, _TABLES)
-    folder = source / "images"
+    return parser
 
-    with whole_directory(options.output, overwrite=options.overwrite, inputs=[options.source]) as directory:
-        images, image_files = find_images(folder) if folder.is_dir() else ({}, [])
-        ratings, movies = (read_table(files[name], schema) for name, schema in _TABLES.items())
-        impressions, pages = to_impressions(ratings, options.like)
-        items = to_items(movies, images)
-        write_logs(directory, {"impressions": impressions, "items": items}, NOTICE)
-        link_files(image_files, folder, directory / "images")
-    clicked = impressions["clicked"].to_numpy()
-    pictured = items.filter(pc.not_equal(items["image"], ""))["item_id"]
-    print(f"pages with both a like and a dislike: {pages.with_both_classes(clicked)}")
-    print(f"films with a poster: {len(pictured)}")
-    print(f"ratings of films with a poster: {pc.sum(pc.is_in(impressions['item_id'], pictured)).as_py()}")
+
+@command(_parser)
+def main(options: argparse.Namespace) -> str:
+    """Runs the command; see `--help`."""
+    logs = write_movielens_logs(options.source, options.output, like=options.like, overwrite=options.overwrite)
+    for what, number in logs.counters.items():
+        say(f"{what}: {number}")
     return (
-        f"{options.output}: {len(pages.start)} pages with {len(impressions)} candidates, {clicked.sum()} of them "
-        f"clicked, {pc.count_distinct(ratings['userId']).as_py()} users, {len(movies)} items ({NOTICE})"
+        f"{options.output}: {logs.pages} pages with {logs.impressions} candidates, {logs.clicks} of them clicked, "
+        f"{logs.users} users, {logs.items} items ({NOTICE})"
     )
 
 

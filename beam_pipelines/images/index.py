@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import File, Images, Manifest
-from beam_pipelines.images.source import ImageFormat
-from beam_pipelines.logs.rejections import check_fraction
-from beam_pipelines.pages.transforms import RESULTS
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.logs.rejections import check_bad_fraction
+from beam_pipelines.options import ImageFormat
+from beam_pipelines.workspace import RESULTS
 
 SHARD_INDEX = pa.schema(
     [("image", pa.string()), ("sha256", pa.string()), ("index", pa.int64()), ("reason", pa.string())]
@@ -75,11 +75,14 @@ class PreviousImages:
             self._reader = None
 
 
-def kept_hashes(previous: Path | None, image_of_item: Sequence[str | None], side: int, format: ImageFormat) -> pa.Array:
+def kept_hashes(
+    previous: tuple[Path, Manifest] | None, image_of_item: Sequence[str | None], side: int, format: ImageFormat
+) -> pa.Array:
     """Checks the pictures of the previous dataset, and finds those of items that are only there, in the same rows.
 
     Args:
-        previous: the previous dataset, if there is one. What is read of its pictures is compared with its manifest.
+        previous: the previous dataset and its manifest, if there is one. What is read of its pictures is compared with
+            the manifest.
         image_of_item: see `index_images`.
         side, format: what pictures are to be stored as.
 
@@ -87,22 +90,25 @@ def kept_hashes(previous: Path | None, image_of_item: Sequence[str | None], side
         string `(items,)`: the content hash of the picture that stays, empty where none does.
 
     Raises:
-        CommandError: a file of its pictures is damaged, or some are to be kept that are stored in another way.
+        InputError: a file of its pictures is damaged, or some are to be kept that are stored in another way.
     """
-    manifest = Manifest.read(previous) if previous is not None else None
-    if manifest is None or manifest.images is None:
+    if previous is None:
         return pa.repeat("", len(image_of_item))
-    manifest.verify(previous, [manifest.images.index])
-    before = pq.read_table(previous / manifest.images.index.path, columns=["sha256"]).column(0).combine_chunks()
+    dataset, manifest = previous
+    stored = manifest.images
+    if stored is None:
+        return pa.repeat("", len(image_of_item))
+    manifest.verify(dataset, [stored.index])
+    before = pq.read_table(dataset / stored.index.path, columns=["sha256"]).column(0).combine_chunks()
     before = pa.concat_arrays([before, pa.repeat("", len(image_of_item) - len(before))])
     kept = pc.if_else(pc.is_null(pa.array(image_of_item, pa.string())), before, "")
     if _form(manifest) == (side, format):
-        manifest.verify(previous, manifest.images.shards)
+        manifest.verify(dataset, stored.shards)
     elif count := pc.sum(pc.not_equal(kept, "")).as_py():
         side, format = _form(manifest)
-        raise CommandError(
-            f"--previous: {count} items with pictures are only in {previous}, where pictures are stored in another way "
-            f"than asked for; pass --image-side {side} --image-format {format} to keep them"
+        raise InputError(
+            f"`previous`: {count} items with pictures are only in {dataset}, where pictures are stored in another way "
+            f"than asked for; pass `image_side` {side} `image_format` {format} to keep them"
         )
     return kept
 
@@ -132,7 +138,7 @@ def index_images(
         counters: `images.reused`, the pictures copied from the previous dataset, is added here.
 
     Raises:
-        CommandError: too many pictures are bad, or what the workers wrote cannot be seen.
+        InputError: too many pictures are bad, or what the workers wrote cannot be seen.
     """
     shards: list[File] = []
     tables = [SHARD_INDEX.empty_table().append_column("shard", pa.array([], pa.int32()))]
@@ -152,7 +158,7 @@ def index_images(
     sha256 = pc.if_else(named, pc.take(found["sha256"], by_name), kept)
     place = pc.index_in(pc.if_else(pc.equal(sha256, ""), None, sha256), value_set=found["sha256"], skip_nulls=True)
     if lost := pc.sum(pc.and_(pc.is_null(place), pc.fill_null(pc.not_equal(sha256, ""), True))).as_py():
-        raise CommandError(
+        raise InputError(
             f"nothing is known of the pictures of {lost} items, as seen from here: the workers do not share the "
             "output's file system, or it shows old listings"
         )
@@ -165,7 +171,7 @@ def index_images(
     )
     without = pc.equal(sha256, "")
     bad = Counter(pc.take(found["reason"], by_name).filter(pc.and_(named, without)).to_pylist())
-    check_fraction("items with a picture", bad.total(), pc.sum(named).as_py(), bad, max_bad_fraction)
+    check_bad_fraction("items with a picture", bad, pc.sum(named).as_py(), max_bad_fraction)
     missing = bad | Counter(
         {
             _NOT_NAMED: pc.sum(pc.fill_null(pc.equal(images, ""), False)).as_py(),

@@ -3,23 +3,17 @@
 import hashlib
 import io
 import os
-import warnings
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from beam_pipelines.shell.command import CommandError
-
-# PIL's own, later limit on pixels, and oddities in metadata. (Not per picture: threads share the filters.)
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-ImageFormat = Literal["jpeg", "webp"]
+from beam_pipelines.format.errors import InputError
+from beam_pipelines.options import ImageFormat
 
 SOURCE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 64 << 20
@@ -49,7 +43,7 @@ class ImageSource:
             names, that in the first shard counts); a URI (`file:///...`, `gs://...`) is read from where it points to.
 
     Raises:
-        CommandError: a zip shard is damaged.
+        InputError: a zip shard is damaged.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -62,7 +56,7 @@ class ImageSource:
 
         Raises:
             BadImageError: it is not there, lies outside the directory, cannot be read, or is larger than `MAX_BYTES`.
-            CommandError: it is a URI that nothing here can read.
+            InputError: it is a URI that nothing here can read.
         """
         if "://" in name:
             return self._fetch(name)
@@ -81,7 +75,7 @@ class ImageSource:
             raise BadImageError("encrypted")
         try:
             if info.compress_type == zipfile.ZIP_STORED:
-                return _read_stored(archive.fp.fileno(), info)
+                return _read_stored(archive, info)
             with archive.open(info) as member:
                 return member.read(MAX_BYTES)  # bounded here too: the size above is only what the shard says
         except Exception as error:  # every compression raises its own
@@ -105,7 +99,7 @@ class ImageSource:
         try:
             FileSystems.get_filesystem(uri)
         except Exception as error:
-            raise CommandError(
+            raise InputError(
                 f"items.image: {parts.scheme}:// in {uri} cannot be read here ({str(error).splitlines()[0]}); install "
                 "what it needs, or copy the pictures into images/"
             ) from error
@@ -124,11 +118,13 @@ class ImageSource:
             archive.close()
 
 
-def _read_stored(archive: int, info: zipfile.ZipInfo) -> bytes:
+def _read_stored(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """Reads a member that is not compressed. `zipfile` takes five times as long, and threads wait for each other."""
-    lengths = os.pread(archive, 4, info.header_offset + 26)  # of the name and of what follows it
+    assert archive.fp is not None  # it is open
+    file = archive.fp.fileno()
+    lengths = os.pread(file, 4, info.header_offset + 26)  # of the name and of what follows it
     start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    content = os.pread(archive, info.file_size, start)
+    content = os.pread(file, info.file_size, start)
     if zlib.crc32(content) != info.CRC:
         raise zipfile.BadZipFile(info.filename)
     return content
@@ -138,18 +134,18 @@ def check_archives(directory: Path) -> None:
     """Looks at the end of each zip shard, where one that was cut is recognised without reading it.
 
     Raises:
-        CommandError: a zip shard is damaged.
+        InputError: a zip shard is damaged.
     """
     for path in sorted(directory.glob("*.zip")):
         if not zipfile.is_zipfile(path):
-            raise CommandError(f"{path} is not a whole zip file; copy it again, or remove it")
+            raise InputError(f"{path} is not a whole zip file; copy it again, or remove it")
 
 
 def _open_archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except Exception as error:  # a damaged directory raises this and that
-        raise CommandError(f"{path} is not a whole zip file ({error}); copy it again, or remove it") from error
+        raise InputError(f"{path} is not a whole zip file ({error}); copy it again, or remove it") from error
 
 
 def content_hash(source: bytes) -> str:
@@ -176,7 +172,7 @@ def normalise_image(source: bytes, side: int, format: ImageFormat) -> bytes:
                 raise BadImageError("too many pixels")
             image.draft("RGB", (side, side))  # lets the JPEG decoder skip detail that shrinking removes anyway
             picture = _rgb(image)
-            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -189,8 +185,8 @@ def normalise_image(source: bytes, side: int, format: ImageFormat) -> bytes:
         picture = picture.transpose(turn)
     scale = side / min(picture.size)
     if scale < 1:
-        size = tuple(max(1, round(length * scale)) for length in picture.size)
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        width, height = (max(1, round(length * scale)) for length in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     try:
         picture.info.clear()  # comments of the source stay behind

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import uuid
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +25,13 @@ from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.images.index import SHARD_INDEX, PreviousImages
 from beam_pipelines.images.source import (
     BadImageError,
-    ImageFormat,
     ImageSource,
     check_archives,
     content_hash,
     normalise_image,
 )
-from beam_pipelines.pages.transforms import RESULTS, SCRATCH
+from beam_pipelines.options import ImageFormat
+from beam_pipelines.workspace import RESULTS, SCRATCH
 
 _PICTURES_PER_ELEMENT = 256
 _NAMES_AT_ONCE = 16
@@ -71,6 +72,8 @@ class NormaliseImages(beam.DoFn):
 
     def setup(self) -> None:
         """Opens the pictures and starts a thread per core: decoding and resizing release the interpreter lock."""
+        # PIL's own, later limit on pixels, and oddities in metadata. (Not per picture: threads share the filters.)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         self._source = ImageSource(self._images)
         self._reusable = PreviousImages(self._previous, self._side, self._format) if self._previous else ()
         self._done: dict[str, _Outcome] = {}
@@ -106,11 +109,14 @@ class NormaliseImages(beam.DoFn):
                 else:
                     hashes[name] = content_hash(source)
                     sources[hashes[name]] = source
-            outcomes = {sha256: self._known(sha256) or self._normalise(source) for sha256, source in sources.items()}
-            for sha256, outcome in outcomes.items():
-                if isinstance(outcome, bytes):
-                    outcomes[sha256] = ("", file.name, file.tell(), len(outcome))
-                    file.write(outcome)
+            pictures = {sha256: self._known(sha256) or self._normalise(source) for sha256, source in sources.items()}
+            outcomes: dict[str, _Outcome] = {}
+            for sha256, picture in pictures.items():
+                if isinstance(picture, bytes):
+                    outcomes[sha256] = ("", file.name, file.tell(), len(picture))
+                    file.write(picture)
+                else:
+                    outcomes[sha256] = picture
             entries += [(name, sha256, *outcomes[sha256]) for name, sha256 in hashes.items()]
             if len(self._done) > _REMEMBERED:
                 self._done.clear()
@@ -161,12 +167,12 @@ class WriteImages(beam.DoFn):
         names: dict[str, list[str | None]] = {}
         places: dict[str, _Place] = {}
         index: list[tuple[str | None, str, int, str]] = []
-        for name, sha256, reason, *place in itertools.chain.from_iterable(entries):
+        for name, sha256, reason, file, offset, length in itertools.chain.from_iterable(entries):
             if reason:
                 index.append((name, "", -1, reason))
             else:
                 names.setdefault(sha256, []).append(name or None)
-                places[sha256] = tuple(place)
+                places[sha256] = (file, offset, length)
         path = f"images/images-{shard:05d}-of-{self._shards:05d}.array_record"
         metadata = {"reused": str(sum(place == _IN_PREVIOUS for place in places.values()))}
         if places:
@@ -176,7 +182,10 @@ class WriteImages(beam.DoFn):
                 with _ScratchFiles() as scratch:
                     for row, sha256 in enumerate(sorted(places)):
                         place = places[sha256]
-                        writer.write(self._reusable.read(sha256) if place == _IN_PREVIOUS else scratch.read(*place))
+                        if place == _IN_PREVIOUS and self._reusable is not None:
+                            writer.write(self._reusable.read(sha256))
+                        else:
+                            writer.write(scratch.read(*place))
                         index += [(name, sha256, row, "") for name in names[sha256]]
                 writer.close()
             metadata["file"] = File.of(self._directory, path, len(places)).model_dump_json()
@@ -238,7 +247,7 @@ def store_images(
         kept: content hashes of pictures to copy from there although the logs do not name them.
 
     Raises:
-        CommandError: a zip shard is damaged.
+        InputError: a zip shard is damaged.
     """
     check_archives(images)
     pictures = [(name, "") for name in names] + [("", sha256) for sha256 in kept]

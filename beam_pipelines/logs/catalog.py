@@ -2,16 +2,95 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from beam_pipelines.logs.rows import RejectedRow, normalise
-from beam_pipelines.logs.tables import Table, TimestampUnit, parts, read
+from beam_pipelines.format.manifest import File, Manifest, ids_sha256
+from beam_pipelines.format.manifest import Table as TableEntry
+from beam_pipelines.logs.contract import Table
+from beam_pipelines.logs.file_reader import parts, read
+from beam_pipelines.logs.moments import TimestampUnit
+from beam_pipelines.logs.rejections import RejectedRow, write_dead_letters
+from beam_pipelines.logs.rows import normalise
+from beam_pipelines.logs.scan import Scan
 
 _KEY = {"items": "item_id", "users": "user_id"}
 _ALWAYS = {"items": ("item_id", "category", "title", "image"), "users": ("user_id",)}
+
+
+class Catalog(NamedTuple):
+    """The written item and user tables.
+
+    Attributes:
+        items, users: their entries in the manifest.
+        image_of_item: the picture that each item row names in the logs, empty if none; `None` for items that are only
+            in the previous dataset.
+    """
+
+    items: TableEntry
+    users: TableEntry
+    image_of_item: list[str | None]
+
+
+def write_catalog(
+    directory: Path,
+    tables: Mapping[str, Table],
+    seen: Scan,
+    unit: TimestampUnit,
+    counters: Counter[str],
+    previous: tuple[Path, Manifest] | None = None,
+) -> Catalog:
+    """Writes `items/items.parquet` and `users/users.parquet`, and the dead letters of both.
+
+    Args:
+        directory: the dataset.
+        tables: of the logs.
+        seen: the IDs in impressions and events.
+        unit: of timestamps.
+        counters: what is counted is added here.
+        previous: an earlier dataset, whose rows keep their numbers.
+
+    Raises:
+        InputError: a table cannot be read, or one of the previous dataset is not what its manifest lists.
+    """
+    items, image = _write_table(directory, "items", tables.get("items"), seen.item_ids, unit, counters, previous)
+    users, _ = _write_table(directory, "users", tables.get("users"), seen.user_ids, unit, counters, previous)
+    return Catalog(items, users, image)
+
+
+def _write_table(
+    directory: Path,
+    name: Literal["items", "users"],
+    table: Table | None,
+    ids: pa.Array,
+    unit: TimestampUnit,
+    counters: Counter[str],
+    previous: tuple[Path, Manifest] | None,
+) -> tuple[TableEntry, list[str | None]]:
+    """Writes one of the tables, without the names of pictures; returns its entry and these names."""
+    earlier = None
+    if previous is not None:
+        dataset, manifest = previous
+        file = (manifest.items if name == "items" else manifest.users).file
+        manifest.verify(dataset, [file])
+        earlier = pq.read_table(dataset / file.path)
+    built, rejected = build_table(name, table, ids, unit, counters, earlier)
+    if rejected:
+        write_dead_letters(directory, name, [row.to_json() for row in rejected])
+    images: list[str | None] = []
+    if name == "items":
+        images = built["image"].to_pylist()
+        built = built.drop_columns("image")
+    path = f"{name}/{name}.parquet"
+    (directory / name).mkdir()
+    pq.write_table(built, directory / path)
+    row_ids = built.column(0).to_pylist()
+    return TableEntry(file=File.of(directory, path, built.num_rows), ids_sha256=ids_sha256(row_ids)), images
 
 
 def build_table(
@@ -41,8 +120,8 @@ def build_table(
     key = _KEY[name]
     schema = pa.schema([(column, pa.string()) for column in _ALWAYS[name]]) if table is None else table.schema()
     batches, rejected = [], []
-    for part in parts(table) if table is not None else []:
-        for raw in read(table, part):
+    if table is not None:
+        for raw in (raw for part in parts(table) for raw in read(table, part)):
             batch, bad = normalise(table, raw, unit)
             counters[f"rows.{name}"] += raw.rows.num_rows + len(raw.malformed)
             batches.append(batch)
@@ -65,17 +144,17 @@ def build_table(
     absent = seen_ids.filter(pc.invert(pc.is_in(seen_ids, kept[key].combine_chunks())))
     counters[f"{name}.only_in_logs"] = len(absent)
     empty = pa.table({c: absent if c == key else pa.nulls(len(absent), schema.field(c).type) for c in schema.names})
-    whole = pa.concat_tables([kept, empty.cast(schema)]).sort_by(key)
+    complete = pa.concat_tables([kept, empty.cast(schema)]).sort_by(key)
     if previous is not None:
-        ids = whole[key].combine_chunks()
-        known = pc.index_in(previous[key], ids).combine_chunks()
+        ids = complete[key].combine_chunks()
+        numbered = pc.index_in(previous[key], ids).combine_chunks()
         new = pc.indices_nonzero(pc.invert(pc.is_in(ids, previous[key].combine_chunks())))
-        whole = whole.take(pa.concat_arrays([known.cast(pa.uint64()), new]))
-    whole = _without_nulls(whole)
+        complete = complete.take(pa.concat_arrays([numbered.cast(pa.uint64()), new]))
+    complete = _without_nulls(complete)
     if previous is not None and name == "items":
-        image = pc.if_else(pc.is_in(whole[key], gone[key].combine_chunks()), None, whole["image"])
-        whole = whole.set_column(whole.column_names.index("image"), "image", image)
-    return whole, rejected
+        image = pc.if_else(pc.is_in(complete[key], gone[key].combine_chunks()), None, complete["image"])
+        complete = complete.set_column(complete.column_names.index("image"), "image", image)
+    return complete, rejected
 
 
 def _without_nulls(table: pa.Table) -> pa.Table:

@@ -1,32 +1,13 @@
 """Validates rows of the logs and brings them to one form."""
 
-import hashlib
-import json
-from typing import NamedTuple
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_pipelines.logs.tables import ARROW_TYPES, DEFAULTS, RawBatch, Table, TimestampUnit
+from beam_pipelines.logs.contract import ARROW_TYPES, DEFAULTS, Table
+from beam_pipelines.logs.file_reader import RawBatch
+from beam_pipelines.logs.moments import TimestampUnit
+from beam_pipelines.logs.rejections import RejectedRow
 from beam_pipelines.logs.values import is_empty, read_values
-
-
-class RejectedRow(NamedTuple):
-    """A dead letter: the table, why, and a hash that finds the row again without showing it."""
-
-    table: str
-    reason: str
-    row_hash: str
-
-    @classmethod
-    def of(cls, table: str, reason: str, row: object) -> "RejectedRow":
-        """Describes `row`, any JSON value."""
-        text = json.dumps(row, sort_keys=True, default=str)
-        return cls(table, reason, hashlib.sha256(text.encode()).hexdigest()[:32])
-
-    def to_json(self) -> str:
-        """One line of a `dead_letters/` file."""
-        return json.dumps(self._asdict())
 
 
 def normalise(table: Table, raw: RawBatch, unit: TimestampUnit) -> tuple[pa.RecordBatch, list[RejectedRow]]:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
-from beam_pipelines.logs.tables import Table, TimestampUnit, parts, read
-from beam_pipelines.logs.values import FIRST_MILLISECONDS, is_empty, read_values
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
+from beam_pipelines.logs.contract import Table
+from beam_pipelines.logs.file_reader import parts, read
+from beam_pipelines.logs.moments import FIRST_MILLISECONDS, TimestampUnit
+from beam_pipelines.logs.values import is_empty, read_values
+from beam_pipelines.shell.progress import progress_bar
 
 
 class TimestampUnits:
@@ -37,14 +39,15 @@ class TimestampUnits:
         milliseconds = pc.greater_equal(number, FIRST_MILLISECONDS)
         seconds = pc.less(number, FIRST_MILLISECONDS)
         counts = self._seen.setdefault(table, Counter())
-        for unit, mask in (("iso", is_text), ("milliseconds", milliseconds), ("seconds", seconds)):
+        masks: dict[TimestampUnit, pa.Array] = {"iso": is_text, "milliseconds": milliseconds, "seconds": seconds}
+        for unit, mask in masks.items():
             counts[unit] += pc.sum(mask).as_py() or 0
 
     def detect(self) -> TimestampUnit:
         """The unit of at least 9 in 10 timestamps of every table.
 
         Raises:
-            CommandError: there is none.
+            InputError: there is none.
         """
         found: dict[TimestampUnit, str] = {}
         for table, counts in self._seen.items():
@@ -53,11 +56,11 @@ class TimestampUnits:
             unit, count = counts.most_common(1)[0]
             if count < 0.9 * counts.total():
                 seen = ", ".join(f"{n} like {u}" for u, n in sorted(counts.items()) if n)
-                raise CommandError(f"{table}.timestamp mixes units ({seen}); pass --timestamp-unit")
+                raise InputError(f"{table}.timestamp mixes units ({seen}); pass `timestamp_unit`")
             found[unit] = table
         if len(found) > 1:
             seen = ", ".join(f"{table} in {unit}" for unit, table in sorted(found.items()))
-            raise CommandError(f"timestamps are not in one unit ({seen}); store them alike or pass --timestamp-unit")
+            raise InputError(f"timestamps are not in one unit ({seen}); store them alike or pass `timestamp_unit`")
         return next(iter(found), "milliseconds")
 
 
@@ -82,7 +85,7 @@ def scan(tables: Sequence[Table]) -> Scan:
     units = TimestampUnits()
     rows = {table.name: 0 for table in tables}
     ids = {"item_id": _DistinctIds(), "user_id": _DistinctIds()}
-    with tqdm(desc="scanning logs", unit=" rows", unit_scale=True) as bar:
+    with progress_bar(desc="scanning logs", unit=" rows", unit_scale=True) as bar:
         for table, part in ((t, p) for t in tables for p in parts(t)):
             for raw in read(table, part, (*ids, "timestamp")):
                 rows[table.name] += raw.rows.num_rows + len(raw.malformed)

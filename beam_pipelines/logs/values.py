@@ -1,23 +1,18 @@
 """Reads a column of the logs, of whatever Arrow type, as what the contract says it is; what cannot be read is null."""
 
-import datetime
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import SPLITS
-from beam_pipelines.logs.tables import EVENTS, Kind, TimestampUnit
-from beam_pipelines.shell.command import CommandError
-
-LATEST_TIMESTAMP = 253_402_300_799_999
-"""The end of the year 9999 in epoch milliseconds: anything later is a unit mistaken for another."""
-FIRST_MILLISECONDS = 1e11
-"""A number from here on is epoch milliseconds (in seconds it would be the year 5138), below it is seconds."""
+from beam_pipelines.logs.contract import EVENTS, Kind
+from beam_pipelines.logs.moments import LATEST_TIMESTAMP, TimestampUnit, parse_iso
 
 
 def read_values(kind: Kind, column: pa.Array, unit: TimestampUnit, where: str) -> pa.Array:
-    """Reads a column as `logs.ARROW_TYPES[kind]`.
+    """Reads a column as `contract.ARROW_TYPES[kind]`.
 
     Args:
         kind: what the values must be.
@@ -29,12 +24,12 @@ def read_values(kind: Kind, column: pa.Array, unit: TimestampUnit, where: str) -
         The values, null where there is none or it is not of that kind.
 
     Raises:
-        CommandError: the whole column has an impossible type.
+        InputError: the whole column has an impossible type.
     """
     try:
         return _READERS[kind](column, unit, where)
     except pa.ArrowException as error:
-        raise CommandError(f"{where} has type {column.type}, which cannot be read as {kind}") from error
+        raise InputError(f"{where} has type {column.type}, which cannot be read as {kind}") from error
 
 
 def is_empty(array: pa.Array) -> pa.Array:
@@ -58,7 +53,7 @@ def _ids(array: pa.Array, unit: TimestampUnit, where: str) -> pa.Array:
     kind = array.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if not (is_text or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-        raise CommandError(f"{where} has type {kind}; store IDs as strings (or integers)")
+        raise InputError(f"{where} has type {kind}; store IDs as strings (or integers)")
     text = array.cast(pa.string())
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
@@ -137,24 +132,6 @@ def _iso(text: pa.Array) -> pa.Array:
         return pa.array([parse_iso(value) for value in text.to_pylist()], pa.int64())
     microseconds = pc.coalesce(in_zone.cast(pa.int64()), local.cast(pa.int64()))
     return pc.floor(pc.divide(microseconds.cast(pa.float64()), 1000.0)).cast(pa.int64())
-
-
-def parse_iso(text: str | None) -> int | None:
-    """An ISO-8601 date or time as epoch milliseconds, or `None`; without a zone it means UTC."""
-    try:
-        moment = datetime.datetime.fromisoformat((text or "").replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return (moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(milliseconds=1)
-
-
-def parse_moment(text: str) -> int | None:
-    """A moment given as ISO-8601 or as epoch seconds or milliseconds, in epoch milliseconds, or `None`."""
-    if not text.isdecimal():
-        return parse_iso(text)
-    return int(text) if int(text) >= FIRST_MILLISECONDS else 1000 * int(text)
 
 
 _READERS = {

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 
 from beam_pipelines.format.manifest import SPLITS
 from beam_pipelines.format.records import FEATURES, HISTORIES, WIRE_ORDER, encode_packed_pages, pack_int64
-from beam_pipelines.logs.rows import RejectedRow
+from beam_pipelines.logs.rejections import RejectedRow
 from beam_pipelines.pages.item_statistics import DailyCounts, ItemStatistics
 from beam_pipelines.pages.rules import HOUR_MS, PageRules, PretrainingRules
 

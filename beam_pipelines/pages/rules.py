@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
 
 from beam_pipelines.format.records import HISTORIES
+from beam_pipelines.options import PretrainingKind
 from beam_pipelines.pages.item_statistics import DAY_MS
 
 HOUR_MS = 3_600_000
@@ -53,7 +53,7 @@ class PretrainingRules:
         end: clicks from this moment on are no targets; `causal` only.
     """
 
-    kind: Literal["page", "causal"] = "page"
+    kind: PretrainingKind = "page"
     negatives: float = 0.2
     candidates: int = 5
     clicks: int = 5

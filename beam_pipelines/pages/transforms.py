@@ -9,16 +9,16 @@ back to the driver as small files in `results/`.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
-import json
 import pickle
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import apache_beam as beam
 import numpy as np
@@ -27,19 +27,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.format.tfrecord import write_records
+from beam_pipelines.logs.contract import Table
+from beam_pipelines.logs.file_reader import FilePart, parts, read
+from beam_pipelines.logs.moments import TimestampUnit
+from beam_pipelines.logs.rejections import write_dead_letters
 from beam_pipelines.logs.rows import normalise
-from beam_pipelines.logs.tables import FilePart, Table, TimestampUnit, parts, read
 from beam_pipelines.pages.bucket import Bucket, build_bucket
 from beam_pipelines.pages.item_statistics import DailyCounts, ItemStatistics, StatisticsPart
 from beam_pipelines.pages.rules import PageRules, PretrainingRules
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.workspace import SCRATCH, write_result
 
 REJECTED, OWNERS, COUNTS = "rejected", "owners", "counts"
-RESULTS = "results"
-SCRATCH = "scratch"
 ITEMS_PER_STATISTICS_PART = 1 << 16
 _CHUNK_ROWS = 1 << 19
 _TOGETHER = 2
@@ -57,9 +59,9 @@ class Stored(NamedTuple):
     batch: int
 
 
-Rejected = TaggedOutput[Literal["rejected"], tuple[str, list[str]]]
-Owners = TaggedOutput[Literal["owners"], tuple[int, Stored]]
-Counts = TaggedOutput[Literal["counts"], tuple[int, str]]
+Rejected: TypeAlias = TaggedOutput[Literal["rejected"], tuple[str, list[str]]]
+Owners: TypeAlias = TaggedOutput[Literal["owners"], tuple[int, Stored]]
+Counts: TypeAlias = TaggedOutput[Literal["counts"], tuple[int, str]]
 
 
 class PagePlan(NamedTuple):
@@ -87,7 +89,7 @@ class PagePlan(NamedTuple):
         """The `item` or `user` IDs by row."""
         path = self.directory / f"{name}s" / f"{name}s.parquet"
         if not path.is_file():
-            raise CommandError(f"a worker does not see {path}: all must share the output's file system")
+            raise InputError(f"a worker does not see {path}: all must share the output's file system")
         return pq.read_table(path, columns=[f"{name}_id"]).column(0).combine_chunks()
 
     def item_category(self) -> np.ndarray:
@@ -115,11 +117,6 @@ class PagePlan(NamedTuple):
     def prepared(self, bucket: int) -> Path:
         """Where the prepared pages of a bucket are."""
         return self.directory / SCRATCH / f"prepared-{bucket:05d}"
-
-
-def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
-    with whole_file(directory / RESULTS / name) as path:
-        path.write_text(json.dumps(result))
 
 
 @beam.typehints.with_input_types(FilePart)
@@ -268,9 +265,9 @@ class PreparePages(beam.DoFn):
         by_bucket: dict[int, list[Stored]] = {}
         for rows in element[1]:
             by_bucket.setdefault(rows.bucket, []).append(rows)
-        shared = sorted(shared_pages)
+        prepare = functools.partial(self._prepare, shared_pages=sorted(shared_pages))
         with ThreadPoolExecutor(_TOGETHER) as pool:
-            prepared = list(pool.map(lambda found: self._prepare(*found, shared), sorted(by_bucket.items())))
+            prepared = list(pool.map(prepare, sorted(by_bucket.items())))
         for bucket in prepared:
             for counts in bucket.counts:
                 yield TaggedOutput(COUNTS, counts)
@@ -278,7 +275,8 @@ class PreparePages(beam.DoFn):
                 yield TaggedOutput(REJECTED, rejected)
         yield [bucket.bucket for bucket in prepared]
 
-    def _prepare(self, number: int, stored: list[Stored], shared_pages: list[str]) -> Prepared:
+    def _prepare(self, bucket_rows: tuple[int, list[Stored]], shared_pages: list[str]) -> Prepared:
+        number, stored = bucket_rows
         by_table: dict[str, list[Stored]] = {"impressions": [], "events": []}
         for rows in stored:
             by_table[rows.table].append(rows)
@@ -339,17 +337,18 @@ class WritePages(beam.DoFn):
         if self._statistics is None:
             scratch = self._plan.directory / SCRATCH
             self._statistics = ItemStatistics([StatisticsPart.load(scratch / name) for name in sorted(statistics)])
+        write = functools.partial(self._write_bucket, statistics=self._statistics)
         with ThreadPoolExecutor(_TOGETHER) as pool:
-            list(pool.map(self._write_bucket, buckets))
+            list(pool.map(write, buckets))
 
-    def _write_bucket(self, number: int) -> None:
+    def _write_bucket(self, number: int, statistics: ItemStatistics) -> None:
         plan = self._plan
         with open(plan.prepared(number), "rb") as file:
             bucket: Bucket = pickle.load(file)
-        bucket = bucket.with_statistics(self._statistics)
+        bucket = bucket.with_statistics(statistics)
         view = bucket.pretraining_view(plan.pretraining, plan.rules.reach("click"), plan.eligible, self._user_ids)
         if plan.pretraining.kind == "causal":
-            view = view.with_statistics(self._statistics)
+            view = view.with_statistics(statistics)
         shards = {}
         for split, name in enumerate(SPLITS):
             if len(pages := bucket.pages_of(split)):
@@ -358,7 +357,7 @@ class WritePages(beam.DoFn):
             path = f"{PRETRAINING}/{plan.pretraining.kind}-{number:05d}-of-{plan.buckets:05d}.tfrecord"
             shards[PRETRAINING] = self._write(view, view.pages_of(0), path)
         result = {"shards": shards, "counters": {**bucket.counters, **view.counters}}
-        _write_result(plan.directory, f"pages-{number:05d}.json", result)
+        write_result(plan.directory, f"pages-{number:05d}.json", result)
 
     def _write(self, bucket: Bucket, pages: np.ndarray, path: str) -> dict[str, Any]:
         with whole_file(self._plan.directory / path) as temporary, open(temporary, "wb") as file:
@@ -416,12 +415,6 @@ class WriteDeadLetters(beam.DoFn):
         """Writes one table's."""
         table, lines = element
         write_dead_letters(self._directory, table, itertools.chain.from_iterable(lines))
-
-
-def write_dead_letters(directory: Path, table: str, lines: Iterable[str]) -> None:
-    """Writes `directory/dead_letters/TABLE.jsonl`."""
-    with whole_file(directory / "dead_letters" / f"{table}.jsonl") as path:
-        path.write_text("".join(f"{line}\n" for line in sorted(lines)))
 
 
 def page_parts(plan: PagePlan) -> Sequence[FilePart]:

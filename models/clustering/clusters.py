@@ -11,8 +11,6 @@ from models.artifact import Metadata, check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import EmbeddingsMetadata
 
-Backend = Literal["scann", "cells", "exact", "single_pass"]
-
 CLUSTER_IDS_FILE = "cluster_ids.npy"
 CENTERS_FILE = "centers.npy"
 
@@ -34,7 +32,7 @@ class ClustersMetadata(Metadata):
 
     kind: Literal["clusters"] = "clusters"
     num_clusters: int
-    backend: Backend
+    backend: str
     normalize: bool
     spherical: bool
     mean_squared_distance: float
@@ -85,7 +83,7 @@ class Clusters:
         centers: np.ndarray,
         *,
         embeddings: EmbeddingsMetadata,
-        backend: Backend,
+        backend: str,
         normalize: bool,
         spherical: bool,
         mean_squared_distance: float,

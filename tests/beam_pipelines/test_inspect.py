@@ -1,5 +1,3 @@
-import base64
-import io
 import re
 import resource
 import shutil
@@ -11,35 +9,13 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from beam_pipelines import build, inspect
+from beam_pipelines import BuildOptions, build_dataset, inspect
 from beam_pipelines.format.manifest import Manifest
 from beam_pipelines.shell.command import CommandError
 from tests.beam_pipelines.page_reference import reference_pages
-from tests.beam_pipelines.test_build import SPLIT, items_table, random_logs, write_logs
-from tests.browser import MARKUP, Elements, covered, needs_chromium, rendered, screenshot
-
-
-@pytest.fixture(scope="module")
-def odd_rows():
-    impressions, events = random_logs()
-    return [{**row, "query": row["query"] and f"{row['query']} {MARKUP}"} for row in impressions], events
-
-
-@pytest.fixture(scope="module")
-def odd_dataset(tmp_path_factory, odd_rows):
-    """Markup in every text, items without a picture, rejected rows."""
-    impressions, events = odd_rows
-    items = items_table()
-    items["title"] = [None, *(f"{MARKUP} {n}" for n in range(1, 20))]
-    items["category"] = [MARKUP] * 20
-    items["image"][3] = "nowhere.jpg"
-    rejected = [{**impressions[0], "position": -1}, {**impressions[1], "timestamp": -1}]
-    logs = write_logs(tmp_path_factory.mktemp("odd") / "logs", [*impressions, *rejected], events, items)
-    (logs / "logs.json").write_text('{"notice": "<b>made</b> up"}')
-    build.main(["--logs", str(logs), "--output", str(logs.parent / "dataset"), *SPLIT])
-    return logs.parent / "dataset"
+from tests.beam_pipelines.random_logs import SPLIT, items_table, random_logs, write_logs
+from tests.browser import Elements, covered, needs_chromium, rendered, screenshot
 
 
 def printed(capsys, *arguments):
@@ -127,92 +103,11 @@ def test_one_split(odd_dataset, capsys):
     assert closing == f"inspected: {Manifest.read(odd_dataset).splits['train'].pages} pages in {odd_dataset}"
 
 
-def test_the_page_shows_what_happened_and_escapes_everything(odd_dataset, odd_rows, tmp_path):
-    file = tmp_path / "new" / "pages.html"
-    closing = inspect.main([str(odd_dataset), "--html", str(file), "--pages", "1000"])
-    pages = reference_pages(*odd_rows)[0]
-    assert closing.endswith(f"{len(pages)} of them shown in {file}")
-    page = Elements(file.read_text())
-    assert len(page.of("article")) == len(pages)
-    candidates = [row for page in pages.values() for row in page["candidates"]]
-    shown = [attributes for tag, attributes in page.found if tag == "li" and "class" in attributes]
-    assert sum("clicked" in a["class"].split() for a in shown) == sum(row["clicked"] for row in candidates)
-    assert sum("bought" in a["class"].split() for a in shown) == sum(row["converted"] for row in candidates)
-    steps = sum(min(len(page[name]), 12) for page in pages.values() for name in ("click", "pay", "cart"))
-    assert len(page.of("img")) + len(page.of("div", "placeholder")) == len(candidates) + steps
-
-    texts = set(page.texts)
-    assert {f"{MARKUP} {n}" for n in range(1, 20)} <= texts
-    assert {MARKUP, f"rot {MARKUP}", f"blau {MARKUP}", " <b>made</b> up"} <= texts
-    assert not {"script", "b", "link", "iframe"} & {tag for tag, _ in page.found}
-    assert not [a for _, attributes in page.found for a in attributes if a.startswith("on") or a == "href"]
-    for attributes in page.of("img"):
-        picture = Image.open(io.BytesIO(base64.b64decode(attributes["src"].removeprefix("data:image/jpeg;base64,"))))
-        assert max(picture.size) <= 150
-    assert [path.name for path in file.parent.iterdir()] == ["pages.html"]
-
-
-def test_candidates_are_in_order_and_histories_newest_first(odd_dataset, odd_rows, tmp_path):
-    inspect.main([str(odd_dataset), "--html", str(tmp_path / "p.html"), "--pages", "1000"])
-    pages = reference_pages(*odd_rows)[0]
-    articles = (tmp_path / "p.html").read_text().split("<article>")[1:]
-    ids = {re.search(r"page (p\d+)<", article)[1]: article for article in articles}
-    assert ids.keys() == pages.keys()
-    for page_id, article in ids.items():
-        page = pages[page_id]
-        positions = re.findall(r'<span class="position">(\d+)</span>', article)
-        assert list(map(int, positions)) == [row["position"] for row in page["candidates"]]
-        history, shown = article.split("<h3>Shown</h3>")
-        steps = [step for name in ("click", "pay", "cart") for step in page[name][:12]]
-        assert re.findall(r'title="[^"]*?(\d{3})"', history) == [item for _, item in steps]
-        ages = re.findall(r"<small>(\d+) (d|h|min|s)</small>", history)
-        for (time, _), (amount, unit) in zip(steps, ages, strict=True):
-            length = {"d": 86_400_000, "h": 3_600_000, "min": 60_000, "s": 1000}[unit]
-            assert 0 <= page["time"] - time - int(amount) * length < length
-        assert re.findall(r'title="[^"]*?(\d{3})"', shown) == [row["item_id"] for row in page["candidates"]]
-
-
-def test_plots_show_history_lengths_and_clicks_by_position(odd_dataset, odd_rows, tmp_path):
-    inspect.main([str(odd_dataset), "--html", str(tmp_path / "p.html"), "--pages", "0"])
-    bars = re.findall(
-        r"<rect [^>]*><title>(\w+), ([\d-]+): ([\d.]+%)</title></rect>", (tmp_path / "p.html").read_text()
-    )
-    pages = reference_pages(*odd_rows)[0].values()
-    shown = defaultdict(list)
-    for page in pages:
-        for row in page["candidates"]:
-            shown["CTR", str(row["position"])].append(row["clicked"])
-        for name in ("click", "pay", "cart"):
-            for first, last in ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31)):
-                bin_name = str(first) if first == last else f"{first}-{last}"
-                shown[name, bin_name].append(first <= len(page[name]) <= last)
-    assert {(name, label): share for name, label, share in bars} == {
-        key: f"{np.mean(values):.2%}" for key, values in shown.items()
-    }
-
-
-def test_pages_are_chosen_alike_from_every_split_and_better_ones_first(odd_dataset, odd_rows, tmp_path):
-    def chosen(name, *options):
-        inspect.main([str(odd_dataset), "--html", str(tmp_path / name), *options])
-        text = (tmp_path / name).read_text()
-        return text, re.findall(r'<span class="split">(\w+)</span>.*?page (p\d+)<', text)
-
-    text, shown = chosen("a.html", "--pages", "9")
-    assert chosen("b.html", "--pages", "9")[0] == text
-    assert [split for split, _ in shown] == ["pretrain"] * 3 + ["train"] * 3 + ["test"] * 3
-    pages = reference_pages(*odd_rows)[0]
-    for _, page_id in shown:
-        assert any(row["clicked"] for row in pages[page_id]["candidates"])
-        assert any(pages[page_id][name] for name in ("click", "pay", "cart"))
-    assert {split for split, _ in chosen("c.html", "--split", "test")[1]} == {"test"}
-    assert chosen("d.html", "--pages", "0")[1] == []
-
-
 def test_a_dataset_without_pictures(tmp_path, capsys):
     impressions, events = random_logs(pages=30)
     items = {**items_table(), "image": [""] * 20}
     logs = write_logs(tmp_path / "logs", impressions, events, items)
-    build.main(["--logs", str(logs), "--output", str(tmp_path / "d"), *SPLIT])
+    build_dataset(logs, tmp_path / "d", BuildOptions(split_by_time=SPLIT))
     table, lines, _ = printed(capsys, tmp_path / "d", "--html", tmp_path / "p.html")
     assert table["candidates with picture"]["all"] == "0.0%"
     assert lines[:3] == ["pre-training: none", "pictures: none", "items without picture: all"]
@@ -244,7 +139,8 @@ def test_wrong_options_are_told_before_any_work(odd_dataset, tmp_path):
     fails("--html must be a file", odd_dataset, "--html", tmp_path)
     (tmp_path / "old.html").write_text("old")
     fails("pass --overwrite", odd_dataset, "--html", tmp_path / "old.html")
-    inspect.main([str(odd_dataset), "--html", str(tmp_path / "old.html"), "--overwrite"])
+    closing = inspect.main([str(odd_dataset), "--html", str(tmp_path / "old.html"), "--overwrite"])
+    assert closing.endswith(f" pages in {odd_dataset}; 20 of them shown in {tmp_path / 'old.html'}")
     assert "<article>" in (tmp_path / "old.html").read_text()
     manifest = Manifest.read(odd_dataset)
     shutil.copytree(odd_dataset, tmp_path / "less")

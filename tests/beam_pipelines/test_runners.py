@@ -1,5 +1,7 @@
 import ast
 import contextlib
+import errno
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -15,6 +17,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,11 +26,12 @@ from apache_beam.runners.portability.job_server import JavaJarJobServer
 from PIL import Image
 
 from beam_pipelines import build
-from beam_pipelines.runners import make_runner
+from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.runners import DOCUMENT, make_runner, run_pipeline
 from beam_pipelines.shell.command import CommandError
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "running-on-clusters.md").read_text()
+TEXT = (ROOT / DOCUMENT).read_text()
 COMMANDS = [
     shlex.split(line)
     for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -72,7 +76,7 @@ def test_every_documented_build_has_options_that_are_accepted(command, tmp_path)
             Path(jar).parent.mkdir()
             Path(jar).touch()
     dataflow = option(command, "runner") == "DataflowRunner" and not has_gcp()
-    with pytest.raises(CommandError, match="gcp extra; see docs/running-on-clusters" if dataflow else "--logs: no dir"):
+    with pytest.raises(CommandError, match=f"gcp extra; see {DOCUMENT}" if dataflow else "--logs: no dir"):
         build.main(command)
 
 
@@ -215,10 +219,10 @@ def test_documented_services_and_separate_workers_write_the_same_bytes(tmp_path)
 @pytest.mark.parametrize(
     ("runner", "options", "message"),
     [
-        ("FlinkRuner", [], "--runner: Beam has no runner 'FlinkRuner' here"),
-        ("no.such.Runner", [], "--runner: Beam has no runner 'no.such.Runner' here"),
-        ("os.path", [], "--runner: Beam has no runner 'os.path' here"),
-        ("collections.Counter", [], "--runner: 'collections.Counter' is no runner"),
+        ("FlinkRuner", [], "`runner`: Beam has no runner 'FlinkRuner' here"),
+        ("no.such.Runner", [], "`runner`: Beam has no runner 'no.such.Runner' here"),
+        ("os.path", [], "`runner`: Beam has no runner 'os.path' here"),
+        ("collections.Counter", [], "`runner`: 'collections.Counter' is no runner"),
         ("FlinkRunner", ["--flink_mastr=host:8081"], "unknown option --flink_mastr;"),
         ("FlinkRunner", ["--flink-master=host:8081"], "unknown option --flink-master; Beam's is --flink_master"),
         ("FlinkRunner", ["--flink_maste", "host:8081"], "unknown option --flink_maste;"),
@@ -228,13 +232,13 @@ def test_documented_services_and_separate_workers_write_the_same_bytes(tmp_path)
         ("FlinkRunner", ["--flink_job_server_jar=/none.jar"], "--flink_job_server_jar: no file /none.jar"),
         ("SparkRunner", ["--spark_job_server_jar=/none.jar"], "--spark_job_server_jar: no file /none.jar"),
         ("SparkRunner", ["--environment_type=LOPBACK"], "--environment_type must be one of .* Received: LOPBACK"),
-        ("SparkRunner", ["--environment_type=EXTERNAL"], "--runner SparkRunner: .*is required for environment type"),
+        ("SparkRunner", ["--environment_type=EXTERNAL"], "`runner` SparkRunner: .*is required for environment type"),
         ("DirectRunner", ["--direct_running_mode=fast"], "argument --direct_running_mode: invalid choice: 'fast'"),
         ("DirectRunner", ["stray"], "unknown argument 'stray'"),
     ],
 )
 def test_a_wrong_runner_or_option_is_one_clear_line(capsys, runner, options, message):
-    with pytest.raises(CommandError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         make_runner(runner, options)
     assert "\n" not in str(error.value)
     assert capsys.readouterr().err == ""
@@ -243,3 +247,43 @@ def test_a_wrong_runner_or_option_is_one_clear_line(capsys, runner, options, mes
 @pytest.mark.parametrize("name", ["DirectRunner", "directrunner", "direct"])
 def test_direct_is_in_process_however_it_is_written(name):
     assert type(make_runner(name, [])[0]).__name__ == "FnApiRunner"
+
+
+class _Raise(beam.DoFn):
+    def __init__(self, kind):
+        self._kind = kind
+
+    def process(self, element):
+        raise self._kind(element)
+
+
+class NewerError(ArtifactError):
+    """One that `runners` has never heard of."""
+
+
+@pytest.mark.parametrize("kind", [InputError, ArtifactError, NewerError])
+@pytest.mark.parametrize("options", [(), ("--direct_running_mode=multi_threading", "--direct_num_workers=2")])
+def test_what_a_worker_raises_arrives_as_what_it_is(kind, options):
+    runner, pipeline_options = make_runner("DirectRunner", options)
+    pipeline = beam.Pipeline(runner=runner, options=pipeline_options)
+    _ = pipeline | beam.Create(["logs/items.csv: no column 'x' [in it]: `columns` names it"]) | beam.ParDo(_Raise(kind))
+    with pytest.raises(InputError) as error:
+        run_pipeline(pipeline)
+    assert type(error.value) is kind
+    assert str(error.value) == "logs/items.csv: no column 'x' [in it]: `columns` names it"
+
+
+def test_a_worker_without_space_says_where_it_writes():
+    pipeline = beam.Pipeline(runner=make_runner("DirectRunner", ())[0])
+    full = functools.partial(OSError, errno.ENOSPC)
+    _ = pipeline | beam.Create([os.strerror(errno.ENOSPC)]) | beam.ParDo(_Raise(full))
+    with pytest.raises(InputError, match=r"^`output`: No space left on device; rows and pages are stored there"):
+        run_pipeline(pipeline)
+
+
+def test_a_defect_of_a_worker_stays_one():
+    pipeline = beam.Pipeline(runner=make_runner("DirectRunner", ())[0])
+    _ = pipeline | beam.Create(["no digit"]) | beam.Map(int)
+    with pytest.raises(Exception, match="no digit") as error:
+        run_pipeline(pipeline)
+    assert not isinstance(error.value, InputError)

@@ -17,10 +17,10 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from PIL import Image
 
-from beam_pipelines import build
+from beam_pipelines import BuildOptions, build_dataset, pipeline
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import File, Manifest
 from beam_pipelines.images.index import index_images
-from beam_pipelines.shell.command import CommandError
 from models.data.dataset import Dataset
 from models.data.picture_store import PictureStore
 from tests.beam_pipelines.images.test_source import bomb, encoded
@@ -63,15 +63,15 @@ def write_logs(directory, image_of_item, files, zips=()):
     return directory
 
 
-def run(logs, output, *options):
-    build.main(["--logs", str(logs), "--output", str(output), "--max-bad-fraction", "1", *map(str, options)])
+def run(logs, output, previous=None, **options):
+    build_dataset(logs, output, BuildOptions(**{"max_bad_fraction": 1, **options}), previous=previous)
     return output
 
 
-def fails(message, logs, output, *options):
+def fails(message, logs, output, previous=None, **options):
     before = sorted(output.parent.iterdir())
-    with pytest.raises(CommandError, match=message) as error:
-        run(logs, output, *options)
+    with pytest.raises(InputError, match=message) as error:
+        run(logs, output, previous, **options)
     assert "\n" not in str(error.value)
     assert sorted(output.parent.iterdir()) == before
 
@@ -139,14 +139,14 @@ def test_an_item_with_a_bad_picture_is_kept_without_one(bad_dataset, name):
 
 
 def test_too_many_bad_pictures_publish_nothing(bad_logs, tmp_path):
-    message = r"9 of 20 items with a picture are bad \(5 not an image, 2 undecodable, 1 .*\); --max-bad-fraction allows"
-    fails(message, bad_logs, tmp_path / "d", "--max-bad-fraction", "0.44")
-    run(bad_logs, tmp_path / "d", "--max-bad-fraction", "0.45")
+    message = r"9 of 20 items with a picture are bad \(5 not an image, 2 undecodable, 1 .*\); `max_bad_fraction` allows"
+    fails(message, bad_logs, tmp_path / "d", max_bad_fraction=0.44)
+    run(bad_logs, tmp_path / "d", max_bad_fraction=0.45)
 
 
 def test_what_workers_did_not_leave_is_not_taken_for_bad_pictures(tmp_path):
     (tmp_path / "results").mkdir()
-    with pytest.raises(CommandError, match="nothing is known of the pictures of 1 items"):
+    with pytest.raises(InputError, match="nothing is known of the pictures of 1 items"):
         index_images(tmp_path, ["a.jpg", ""], "jpeg", 1.0, kept=pa.array(["", ""]), counters=Counter())
 
 
@@ -156,10 +156,9 @@ def test_a_decompression_bomb_leaves_the_memory_of_a_build_flat(tmp_path):
         write_logs(tmp_path / name, {"a": "a.png", "b": "b.png"}, {"a.png": plain("blue"), "b.png": content})
     code = """
 import resource, sys
-from beam_pipelines import build
+from beam_pipelines import BuildOptions, build_dataset
 for name in ("calm", "bomb"):
-    options = ["--logs", f"{sys.argv[1]}/{name}", "--output", f"{sys.argv[1]}/{name} dataset"]
-    print(build.main([*options, "--max-bad-fraction", "0.5"]))
+    build_dataset(f"{sys.argv[1]}/{name}", f"{sys.argv[1]}/{name} dataset", BuildOptions(max_bad_fraction=0.5))
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     root = Path(__file__).resolve().parents[3]
@@ -243,7 +242,7 @@ def kinds_logs(tmp_path_factory):
 @pytest.fixture(scope="module", params=["jpeg", "webp"])
 def kinds(request, kinds_logs):
     """Item ID to its picture as the encoder gets it, from a store of either format."""
-    dataset = run(kinds_logs, kinds_logs.parent / request.param, "--image-format", request.param)
+    dataset = run(kinds_logs, kinds_logs.parent / request.param, image_format=request.param)
     store = PictureStore(Dataset(dataset), (48, 32))
     pictures = store.read(np.maximum(store.picture_of_item, 0)).numpy()
     assert pictures.dtype == np.uint8
@@ -289,7 +288,7 @@ def test_a_changed_picture_has_another_content_hash(tmp_path):
     files = {name: plain((n * 90, 0, 0)) for n, name in enumerate(names.values())}
     before = run(write_logs(tmp_path / "1", names, files), tmp_path / "before")
     files["1.jpg"] = plain("green")
-    after = run(write_logs(tmp_path / "2", names, files), tmp_path / "after", "--previous", before)
+    after = run(write_logs(tmp_path / "2", names, files), tmp_path / "after", before)
     old, new = index_of(before), index_of(after)
     assert [old[item]["sha256"] == new[item]["sha256"] for item in names] == [True, False, True]
     assert new["1"]["sha256"] == hashlib.sha256(files["1.jpg"]).hexdigest()
@@ -309,11 +308,11 @@ def day(directory, items, changed=()):
 
 
 def test_with_a_previous_dataset_the_result_is_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "IMAGES_PER_SHARD", 3)
+    monkeypatch.setattr(pipeline, "IMAGES_PER_SHARD", 3)
     previous = run(day(tmp_path / "1", range(14)), tmp_path / "previous")
     logs = day(tmp_path / "2", range(20), changed=[5])
     fresh = run(logs, tmp_path / "fresh")
-    daily = run(logs, tmp_path / "daily", "--previous", previous)
+    daily = run(logs, tmp_path / "daily", previous)
     assert len(Manifest.read(fresh).images.shards) > 2
     assert content_of(daily) == content_of(fresh)
     assert Manifest.read(daily).images == Manifest.read(fresh).images
@@ -336,7 +335,7 @@ def mark(dataset):
 def test_known_pictures_are_copied_and_not_decoded(tmp_path):
     previous = run(day(tmp_path / "1", range(6)), tmp_path / "previous")
     mark(previous)
-    daily = run(day(tmp_path / "2", range(8), changed=[3]), tmp_path / "daily", "--previous", previous)
+    daily = run(day(tmp_path / "2", range(8), changed=[3]), tmp_path / "daily", previous)
     found, before = stored(daily), stored(previous)
     copied = {item for item, data in found.items() if data.startswith(b"copy")}
     assert copied == {"00", "01", "02", "04", "05"}
@@ -346,8 +345,8 @@ def test_known_pictures_are_copied_and_not_decoded(tmp_path):
 
 def test_an_item_that_is_only_in_the_previous_dataset_keeps_its_picture(tmp_path):
     previous = run(day(tmp_path / "1", range(6)), tmp_path / "1st")
-    second = run(day(tmp_path / "2", range(2, 8), changed=[2, 3]), tmp_path / "2nd", "--previous", previous)
-    third = run(day(tmp_path / "3", [9]), tmp_path / "3rd", "--previous", second)
+    second = run(day(tmp_path / "2", range(2, 8), changed=[2, 3]), tmp_path / "2nd", previous)
+    third = run(day(tmp_path / "3", [9]), tmp_path / "3rd", second)
     assert list(index_of(third)) == [f"{n:02d}" for n in (*range(8), 9)]
     assert {item: stored(second)[item] for item in ("00", "01", "04")} == {
         item: stored(previous)[item] for item in ("00", "01", "04")
@@ -362,10 +361,10 @@ def test_an_item_that_is_only_in_the_previous_dataset_keeps_its_picture(tmp_path
 def test_an_item_without_a_picture_stays_without(tmp_path):
     logs = write_logs(tmp_path / "1", {"a": "", "b": "b.jpg"}, {"b.jpg": plain("red")})
     previous = run(logs, tmp_path / "previous")
-    daily = run(write_logs(tmp_path / "2", {"c": "", "b": ""}, {}), tmp_path / "daily", "--previous", previous)
+    daily = run(write_logs(tmp_path / "2", {"c": "", "b": ""}, {}), tmp_path / "daily", previous)
     assert Manifest.read(daily).images is None
     more = write_logs(tmp_path / "3", {"c": "c.jpg"}, {"c.jpg": plain("blue")})
-    daily = run(more, tmp_path / "more", "--previous", previous)
+    daily = run(more, tmp_path / "more", previous)
     assert Manifest.read(daily).images.missing == {"none in the previous dataset": 1}
     assert sorted(stored(daily)) == ["b", "c"]
 
@@ -374,12 +373,12 @@ def test_pictures_of_another_form_are_made_again_or_asked_for(tmp_path):
     previous = run(day(tmp_path / "1", range(6)), tmp_path / "previous")
     mark(previous)
     logs = day(tmp_path / "2", range(6))
-    for n, options in enumerate((["--image-side", "20"], ["--image-format", "webp"])):
-        daily = run(logs, tmp_path / f"daily {n}", "--previous", previous, *options)
+    for n, options in enumerate(({"image_side": 20}, {"image_format": "webp"})):
+        daily = run(logs, tmp_path / f"daily {n}", previous, **options)
         assert Manifest.read(daily).counters["images.reused"] == 0
-        assert content_of(daily) == content_of(run(logs, tmp_path / f"fresh {n}", *options))
-        message = r"--previous: .* pass --image-side 256 --image-format jpeg to keep them"
-        fails(message, day(tmp_path / f"3 {n}", range(5)), tmp_path / "no", "--previous", previous, *options)
+        assert content_of(daily) == content_of(run(logs, tmp_path / f"fresh {n}", **options))
+        message = r"^`previous`: .* pass `image_side` 256 `image_format` jpeg to keep them"
+        fails(message, day(tmp_path / f"3 {n}", range(5)), tmp_path / "no", previous, **options)
 
 
 @pytest.mark.parametrize("what", ["shard", "index"])
@@ -390,7 +389,7 @@ def test_a_damaged_previous_dataset_is_refused(tmp_path, what):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    fails(f"{path} is not the file", day(tmp_path / "2", range(4)), tmp_path / "d", "--previous", previous)
+    fails(f"{path} is not the file", day(tmp_path / "2", range(4)), tmp_path / "d", previous)
 
 
 # Where pictures come from

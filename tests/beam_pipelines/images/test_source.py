@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.images import source as images
 from beam_pipelines.images.source import BadImageError, ImageSource, normalise_image
-from beam_pipelines.shell.command import CommandError
 
 
 def encoded(image, format="PNG", **options):
@@ -191,7 +191,7 @@ def claim_size(size):
 def test_a_cut_zip_shard_is_found_before_anything_is_read(tmp_path):
     images.check_archives(zip_with(tmp_path / "0.zip", b"whole"))
     zip_with(tmp_path / "1.zip", b"cut", lambda data: data[:-9])
-    with pytest.raises(CommandError, match=r"1\.zip is not a whole zip file"):
+    with pytest.raises(InputError, match=r"1\.zip is not a whole zip file"):
         images.check_archives(tmp_path)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from beam_pipelines.format.manifest import SPLITS
 from beam_pipelines.format.records import HISTORIES
-from beam_pipelines.logs.tables import Table
+from beam_pipelines.logs.contract import Table
 from beam_pipelines.pages.bucket import build_bucket
 from beam_pipelines.pages.item_statistics import DAY_MS, DailyCounts, ItemStatistics, StatisticsPart
 from beam_pipelines.pages.rules import HOUR_MS, PageRules, PretrainingRules

@@ -1,0 +1,121 @@
+"""The input contract: the tables of a log directory, their columns, and what the values of each must be."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+
+Kind = Literal["id", "timestamp", "count", "flag", "amount", "event", "split", "text", "statistic"]
+
+EVENTS = ("click", "pay", "cart", "cart_remove")
+
+
+class Column(NamedTuple):
+    """A column of the contract.
+
+    Attributes:
+        name: its name; a name ending in `*` stands for every column with that prefix.
+        kind: what its values must be.
+        required: whether the table must have it, with a valid value in every row.
+    """
+
+    name: str
+    kind: Kind
+    required: bool = False
+
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "impressions": (
+        Column("page_id", "id", required=True),
+        Column("user_id", "id", required=True),
+        Column("item_id", "id", required=True),
+        Column("timestamp", "timestamp", required=True),
+        Column("position", "count", required=True),
+        Column("clicked", "flag", required=True),
+        Column("converted", "flag"),
+        Column("dwell_seconds", "amount"),
+        Column("query", "text"),
+        Column("split", "split"),
+    ),
+    "events": (
+        Column("user_id", "id", required=True),
+        Column("item_id", "id", required=True),
+        Column("timestamp", "timestamp", required=True),
+        Column("event", "event", required=True),
+    ),
+    "items": (
+        Column("item_id", "id", required=True),
+        Column("category", "text"),
+        Column("title", "text"),
+        Column("image", "text"),
+        Column("published_at", "timestamp"),
+        Column("stat_*", "statistic"),
+        Column("cat_*", "text"),
+        Column("label_*", "text"),
+    ),
+    "users": (
+        Column("user_id", "id", required=True),
+        Column("stat_*", "statistic"),
+        Column("cat_*", "text"),
+    ),
+}
+REQUIRED_TABLES = ("impressions", "items")
+REQUIRED_COLUMNS = {"items": ("category", "title", "image")}
+"""Columns that a table must have although a row may leave them empty; beside those that are required in every row."""
+
+ARROW_TYPES: dict[Kind, pa.DataType] = {
+    "id": pa.string(),
+    "timestamp": pa.int64(),
+    "count": pa.int64(),
+    "flag": pa.bool_(),
+    "amount": pa.float32(),
+    "event": pa.string(),
+    "split": pa.string(),
+    "text": pa.string(),
+    "statistic": pa.float64(),
+}
+DEFAULTS: dict[Kind, Any] = {"flag": False, "amount": 0.0, "text": ""}
+"""What a missing value means."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a log directory.
+
+    Attributes:
+        name: `impressions`, `events`, `items` or `users`.
+        files: its files, sorted by name.
+        columns: the contract's columns that occur in some file, in the contract's order, and each one's name there.
+        optional: columns that need not be there although the contract requires them.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    columns: Mapping[str, str]
+    optional: tuple[str, ...] = ()
+
+    def rules(self) -> dict[str, Column]:
+        """Column name to its rule: the columns in the files, and those that have a default."""
+        found = {}
+        for rule in TABLES[self.name]:
+            if rule.name in self.optional:
+                found[rule.name] = rule._replace(required=False)
+            elif rule.name.endswith("*"):
+                found.update({name: rule for name in self.columns if find_column(self.name, name) is rule})
+            elif rule.required or rule.kind in DEFAULTS or rule.name in self.columns:
+                found[rule.name] = rule
+        return found
+
+    def schema(self) -> pa.Schema:
+        """The form that `normalise` brings rows to."""
+        return pa.schema([(name, ARROW_TYPES[rule.kind]) for name, rule in self.rules().items()])
+
+
+def find_column(table: str, name: str) -> Column | None:
+    """The column of the contract that `name` is in a table; `None` if the contract knows no such column."""
+    for column in TABLES[table]:
+        if column.name == name or (column.name.endswith("*") and name.startswith(column.name[:-1])):
+            return column
+    return None

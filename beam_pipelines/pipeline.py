@@ -1,0 +1,278 @@
+"""Builds a page dataset from logs: the whole of it or nothing."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.manifest import FORMAT, SPLITS, Manifest, PretrainingView
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
+from beam_pipelines.images.index import index_images, kept_hashes
+from beam_pipelines.images.transforms import store_images
+from beam_pipelines.logs.catalog import write_catalog
+from beam_pipelines.logs.directory import LogDirectory
+from beam_pipelines.logs.rejections import count_dead_letters
+from beam_pipelines.logs.scan import scan
+from beam_pipelines.options import BuildOptions
+from beam_pipelines.pages.results import read_page_results
+from beam_pipelines.pages.rules import PageRules, PretrainingRules
+from beam_pipelines.pages.transforms import PagePlan, build_pages, page_parts
+from beam_pipelines.runners import make_runner, run_pipeline
+from beam_pipelines.shell.progress import progress_bar, say
+from beam_pipelines.workspace import count_finished_steps, make_workspace, remove_workspace
+
+BYTES_PER_ROW = 400
+"""Memory that building a bucket takes per impression and event; measured, with a margin."""
+ROWS_PER_BUCKET = 250_000
+"""More at once are not built faster; fewer workers would find something to do."""
+MIN_BUCKETS, MAX_BUCKETS = 4, 4096
+IMAGES_PER_SHARD = 8192
+
+_DEFAULTS = BuildOptions()
+
+
+def build_dataset(
+    logs: Path | str,
+    output: Path | str,
+    options: BuildOptions = _DEFAULTS,
+    *,
+    previous: Path | str | None = None,
+    runner: str = "DirectRunner",
+    beam_options: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Manifest:
+    """Builds a dataset of pages, items, users and pictures from a log directory.
+
+    The output appears whole, at the end, or not at all. Logs must not change meanwhile.
+
+    Args:
+        logs: log directory; `docs/data.md` says what lies in it.
+        output: dataset directory to write.
+        options: what shapes the dataset.
+        previous: an earlier dataset, for daily builds: item and user rows keep their numbers, new ones are appended,
+            and pictures that are stored there are not decoded again.
+        runner: `DirectRunner` (in this process), `FlinkRunner`, `SparkRunner`, ...
+        beam_options: Beam's own options in the form of its command line, such as `--direct_num_workers=4`.
+        overwrite: whether an existing output is replaced, at the very end.
+
+    Returns:
+        The manifest of the dataset, which counts all that was read, used, rejected and lost.
+
+    Raises:
+        InputError: logs or an argument cannot be used.
+        ArtifactError: the output exists and `overwrite` is false, or the previous dataset is damaged.
+
+    Example:
+        >>> options = BuildOptions(split_by_time=("2026-03-01", "2026-03-08"))
+        >>> manifest = build_dataset("my_logs", "my_dataset", options)
+        >>> manifest.splits["train"].pages
+        52118
+    """
+    logs, output = Path(logs), Path(output)
+    engine, pipeline_options = make_runner(runner, beam_options)
+    if output.resolve().is_relative_to(logs.resolve()):
+        raise InputError(f"`output`: {output} is inside {logs}, which is read; choose another place")
+    with whole_directory(output, overwrite=overwrite, inputs=[logs]) as directory:
+        earlier = _read_previous(previous)
+        log_directory = LogDirectory.open(
+            logs, options.columns, clicked_is_optional=options.attribute_clicks is not None
+        )
+        rules = _page_rules(options, has_split="split" in log_directory.tables["impressions"].columns)
+        say(f"running on {type(engine).__name__}")
+        pipeline = beam.Pipeline(runner=engine, options=pipeline_options)
+        return _build(directory.resolve(), log_directory, options, rules, earlier, pipeline)
+
+
+def _build(
+    directory: Path,
+    logs: LogDirectory,
+    options: BuildOptions,
+    rules: PageRules,
+    previous: tuple[Path, Manifest] | None,
+    pipeline: beam.Pipeline,
+) -> Manifest:
+    """Builds a dataset into an empty directory, the manifest last."""
+    tables = logs.tables
+    seen = scan([tables[name] for name in ("impressions", "events") if name in tables])
+    unit = options.timestamp_unit or seen.units.detect()
+    if options.timestamp_unit is None:
+        say(f"timestamp unit: {unit} (detected; `timestamp_unit` overrides)")
+    counters: Counter[str] = Counter({f"rows.{name}": rows for name, rows in seen.rows.items()})
+    catalog = write_catalog(directory, tables, seen, unit, counters, previous)
+
+    kept = kept_hashes(previous, catalog.image_of_item, options.image_side, options.image_format)
+    names = sorted({name for name in catalog.image_of_item if name})
+    hashes = sorted(set(kept.to_pylist()) - {""})
+    if not logs.images.is_dir() and any("://" not in name for name in names):
+        raise InputError(
+            f"{logs.path}: items.image names {len(names)} pictures, but there is no directory images/; "
+            "add it, or leave the column empty"
+        )
+    has_picture = np.array([bool(name) for name in catalog.image_of_item], bool)
+    has_picture |= pc.not_equal(kept, "").to_numpy(zero_copy_only=False)
+    plan = PagePlan(
+        directory=directory,
+        tables=tables,
+        unit=unit,
+        buckets=options.page_buckets or _buckets(sum(seen.rows.values()), options.bucket_memory_mb),
+        rules=rules,
+        pretraining=_pretraining_rules(options),
+        eligible=has_picture & _in_categories(directory / catalog.items.file.path, options.pretraining_categories),
+    )
+    build_pages(pipeline, plan)
+    image_shards = -(-(len(names) + len(hashes)) // IMAGES_PER_SHARD)
+    if image_shards:
+        store_images(
+            pipeline,
+            directory,
+            logs.images,
+            names,
+            image_shards,
+            options.image_side,
+            options.image_format,
+            previous=previous[0].resolve() if previous is not None else None,
+            kept=hashes,
+        )
+    make_workspace(directory)
+    with _watched(directory, len(page_parts(plan)) + 2 * plan.buckets + image_shards):
+        try:
+            run_pipeline(pipeline)
+        finally:
+            logs.check_unchanged()
+
+    view_negatives = options.pretraining_negatives if options.pretraining_view == "page" else 1.0
+    pages = read_page_results(directory, counters, rules.train_negatives, view_negatives)
+    count_dead_letters(directory, counters, options.max_bad_fraction)
+    if not pages.splits:
+        raise InputError(f"{logs.path}: no page in {seen.rows['impressions']} rows of impressions")
+    images = None
+    if image_shards:
+        images = index_images(
+            directory,
+            catalog.image_of_item,
+            options.image_format,
+            options.max_bad_fraction,
+            kept=kept,
+            counters=counters,
+        )
+    view = None
+    if pages.view is not None:
+        view = PretrainingView(
+            **dict(pages.view),
+            kind=options.pretraining_view,
+            max_candidates=options.pretraining_candidates,
+            max_clicks=options.pretraining_clicks,
+            categories=list(options.pretraining_categories),
+        )
+    remove_workspace(directory)
+    manifest = Manifest(
+        format=FORMAT,
+        schema_hash=SCHEMA_HASH,
+        features=[f"{feature.name} {feature.kind} {feature.group}" for feature in FEATURES],
+        notice=logs.notice,
+        options={
+            "split_by_time": rules.split_times and list(rules.split_times),
+            "click_days": rules.click_days,
+            "pay_days": rules.pay_days,
+            "same_category_clicks": rules.same_category_clicks,
+            "max_candidates": rules.max_candidates,
+            "attribute_clicks": rules.attribution_hours,
+            "previous": previous and previous[1].digest(),
+            "timestamp_unit": unit,
+            "columns": sorted(f"{column}={name}" for column, name in options.columns.items()),
+            "page_buckets": plan.buckets,
+            "image_side": options.image_side,
+            "image_format": options.image_format,
+        },
+        sources=logs.sources(),
+        splits=pages.splits,
+        pretraining=view,
+        items=catalog.items,
+        users=catalog.users,
+        images=images,
+        max_candidates=pages.max_candidates,
+        counters=dict(sorted(counters.items())),
+    )
+    manifest.write(directory)
+    return manifest
+
+
+def _read_previous(path: Path | str | None) -> tuple[Path, Manifest] | None:
+    if path is None:
+        return None
+    if not Path(path).is_dir():
+        raise InputError(f"`previous`: no directory {path}; an earlier build makes it")
+    return Path(path), Manifest.read(Path(path))
+
+
+def _page_rules(options: BuildOptions, has_split: bool) -> PageRules:
+    if not has_split and options.split_times is None:
+        raise InputError(
+            "pages belong to no split: pass `split_by_time` PRETRAIN_END,TRAIN_END, or add a column `split` to "
+            f"impressions with {', '.join(SPLITS)}"
+        )
+    return PageRules(
+        split_times=None if has_split else options.split_times,
+        click_days=options.click_days,
+        pay_days=options.pay_days,
+        same_category_clicks=options.same_category_clicks,
+        attribution_hours=options.attribute_clicks,
+        train_negatives=options.train_negatives,
+        max_candidates=options.max_candidates,
+    )
+
+
+def _pretraining_rules(options: BuildOptions) -> PretrainingRules:
+    return PretrainingRules(
+        kind=options.pretraining_view,
+        negatives=options.pretraining_negatives,
+        candidates=options.pretraining_candidates,
+        clicks=options.pretraining_clicks,
+        categories=tuple(options.pretraining_categories),
+        end=options.split_times[0] if options.split_times else 0,
+    )
+
+
+def _buckets(rows: int, memory_mb: int) -> int:
+    """As many as keep a bucket in its memory, and at least a few, so that workers share the work."""
+    in_memory = (memory_mb << 20) // BYTES_PER_ROW
+    return min(MAX_BUCKETS, max(MIN_BUCKETS, -(-rows // min(in_memory, ROWS_PER_BUCKET))))
+
+
+def _in_categories(items: Path, categories: Sequence[str]) -> np.ndarray:
+    """Which items have one of the categories, bool by item row: all of them if there are no categories."""
+    category = pq.read_table(items, columns=["category"])["category"]
+    if not categories:
+        return np.ones(len(category), bool)
+    if unknown := sorted(set(categories) - set(pc.unique(category).to_pylist())):
+        raise InputError(f"`pretraining_categories`: no item has the category {unknown[0]!r}")
+    return pc.is_in(category, pa.array(categories)).to_numpy()
+
+
+@contextlib.contextmanager
+def _watched(directory: Path, steps: int) -> Iterator[None]:
+    """Shows how many steps are done while the block runs. Works with any runner: it watches the files they leave."""
+    finished = threading.Event()
+    with progress_bar(total=steps, desc="building pages and pictures", unit="step") as bar:
+
+        def watch() -> None:
+            while not finished.wait(0.5):
+                bar.update(min(count_finished_steps(directory), steps) - bar.n)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+            bar.update(steps - bar.n)  # buckets without a user leave no file
+        finally:
+            finished.set()
+            watcher.join()
