@@ -64,9 +64,9 @@ def row_chart(
             if value is None:
                 continue
             y = middle + (k - (len(names) - 1) / 2) * step
-            told, whisker = f"{names[k]}, {row.label}: {value:.4f}", ""
+            tooltip, whisker = f"{names[k]}, {row.label}: {value:.4f}", ""
             if start is not None and end is not None:
-                told += f" [{start:.4f}, {end:.4f}]"
+                tooltip += f" [{start:.4f}, {end:.4f}]"
                 whisker = f'<line class="whisker" x1="{x(start):.1f}" x2="{x(end):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
             if bars:
                 left, right = sorted((x(0.0), x(value)))
@@ -74,8 +74,8 @@ def row_chart(
                 mark = f'<rect x="{left:.1f}" y="{y - 6:.1f}" width="{width:.1f}" height="12" rx="1.5"/>'
             else:
                 mark = f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="4"/>'
-            kind = f"{series_mark(first_series + k)}{' faint' if row.faint else ''}"
-            parts.append(f'<g class="{kind}"><title>{escape(told)}</title>{mark}{whisker}</g>')
+            classes = f"{series_mark(first_series + k)}{' faint' if row.faint else ''}"
+            parts.append(f'<g class="{classes}"><title>{escape(tooltip)}</title>{mark}{whisker}</g>')
         name = row.label if len(row.label) <= _LABEL_CHARACTERS else row.label[: _LABEL_CHARACTERS - 1] + "…"
         parts.append(
             f'<text class="name" x="{_LABELS - 10}" y="{middle - 1:.1f}"><title>{escape(row.label)}</title>'
@@ -135,14 +135,14 @@ def _svg(title: str, height: float, parts: Sequence[str]) -> str:
 def _grid_x(ticks: Sequence[float], x: Callable[[float], float], bottom: float, *, zero: bool) -> str:
     parts = []
     for tick in ticks:
-        kind = "zero" if zero and tick == 0 else "grid"
-        parts.append(f'<line class="{kind}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{bottom:.1f}"/>')
+        line = "zero" if zero and tick == 0 else "grid"
+        parts.append(f'<line class="{line}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{bottom:.1f}"/>')
         parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 15:.1f}">{_number(tick, ticks)}</text>')
     return "".join(parts)
 
 
 def _range(rows: Sequence[ChartRow], *, with_zero: bool) -> tuple[float, float]:
-    """Ends of the axis: of all values, and of the intervals that are worth their room."""
+    """Ends of the axis: room for all values, and for the intervals of rows that are not faint."""
     values = [triple[0] for row in rows for triple in row.values if triple[0] is not None]
     ends = [
         end
@@ -152,10 +152,10 @@ def _range(rows: Sequence[ChartRow], *, with_zero: bool) -> tuple[float, float]:
         for end in triple[1:]
         if end is not None and triple[0] is not None
     ]
-    found = [*values, *ends, *([0.0] if with_zero else [])]
-    low, high = min(found, default=0.0), max(found, default=1.0)
-    room = (high - low) * 0.04 or 0.01
-    return low - room, high + room
+    shown = [*values, *ends, *([0.0] if with_zero else [])]
+    low, high = min(shown, default=0.0), max(shown, default=1.0)
+    margin = (high - low) * 0.04 or 0.01
+    return low - margin, high + margin
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:

@@ -186,9 +186,9 @@ def evaluate_slices(
             starts = np.searchsorted(each.number[order], np.arange(len(each.values) + 1))
             for n, value in enumerate(each.values):
                 rows = order[starts[n] : starts[n + 1]]
-                some = candidates.select(rows)
-                samples = mean_over_runs(metric_samples([ctr[rows] for ctr in ctrs], some, counts), systems)
+                subset = candidates.select(rows)
+                samples = mean_over_runs(metric_samples([ctr[rows] for ctr in ctrs], subset, counts), systems)
                 named = dict(zip(systems, summaries(samples), strict=True))
-                report[each.title].append({"value": value, **some.counts(), "systems": named})
+                report[each.title].append({"value": value, **subset.counts(), "systems": named})
                 progress.update()
     return report

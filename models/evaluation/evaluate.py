@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from models.evaluation.contenders import Models
 
 _PREDICTIONS = "predictions"
-_PARSE_TOGETHER = 1024
+_PARSE_BATCH = 1024
 
 
 def evaluate(
@@ -139,7 +139,7 @@ def _click_history_lengths(pages: Pages) -> np.ndarray:
     def lengths(serialized: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.io.parse_example(serialized, spec)["click_item"].row_lengths(), tf.int64)
 
-    records = pages.records().batch(_PARSE_TOGETHER)
+    records = pages.records().batch(_PARSE_BATCH)
     return np.concatenate(list(map_ahead(records, lengths).as_numpy_iterator()))
 
 

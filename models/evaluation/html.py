@@ -7,7 +7,7 @@ from typing import Any
 from beam_pipelines.shell.html_page import html_page
 from models.evaluation.charts import ChartRow, Triple, calibration_chart, row_chart, series_mark
 
-_FEW = 30
+_LEAST_COUNT = 30
 _SHOWN_SLICES = 30
 _UNDEFINED = "&ndash;"
 _FIGURES = (
@@ -148,7 +148,7 @@ def _categories(report: Mapping[str, Any]) -> str:
                 each["value"],
                 _counted(each),
                 [_triple(each["systems"][name]["differences"]["auc"])],
-                each["clicks"] < _FEW,
+                each["clicks"] < _LEAST_COUNT,
             )
             for each in shown
         ]
@@ -156,7 +156,7 @@ def _categories(report: Mapping[str, Any]) -> str:
         title = f"AUC of {name} less that of {baseline}, by category"
         chart = row_chart(title, rows, [name], bars=True, first_series=number)
         figures.append(f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>")
-    legend = f"Sorted by the difference, with 95 % intervals. n: candidates. Faint: fewer than {_FEW} clicks."
+    legend = f"Sorted by the difference, with 95 % intervals. n: candidates. Faint: fewer than {_LEAST_COUNT} clicks."
     if len(slices) > len(shown):
         legend += f" The {len(shown)} categories with the most candidates, of {len(slices)}; all are listed below."
     return (
@@ -186,59 +186,52 @@ def _calibration(systems: Mapping[str, Any]) -> str:
 
 def _slices(report: Mapping[str, Any]) -> str:
     names = list(report["systems"])
-    figures = []
-    for title, metric, label in _SLICE_CHARTS:
-        slices = report["slices"].get(title, [])
-        rows = [
-            ChartRow(
-                each["value"],
-                _counted(each),
-                [(each["systems"][name][metric], *each["systems"][name]["intervals"][metric]) for name in names],
-                each["clicks" if metric == "auc" else "pages"] < _FEW,
-            )
-            for each in slices
-        ]
-        if rows:
-            told = f"{label} by {title}"
-            figures.append(f"<figure><figcaption>{escape(told)}</figcaption>{row_chart(told, rows, names)}</figure>")
-    head = [
-        "kind",
-        "candidates",
-        "clicks",
-        "pages with AUC",
-        "users with AUC",
-        *(f"{n}: {m}" for n in names for m in ("AUC", "GAUC pages")),
-    ]
-    tables = [
-        _details(
-            f"All figures by {title}",
-            _table(
-                head,
-                [
-                    [
-                        escape(each["value"]),
-                        *(f"{each[count]:,}" for count in ("candidates", "clicks", "pages", "users")),
-                        *(
-                            _with_interval(each["systems"][name], metric)
-                            for name in names
-                            for metric in ("auc", "gauc_page_mean")
-                        ),
-                    ]
-                    for each in slices
-                ],
-            ),
-        )
-        for title, slices in report["slices"].items()
-    ]
+    figures = "".join(
+        _slice_figure(label, title, metric, names, report["slices"][title])
+        for title, metric, label in _SLICE_CHARTS
+        if report["slices"].get(title)
+    )
+    tables = "".join(
+        _details(f"All figures by {title}", _slice_table(names, slices)) for title, slices in report["slices"].items()
+    )
     legend = (
         "Each kind of candidate alone, with 95 % intervals: the GAUC of a kind is that of a page's candidates of this "
-        f"kind. n: candidates. Faint: fewer than {_FEW} pages with an AUC (for GAUC) or clicks (for AUC); their long "
-        "intervals are cut."
+        f"kind. n: candidates. Faint: fewer than {_LEAST_COUNT} pages with an AUC (for GAUC) or clicks (for AUC); "
+        "their long intervals are cut."
     )
     return (
         f'<section><h2>By kind of candidate</h2><p class="legend">{legend}</p>{_legend(names)}'
-        f'<div class="figures">{"".join(figures)}</div>{"".join(tables)}</section>'
+        f'<div class="figures">{figures}</div>{tables}</section>'
     )
+
+
+def _slice_figure(
+    label: str, title: str, metric: str, names: Sequence[str], slices: Sequence[Mapping[str, Any]]
+) -> str:
+    rows = [
+        ChartRow(
+            each["value"],
+            _counted(each),
+            [(each["systems"][name][metric], *each["systems"][name]["intervals"][metric]) for name in names],
+            each["clicks" if metric == "auc" else "pages"] < _LEAST_COUNT,
+        )
+        for each in slices
+    ]
+    caption = f"{label} by {title}"
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{row_chart(caption, rows, names)}</figure>"
+
+
+def _slice_table(names: Sequence[str], slices: Sequence[Mapping[str, Any]]) -> str:
+    counts = ("candidates", "clicks", "pages", "users")
+    head = ["kind", "candidates", "clicks", "pages with AUC", "users with AUC"]
+    head += [f"{name}: {metric}" for name in names for metric in ("AUC", "GAUC pages")]
+    rows = []
+    for each in slices:
+        figures = [
+            _with_interval(each["systems"][name], metric) for name in names for metric in ("auc", "gauc_page_mean")
+        ]
+        rows.append([escape(each["value"]), *(f"{each[count]:,}" for count in counts), *figures])
+    return _table(head, rows)
 
 
 def _triple(difference: Mapping[str, float | None]) -> Triple:

@@ -7,14 +7,14 @@ import pyarrow as pa
 
 _DAY = 86_400_000
 _AGE_STARTS = (0, 7, 30, 90, 365)
-"""First days of the item ages that are told apart."""
+"""First days of the bins of item age."""
 
 
 class Slices(NamedTuple):
     """Divides candidates into kinds.
 
     Attributes:
-        title: what is told apart.
+        title: what the candidates are divided by.
         values: names of the kinds that occur, in the order to show them.
         number: of each candidate's kind, int, shape `(n,)`.
     """

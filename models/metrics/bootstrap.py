@@ -4,7 +4,7 @@ import numpy as np
 
 SAMPLES = 1000
 LEVEL = 0.95
-_TOGETHER = 2**14  # units whose counts are widened at once
+_BLOCK = 2**14  # units whose counts are converted to float at once
 
 
 def bootstrap_counts(units: int, seed: int = 0, samples: int = SAMPLES) -> np.ndarray:
@@ -38,9 +38,9 @@ def resampled_sums(values: np.ndarray, counts: np.ndarray, units: np.ndarray) ->
         precision).
     """
     resampled = np.zeros((len(values), counts.shape[1]))
-    for first in range(0, len(units), _TOGETHER):
-        some = slice(first, first + _TOGETHER)
-        resampled += values[:, some].astype(np.float32) @ counts[units[some]].astype(np.float32)
+    for first in range(0, len(units), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        resampled += values[:, block].astype(np.float32) @ counts[units[block]].astype(np.float32)
     return np.concatenate([values.sum(axis=1, keepdims=True), resampled], axis=1)
 
 
