@@ -18,7 +18,8 @@ dimensions. FAISS (from PyPI) runs in a process of its own on all cores, ours on
 - H&M, where `--source` is there: embeddings of an encoder trained for this (sampled negatives). k-means against FAISS,
   and how many pictures find their exact nearest of 8,000 others.
 
-`--quick` takes a tenth of the points, and of the clusters as far as searches stay what they are.
+`--quick` takes a tenth of the points, and of the clusters as far as searches stay what they are, and an encoder of one
+epoch.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -252,14 +253,14 @@ def extrapolate(path: Path, counts: tuple[int, int], centers: np.ndarray) -> dic
     return {**figures, "hours_paper_scale_2_cores": hours, "hours_paper_scale_single_pass": hours_single}
 
 
-def hm_figures(source: Path, work_dir: Path, work: Path) -> dict[str, Any]:
+def hm_figures(source: Path, work_dir: Path, work: Path, changes: Sequence[str]) -> dict[str, Any]:
     """The same comparisons on real embeddings, as many as there are."""
     if not source.is_dir():
         print(f"H&M is left out: no directory {source}", flush=True)
         return {"hm": None}
     dataset = open_dataset(source, work_dir)
     print(f"notice: {dataset.manifest.notice}", flush=True)
-    run = next(train_runs(dataset, work_dir, "courier_cpu", {"courier": []}, 1, 1))[2]
+    run = next(train_runs(dataset, work_dir, "courier_cpu", {"courier": changes}, 1, 1))[2]
     vectors = l2_normalize(run.embeddings[dataset.image_index()["shard"].to_numpy() >= 0])
     kmeans = compare_kmeans(vectors, len(vectors) // 20, work, "hm")
     order = np.random.default_rng(0).permutation(len(vectors))
@@ -306,7 +307,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     result |= extrapolate(large, sizes.pass_points, centers)
     result |= measure_memory(large, sizes.kmeans_clusters)
     with threadpool_limits(WORKERS):
-        result |= hm_figures(args.source, args.courier_dir, work)
+        result |= hm_figures(args.source, args.courier_dir, work, ("epochs=1",) if args.quick else ())
     return result
 
 
