@@ -44,7 +44,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 from tqdm import tqdm
 
-from beam_pipelines.datasets.sample import SAMPLE
+from beam_pipelines.datasets.sample_logs import SAMPLE
 from beam_pipelines.format.manifest import SPLITS
 from beam_pipelines.format.page_reader import packed_page
 from beam_pipelines.format.tfrecord import read_records
