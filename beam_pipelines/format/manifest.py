@@ -74,7 +74,7 @@ class Split(_Strict):
 
 
 class PretrainingView(Split):
-    """The pages of the pretrain split as an encoder learns on them; see `pages.Bucket.pretraining_view`.
+    """The pages of the pretrain split as an encoder learns on them; see `pages.pretraining_view`.
 
     Attributes:
         kind: `page` or `causal`.

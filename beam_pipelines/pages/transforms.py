@@ -36,8 +36,10 @@ from beam_pipelines.logs.file_reader import FilePart, parts, read
 from beam_pipelines.logs.moments import TimestampUnit
 from beam_pipelines.logs.rejections import write_dead_letters
 from beam_pipelines.logs.rows import normalise
-from beam_pipelines.pages.bucket import Bucket, build_bucket
+from beam_pipelines.pages.assembly import build_bucket
+from beam_pipelines.pages.bucket import Bucket
 from beam_pipelines.pages.item_statistics import DailyCounts, ItemStatistics, StatisticsPart
+from beam_pipelines.pages.pretraining_view import pretraining_view
 from beam_pipelines.pages.rules import PageRules, PretrainingRules
 from beam_pipelines.workspace import SCRATCH, write_result
 
@@ -346,7 +348,7 @@ class WritePages(beam.DoFn):
         with open(plan.prepared(number), "rb") as file:
             bucket: Bucket = pickle.load(file)
         bucket = bucket.with_statistics(statistics)
-        view = bucket.pretraining_view(plan.pretraining, plan.rules.reach("click"), plan.eligible, self._user_ids)
+        view = pretraining_view(bucket, plan.pretraining, plan.rules.reach("click"), plan.eligible, self._user_ids)
         if plan.pretraining.kind == "causal":
             view = view.with_statistics(statistics)
         shards = {}

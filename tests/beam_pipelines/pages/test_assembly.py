@@ -7,124 +7,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_pipelines.format.manifest import SPLITS
 from beam_pipelines.format.records import HISTORIES
-from beam_pipelines.logs.contract import Table
-from beam_pipelines.pages.bucket import build_bucket
+from beam_pipelines.pages.assembly import build_bucket
 from beam_pipelines.pages.item_statistics import DAY_MS, DailyCounts, ItemStatistics, StatisticsPart
-from beam_pipelines.pages.rules import HOUR_MS, PageRules, PretrainingRules
-from tests.beam_pipelines.page_reference import (
-    IMPRESSION_DEFAULTS,
-    comparable,
-    decode_page,
-    reference_page_view,
-    reference_pages,
+from beam_pipelines.pages.rules import PageRules
+from tests.beam_pipelines.page_reference import comparable, reference_pages
+from tests.beam_pipelines.pages.buckets import (
+    CATEGORY,
+    EARLY_AND_LATE,
+    ITEMS,
+    RULES,
+    USERS,
+    bucket_of,
+    decoded,
+    event,
+    events_of,
+    events_strategy,
+    far_times,
+    impression,
+    impressions_of,
+    impressions_strategy,
+    owned,
+    records_of,
+    schema_of,
 )
-
-ITEMS = [f"i{n}" for n in range(5)]
-USERS = ["u0", "u1", "u2"]
-CATEGORY = {"i0": "b", "i1": "a", "i2": "b", "i3": "", "i4": "a"}
-EARLY_AND_LATE = (6, 12)
-RULES = PageRules(split_times=EARLY_AND_LATE)
-
-# Few distinct values, so that ties, duplicates and conflicts are the rule.
-small_times = st.integers(0, 20)
-# Around the turns of days and attribution windows, over a bit more than a month.
-far_times = st.builds(
-    lambda day, hour, past: day * DAY_MS + hour * HOUR_MS + past,
-    st.sampled_from([0, 1, 6, 7, 8, 29, 30, 31, 37]),
-    st.sampled_from([0, 2, 23]),
-    st.integers(-1, 1),
-).map(lambda moment: max(moment, 0))
-
-
-def impressions_of(times):
-    return st.lists(
-        st.fixed_dictionaries(
-            {
-                "page_id": st.sampled_from(["p0", "p1", "p2", "p3", "p4"]),
-                "item_id": st.sampled_from(ITEMS),
-                "timestamp": times,
-                "position": st.integers(0, 3),
-                "clicked": st.booleans(),
-            },
-            optional={
-                "converted": st.booleans(),
-                "dwell_seconds": st.sampled_from([0.0, 1.5]),
-                "query": st.sampled_from(["", "röcke", "shirt", "socks"]),
-            },
-        ),
-        max_size=40,
-    )
-
-
-def events_of(times):
-    return st.lists(
-        st.fixed_dictionaries(
-            {
-                "user_id": st.sampled_from(USERS),
-                "item_id": st.sampled_from(ITEMS),
-                "timestamp": times,
-                "event": st.sampled_from(["click", "pay", "cart", "cart", "cart_remove"]),
-            }
-        ),
-        max_size=40,
-    )
-
-
-impressions_strategy, events_strategy = impressions_of(small_times), events_of(small_times)
-
-
-def owned(impressions):
-    """Gives every page one user."""
-    return [{**row, "user_id": USERS[int(row["page_id"][1:]) % len(USERS)]} for row in impressions]
-
-
-def schema_of(table, *more):
-    schema = pa.schema([*Table(table, (), {}).schema(), *more])
-    for name in ("item_id", "user_id"):
-        schema = schema.set(schema.get_field_index(name), pa.field(name, pa.int64()))
-    return schema
-
-
-def numbered(rows, items=ITEMS):
-    return [{**row, "item_id": items.index(row["item_id"]), "user_id": USERS.index(row["user_id"])} for row in rows]
-
-
-def bucket_of(impressions, events, rules=RULES, items=ITEMS, **options):
-    impressions = numbered([{**IMPRESSION_DEFAULTS, **row} for row in impressions], items)
-    more = [] if rules.split_times else [pa.field("split", pa.string())]
-    categories = sorted(set(CATEGORY.values()))
-    return build_bucket(
-        pa.Table.from_pylist(impressions, schema_of("impressions", *more)),
-        pa.Table.from_pylist(numbered(events, items), schema_of("events")),
-        rules,
-        item_ids=pa.array(items),
-        user_ids=pa.array(USERS),
-        item_category=np.array([categories.index(CATEGORY.get(item, "")) for item in items]),
-        **options,
-    )
-
-
-def records_of(bucket):
-    bucket = bucket.with_statistics(ItemStatistics([StatisticsPart.of(part) for part in bucket.counts.split(2)]))
-    return {
-        split: [record for block in bucket.encode(bucket.pages_of(i)) for record in block.to_pylist()]
-        for i, split in enumerate(SPLITS)
-    }
-
-
-def decoded(bucket, items=ITEMS):
-    return dict(decode_page(r, items, USERS) for records in records_of(bucket).values() for r in records)
-
-
-def impression(page, item, timestamp, clicked=False, user="u0", position=0, **more):
-    row = {"page_id": page, "user_id": user, "item_id": item, "timestamp": timestamp}
-    return {**row, "position": position, "clicked": clicked, **more}
-
-
-def event(kind, item, timestamp, user="u0"):
-    return {"user_id": user, "item_id": item, "timestamp": timestamp, "event": kind}
 
 
 @settings(max_examples=150, deadline=None)
@@ -162,55 +68,6 @@ def test_windows_attribution_categories_and_statistics_equal_the_slow_reference(
     bucket = bucket_of(impressions, events, rules)
     assert decoded(bucket) == {page_id: comparable(page) for page_id, page in expected.items()}
     assert len(bucket.rejected) == len(orphans)
-
-
-@settings(max_examples=150, deadline=None)
-@given(impressions_strategy, events_strategy, st.sampled_from([0.0, 0.3, 1.0]), st.integers(1, 3), st.integers(1, 3))
-def test_the_view_for_pre_training_equals_the_slow_reference(impressions, events, rate, candidates, clicks):
-    impressions = owned(impressions)
-    rules = PretrainingRules(negatives=rate, candidates=candidates, clicks=clicks)
-    bucket = bucket_of(impressions, events)
-    expected, steps, _ = reference_pages(impressions, events, RULES)
-    expected = {page_id: page for page_id, page in expected.items() if page["time"] < EARLY_AND_LATE[0]}
-    eligible = ("i0", "i1", "i4")
-    kept = bucket._sampled(rate)
-    place = {page_id: start for page_id, start in zip(bucket.page_id, bucket.start.tolist(), strict=False)}
-    view = view_of(bucket, rules, eligible)
-    found = dict(decode_page(record, ITEMS, USERS) for record in view)
-    wanted = reference_page_view(expected, steps, rules, eligible, 183, lambda page, i: bool(kept[place[page] + i]))
-    assert found == {page_id: comparable(page) for page_id, page in wanted.items()}
-
-
-def view_of(bucket, rules, eligible=ITEMS):
-    mask = np.array([item in eligible for item in ITEMS])
-    view = bucket.pretraining_view(rules, RULES.reach("click"), mask, pa.array(USERS))
-    view = view.with_statistics(ItemStatistics([StatisticsPart.of(part) for part in bucket.counts.split(2)]))
-    return [record for block in view.encode(view.pages_of(0)) for record in block.to_pylist()]
-
-
-@settings(max_examples=100, deadline=None)
-@given(impressions_strategy, events_strategy, st.integers(1, 3), st.integers(1, 5))
-def test_the_causal_view_has_every_click_once_as_a_target_and_earlier_ones_as_its_context(
-    impressions, events, clicks, candidates
-):
-    impressions = owned(impressions)
-    bucket = bucket_of(impressions, events)
-    _, steps, _ = reference_pages(impressions, events, RULES)
-    end = 15
-    rules = PretrainingRules(kind="causal", clicks=clicks, candidates=candidates, end=end)
-    targets = []
-    pages = [decode_page(record, ITEMS, USERS) for record in view_of(bucket, rules)]
-    assert len({page_id for page_id, _ in pages}) == len(pages)
-    for page_id, page in pages:
-        assert page_id.split("+")[0] == f"{page['user']}@{page['time']}"
-        assert len(page["candidates"]) <= candidates
-        targets += [(page["user"], page["time"], c["item_id"]) for c in page["candidates"]]
-        assert all(c["clicked"] for c in page["candidates"])
-        earlier = sorted(((t, i) for u, t, i in steps if u == page["user"] and t < page["time"]), reverse=True)
-        assert [t for t, _ in page["click"]] == [t for t, _ in earlier[:clicks]]
-        assert set(page["click"]) <= set(earlier)
-    first = {user: min((t for u, t, _ in steps if u == user), default=0) for user in USERS}
-    assert sorted(targets) == sorted(step for step in steps if first[step[0]] < step[1] < end)
 
 
 def test_negatives_are_sampled_at_the_rate_and_positives_are_kept():
