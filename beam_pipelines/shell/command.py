@@ -28,6 +28,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, description: str, rest: str | None = None) -> None:
         super().__init__(
+            prog=_program(Path(sys.argv[0])),
             description=description,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             allow_abbrev=False,
@@ -111,6 +112,11 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
     print(f"{summary} [{time.monotonic() - start:.1f} s, peak memory {peak_gb:.2f} GB]", flush=True)
     sys.exit(0)
+
+
+def _program(script: Path) -> str:
+    """What usage lines call a command: after its file, or after its package if that is what `python -m` runs."""
+    return f"{script.parent.name}.py" if script.name == "__main__.py" else script.name
 
 
 def require_directory(path: Path, option: str, made_by: str) -> Path:

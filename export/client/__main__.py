@@ -3,23 +3,21 @@
 In Python: `RankerClient(address).rank(page)`.
 """
 
+import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from beam_pipelines.shell.command import ArgumentParser, CommandError, require_directory, run_command
+from beam_pipelines.shell.command import ArgumentParser, CommandError, command, require_directory, run_command
 from export.client.page import Page, PageError
-from export.client.ranker_client import RankerClient, RankerError
-from export.version.example_pages import RowIds, request_row
-from models.data.dataset import Dataset
-from models.data.pages import page_records
-from models.features.spec import STATISTICS
+
+if TYPE_CHECKING:
+    from export.client.ranker_client import RankerClient
 
 
-def main(argv: Sequence[str] | None = None) -> str:
-    """Ranks the pages, prints them, and returns the closing line."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser("Asks a served ranker to rank pages and prints their candidates, best first.")
     parser.add_argument(
         "page",
@@ -36,33 +34,40 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--label", help="ask for the version with this label")
     parser.add_argument("--output", default="ctr", help="which score: ctr, ctcvr or dwell")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for each page")
-    args = parser.parse_args(argv)
-    if args.pages < 1:
-        raise CommandError(f"--pages must be at least 1. Received: {args.pages}")
-    if not args.timeout > 0:
-        raise CommandError(f"--timeout must be more than 0. Received: {args.timeout}")
-    if args.version is not None and args.label is not None:
+    return parser
+
+
+@command(_parser)
+def main(options: argparse.Namespace) -> str:
+    """Ranks the pages, prints them, and returns the closing line."""
+    from export.client.predict_client import RankerError
+    from export.client.ranker_client import RankerClient
+
+    if options.pages < 1:
+        raise CommandError(f"--pages must be at least 1. Received: {options.pages}")
+    if not options.timeout > 0:
+        raise CommandError(f"--timeout must be more than 0. Received: {options.timeout}")
+    if options.version is not None and options.label is not None:
         raise CommandError("--version and --label exclude each other")
+    count = 0
     try:
         with RankerClient(
-            args.address, args.model_name, version=args.version, label=args.label, timeout=args.timeout
+            options.address,
+            options.model_name,
+            version=options.version,
+            label=options.label,
+            timeout=options.timeout,
         ) as client:
-            if args.page is None:
-                require_directory(args.data, "--data", "beam_pipelines.build")
-                numbers = [name for name in STATISTICS if name in client.inputs]
-                pages = _pages_of(Dataset(args.data), args.split, args.pages, numbers)
-            else:
-                pages = _pages_in(args.page)
-            count = 0
+            pages = _logged_pages(options, client) if options.page is None else _pages_in(options.page)
             for page in pages:
-                scores = client.rank(page, args.output)
-                print(_report(page, scores, args.output, client.version), flush=True)
+                scores = client.rank(page, options.output)
+                print(_report(page, scores, options.output, client.version), flush=True)
                 count += 1
     except RankerError as error:
-        raise CommandError(f"--address: {args.address} has not ranked the page: {error}") from error
+        raise CommandError(f"--address: {options.address} has not ranked the page: {error}") from error
     except PageError as error:
         raise CommandError(f"page: {error}") from error
-    return f"ranked {count} page{'s' if count > 1 else ''} with {args.model_name} at {args.address}"
+    return f"ranked {count} page{'s' if count > 1 else ''} with {options.model_name} at {options.address}"
 
 
 def _pages_in(source: str) -> list[Page]:
@@ -81,9 +86,19 @@ def _pages_in(source: str) -> list[Page]:
     return [Page.from_row(row) for row in rows]
 
 
-def _pages_of(dataset: Dataset, split: str, count: int, numbers: Sequence[str]) -> Iterator[Page]:
+def _logged_pages(options: argparse.Namespace, client: "RankerClient") -> Iterator[Page]:
+    """Pages of a dataset, with the numbers that the ranker reads of their candidates."""
+    from export.version.request_rows import request_row
+    from models.data.dataset import Dataset
+    from models.data.pages import page_records
+    from models.features.spec import STATISTICS
+    from models.ranker.run import RowIds
+
+    require_directory(options.data, "--data", "beam_pipelines.build")
+    dataset = Dataset(options.data)
     ids = RowIds(dataset.items()["item_id"].to_pylist(), dataset.users()["user_id"].to_pylist())
-    for record in page_records(dataset, split).take(count).as_numpy_iterator():
+    numbers = [name for name in STATISTICS if name in client.inputs]
+    for record in page_records(dataset, options.split).take(options.pages).as_numpy_iterator():
         yield Page.from_row(request_row(record, ids, numbers))
 
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.records import HISTORIES
 
 
-class PageError(ValueError):
+class PageError(InputError):
     """What was given is no page; says which part."""
 
 

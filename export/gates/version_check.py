@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from beam_pipelines.format.errors import InputError
 from export.gates import session_replay
-from export.version.example_pages import MAX_DIFFERENCE, UNKNOWN_ID, ScoredPages, pad_rows
 from export.version.inputs import RequestInput
 from export.version.recorded_requests import read_golden, read_warmup
+from export.version.reference_pages import MAX_DIFFERENCE, ReferencePages
+from export.version.request_rows import UNKNOWN_ID, pad_rows
 
 _TOGETHER = 8
 """Pages that are asked for alone and together."""
@@ -29,7 +31,7 @@ class Request(NamedTuple):
     """A request to a SavedModel.
 
     Attributes:
-        what: says which one, for people.
+        what: which one, for people.
         signature: its name.
         inputs: by name.
     """
@@ -39,8 +41,8 @@ class Request(NamedTuple):
     inputs: Mapping[str, np.ndarray]
 
 
-class VersionError(Exception):
-    """A version that must not be published; says what it answered wrongly."""
+class VersionError(InputError):
+    """A version that must not be published; the message is what it answered wrongly."""
 
 
 class Gate(NamedTuple):
@@ -108,7 +110,7 @@ def check(gate: Gate, answers: Sequence[Outputs | str]) -> str:
     return gate.check(outputs)
 
 
-def session_gates(version: Path, pages: ScoredPages, inputs: Mapping[str, RequestInput]) -> list[Gate]:
+def session_gates(version: Path, pages: ReferencePages, inputs: Mapping[str, RequestInput]) -> list[Gate]:
     """The gates that need the SavedModel alone.
 
     Args:
@@ -129,7 +131,7 @@ def largest_difference(what: str, answer: Outputs, expected: Outputs) -> float:
     """Compares answers with scores.
 
     Args:
-        what: says which ones, for people.
+        what: which ones, for people.
         answer: outputs.
         expected: the same outputs, of equal shapes.
 
@@ -179,7 +181,7 @@ def _golden_gate(version: Path) -> Gate:
     return Gate("golden requests", requests, verify)
 
 
-def _batch_gate(scored: ScoredPages) -> Gate:
+def _batch_gate(scored: ReferencePages) -> Gate:
     """Pages alone, together, and together the other way round."""
     pages = list(range(len(scored.rows)))
     orders = [*([n] for n in pages), pages, pages[::-1]]

@@ -8,6 +8,9 @@ from beam_pipelines.format.outputs import whole_file
 MAX_VERSION = 2**63 - 1
 """Versions are int64."""
 
+RANKER_METADATA_FILE = "assets.extra/ranker.json"
+"""In a version: the ranker's `metadata.json`, by which the version knows its ranker."""
+
 MODELS_CONFIG = "models.config"
 BATCHING_CONFIG = "batching.config"
 

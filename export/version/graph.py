@@ -7,13 +7,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.records import FEATURES, HISTORIES
-from beam_pipelines.shell.command import CommandError
-from export.version.example_pages import RowIds
 from export.version.inputs import CLUSTER_ID, request_inputs
 from models.data.pages import PADDING, parse_pages
 from models.features.new_items import NEW_ITEMS, NewItemEncoder, NewItems
 from models.ranker.ranker import Ranker
+from models.ranker.run import RowIds
 
 _FINGERPRINTS = 2**62
 _MOST_PAIRS = 2**26
@@ -51,7 +51,7 @@ class RankerModule(tf.Module):
         scratch: a directory for the asset files; they are needed until the module is saved.
 
     Raises:
-        CommandError: an ID or the name of a feature cannot be expressed.
+        ArtifactError: an ID or the name of a feature cannot be expressed.
     """
 
     def __init__(self, ranker: Ranker, ids: RowIds, scratch: Path) -> None:
@@ -143,9 +143,9 @@ class RankerModule(tf.Module):
             ],
             axis=0,
         )
-        says = [f"{name} must have one row per user_id" for name in (*of_pages, *others)]
-        says += [f"{name} must have one value per {leader}" for name, leader in zip(others, leaders, strict=True)]
-        first = tf.gather(tf.constant(says), tf.argmin(tf.cast(fits, tf.int32)))
+        messages = [f"{name} must have one row per user_id" for name in (*of_pages, *others)]
+        messages += [f"{name} must have one value per {leader}" for name, leader in zip(others, leaders, strict=True)]
+        first = tf.gather(tf.constant(messages), tf.argmin(tf.cast(fits, tf.int32)))
         complete = tf.reduce_all(all_rows == pages) & tf.reduce_all(columns == wanted_columns)
         return tf.debugging.Assert(tf.reduce_all(fits), [first]), complete
 
@@ -217,7 +217,7 @@ def _size_check(pages: tf.Tensor, candidates: tf.Tensor | int, steps: tf.Tensor 
 def _table(ids: Sequence[str], file: Path, unknown: int) -> tf.lookup.StaticHashTable:
     for value in ids:
         if "\n" in value or "\r" in value:
-            raise CommandError(f"--model: the ID {value!r} holds a line break, which an asset file cannot express")
+            raise ArtifactError(f"the ID {value!r} holds a line break, which an asset file cannot express")
     file.write_bytes("".join(f"{value}\n" for value in ids).encode())
     initializer = tf.lookup.TextFileInitializer(
         str(file), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER

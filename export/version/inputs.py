@@ -4,8 +4,8 @@ from typing import Literal, NamedTuple
 
 import tensorflow as tf
 
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.records import FEATURES, HISTORIES
-from beam_pipelines.shell.command import CommandError
 from models.data.pages import PADDING
 from models.features.spec import STATISTICS
 from models.ranker.ranker import Ranker
@@ -27,7 +27,7 @@ class RequestInput(NamedTuple):
             unless it is the page.
         missing: what pads it, and stands for a value that is not known.
         required: whether every request has to send it.
-        says: what the values are.
+        description: what the values are.
         of_new_items: whether it is read for candidates alone that the item table does not have.
     """
 
@@ -35,7 +35,7 @@ class RequestInput(NamedTuple):
     per: Literal["page", "candidate", "click", "pay", "cart"]
     missing: str | int | float
     required: bool
-    says: str
+    description: str
     of_new_items: bool = False
 
     @property
@@ -55,7 +55,7 @@ def request_inputs(ranker: Ranker) -> dict[str, RequestInput]:
     """The inputs of `serving_default` for a ranker, by name.
 
     Raises:
-        CommandError: an item feature has the name of another input.
+        ArtifactError: an item feature has the name of another input.
     """
     features = ranker.config.features
     inputs = {
@@ -75,7 +75,7 @@ def request_inputs(ranker: Ranker) -> dict[str, RequestInput]:
         inputs[f"{name}_time"] = RequestInput(
             tf.int64, name, PADDING, False, f"when, epoch milliseconds; one per {name}_item_id"
         )
-    of_new_items = {}
+    of_new_items: dict[str, tuple[tf.DType, str | int | float, str]] = {}
     for name, feature in features.item.items():
         if feature.type == "number":
             of_new_items[name] = tf.float32, float("nan"), f"number, {feature.transform}"
@@ -83,11 +83,11 @@ def request_inputs(ranker: Ranker) -> dict[str, RequestInput]:
             of_new_items[name] = tf.string, "", feature.type
     if ranker.image_feature == "cluster_id":
         if CLUSTER_ID in of_new_items:
-            raise CommandError(f"--model: the item feature {CLUSTER_ID} has the name of the input for cluster IDs")
+            raise ArtifactError(f"the item feature {CLUSTER_ID} has the name of the input for cluster IDs")
         text = f"cluster of the picture, 0 to {ranker.sizes.clusters - 1}"
         of_new_items[CLUSTER_ID] = tf.int64, PADDING, text
-    for name, (dtype, missing, says) in of_new_items.items():
+    for name, (dtype, missing, description) in of_new_items.items():
         if name in inputs:
-            raise CommandError(f"--model: the item feature {name} has the name of another input of a request")
-        inputs[name] = RequestInput(dtype, "candidate", missing, False, says, of_new_items=True)
+            raise ArtifactError(f"the item feature {name} has the name of another input of a request")
+        inputs[name] = RequestInput(dtype, "candidate", missing, False, description, of_new_items=True)
     return inputs

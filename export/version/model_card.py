@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import Manifest, Window, file_sha256
-from beam_pipelines.shell.command import CommandError
 from beam_pipelines.shell.report import write_json
 from export.version.inputs import RequestInput
 from models.evaluation.comparison import METRICS
 from models.features.spec import TableFeature
 from models.ranker.ranker import Ranker
-from models.ranker.run import TRAINING_COUNTS_FILE, RankerMetadata, RankerRun
+from models.ranker.run import TRAINING_COUNTS_FILE, RankerRun
 
 CARD_JSON = "assets.extra/model_card.json"
 CARD_MARKDOWN = "assets.extra/model_card.md"
@@ -23,30 +21,29 @@ CARD_MARKDOWN = "assets.extra/model_card.md"
 _COUNTS = ("pages", "users", "candidates", "clicks")
 
 
-def read_report(report: Path, run: Path, metadata: RankerMetadata) -> dict[str, Any]:
+def read_report(report: Path, run: RankerRun) -> dict[str, Any]:
     """What a report of `models.evaluate` says of a ranker.
 
     Args:
         report: the report's directory, or its `metrics.json`.
         run: the ranker's run.
-        metadata: its description.
 
     Returns:
         `split`, `dataset_digest`, `notice`; `level` of the intervals; `all` and `unseen_items`: metrics with
         intervals; `slices`: title to `value`, counts, metrics and intervals of each.
 
     Raises:
-        CommandError: there is no report, or this ranker is not in it.
+        ArtifactError: there is no report, or this ranker is not in it.
     """
     file = report / "metrics.json" if report.is_dir() else report
     try:
         measured = json.loads(file.read_text())
         models, systems = measured["models"], measured["systems"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"--report: {file} is no report; models.evaluate makes it") from error
-    name = next((name for name, model in models.items() if model.get("digest") == metadata.digest()), None)
+        raise ArtifactError(f"{file} is no report; models.evaluate makes it") from error
+    name = next((name for name, model in models.items() if model.get("digest") == run.metadata.digest()), None)
     if name is None:
-        raise CommandError(f"--report: {file} does not measure {run} as it is now; run models.evaluate on it")
+        raise ArtifactError(f"{file} does not measure {run.path} as it is now; run models.evaluate on it")
     slices = {}
     # Slices are of systems: of a ranker's own if no other seed is averaged with it.
     system = next(system for system, each in systems.items() if name in each["models"])
@@ -73,9 +70,8 @@ def read_report(report: Path, run: Path, metadata: RankerMetadata) -> dict[str, 
 
 
 def model_card(
-    run: Path,
+    run: RankerRun,
     ranker: Ranker,
-    metadata: RankerMetadata,
     inputs: Mapping[str, RequestInput],
     manifest: Manifest | None,
     report: dict[str, Any] | None,
@@ -85,16 +81,16 @@ def model_card(
     Args:
         run: the ranker's run.
         ranker: the ranker.
-        metadata: its description.
         inputs: of the signature `serving_default`.
         manifest: of the dataset that it learned on; `None` if it is not at hand.
         report: from `read_report`.
     """
+    metadata = run.metadata
     embeddings = metadata.clusters.embeddings if metadata.clusters is not None else metadata.embeddings
     digests = {
         "dataset": metadata.dataset_digest,
         "ranker": metadata.digest(),
-        "ranker_weights": file_sha256(RankerRun(run).weights_file()),
+        "ranker_weights": file_sha256(run.weights_file()),
     }
     if embeddings is not None:
         digests |= {"encoder_weights": embeddings.encoder.weights_sha256, "embeddings": embeddings.embeddings_sha256}
@@ -131,7 +127,7 @@ def model_card(
                 ("users", ranker.config.features.user, ranker.sizes.user),
             )
         },
-        "limits": _limits(run, ranker, metadata),
+        "limits": _limits(run, ranker),
     }
 
 
@@ -157,7 +153,7 @@ def _inputs(inputs: Mapping[str, RequestInput]) -> list[dict[str, Any]]:
             "shape": ["pages"]
             if each.per == "page"
             else ["pages", "candidates" if each.per == "candidate" else "steps"],
-            "says": each.says,
+            "says": each.description,
             "required": each.required,
             "missing": _missing(each),
             "of_new_items": each.of_new_items,
@@ -173,15 +169,14 @@ def _missing(each: RequestInput) -> str | int | float | None:
     return "NaN" if each.missing != each.missing else each.missing
 
 
-def _limits(run: Path, ranker: Ranker, metadata: RankerMetadata) -> list[str]:
+def _limits(run: RankerRun, ranker: Ranker) -> list[str]:
     """What to know before use; each sentence follows from the run's files."""
-    lengths, sizes = ranker.config.lengths, ranker.sizes
+    metadata, lengths, sizes = run.metadata, ranker.config.lengths, ranker.sizes
     limits = []
     if metadata.notice:
         limits.append(f"The data it learned from: {metadata.notice.rstrip('.')}.")
-    counts = run / TRAINING_COUNTS_FILE
-    if counts.is_file():
-        unseen = int((np.load(counts) == 0).sum())
+    if (run.path / TRAINING_COUNTS_FILE).is_file():
+        unseen = int((run.training_counts() == 0).sum())
         limits.append(
             f"{unseen} of the {sizes.items} items of its table are on no training page, as candidate or in a history."
         )

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from models.clustering.assignment import Assigner
 from models.clustering.cluster_sums import ClusterSums
-from models.clustering.points import EVERYTHING, Points, Share
+from models.clustering.points import ALL_ROWS, Points, Share
 
 NOT_ASSIGNED = -1
 
@@ -34,7 +34,7 @@ def assignment_pass(
     clusters: int,
     largest: float,
     workers: int,
-    share: Share = EVERYTHING,
+    share: Share = ALL_ROWS,
     again: bool = False,
     on_rows: Callable[[int], object] = lambda rows: None,
 ) -> PassResult:

@@ -16,7 +16,7 @@ _DISTANCES = 1 << 21  # held at once: 8 MB
 
 
 class _Cell(NamedTuple):
-    members: np.ndarray  # int32 (n,), rising
+    members: np.ndarray  # int32 (n,), ascending
     vectors: np.ndarray  # float32 (reduced dim, n), the members in the principal subspace
     half_norms: np.ndarray  # float32 (n,), of the members in full
 
@@ -76,7 +76,7 @@ class CellAssigner:
         kept = min(_COMPARED_IN_FULL, self._probes)
         if kept < self._probes:
             closest = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
-            best, distances = (np.take_along_axis(of, closest, axis=1) for of in (best, distances))
+            best, distances = (np.take_along_axis(values, closest, axis=1) for values in (best, distances))
         nearest = best[np.arange(len(best)), np.argmin(distances, axis=1)]
         around = self._best_around(reduced, nearest)
         return self._nearest_in_full(points, np.concatenate([best, around[:, None]], axis=1))
@@ -136,15 +136,15 @@ class CellAssigner:
 
 
 def _best_member(points: np.ndarray, cell: _Cell) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest member of a cell, int32 `(n,)`, and half its squared distance less the point's own share."""
+    """The nearest member of a cell, int32 `(n,)`, and half its squared distance less half the point's squared norm."""
     best, distances = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
-    together = max(1, _DISTANCES // len(cell.members))
-    for first in range(0, len(points), together):
-        distance = points[first : first + together] @ cell.vectors
+    block = max(1, _DISTANCES // len(cell.members))
+    for first in range(0, len(points), block):
+        distance = points[first : first + block] @ cell.vectors
         np.subtract(cell.half_norms, distance, out=distance)
         nearest = np.argmin(distance, axis=1)
-        best[first : first + together] = cell.members[nearest]
-        distances[first : first + together] = distance[np.arange(len(nearest)), nearest]
+        best[first : first + block] = cell.members[nearest]
+        distances[first : first + block] = distance[np.arange(len(nearest)), nearest]
     return best, distances
 
 
@@ -153,7 +153,7 @@ def _half_norms(vectors: np.ndarray) -> np.ndarray:
 
 
 def _grouped(group: np.ndarray, groups: int) -> list[np.ndarray]:
-    """The places of each group's values, rising."""
+    """The positions of each group's values, ascending."""
     order = np.argsort(group, kind="stable")
     bounds = np.searchsorted(group[order], np.arange(1, groups))
     return np.split(order, bounds)
@@ -173,17 +173,17 @@ def _nearest(points: np.ndarray, centers: np.ndarray, count: int) -> np.ndarray:
     transposed = np.pad(np.ascontiguousarray(centers.T), [(0, 0), (0, missing)])
     half_norms = np.pad(_half_norms(centers), (0, missing), constant_values=np.inf)
     nearest = np.empty((len(points), count), np.int64)
-    together = max(1, _DISTANCES // len(half_norms))
-    for first in range(0, len(points), together):
-        distance = points[first : first + together] @ transposed
+    block = max(1, _DISTANCES // len(half_norms))
+    for first in range(0, len(points), block):
+        distance = points[first : first + block] @ transposed
         np.subtract(half_norms, distance, out=distance)
         grouped = distance.reshape(len(distance), groups, in_group)
-        of_group = np.argmin(grouped, axis=2)
+        found = np.argmin(grouped, axis=2)
         if groups > count:
-            smallest = np.take_along_axis(grouped, of_group[..., None], axis=2)[..., 0]
+            smallest = np.take_along_axis(grouped, found[..., None], axis=2)[..., 0]
             chosen = np.argpartition(smallest, count - 1, axis=1)[:, :count]
-            of_group = chosen * in_group + np.take_along_axis(of_group, chosen, axis=1)
-        nearest[first : first + together] = of_group
+            found = chosen * in_group + np.take_along_axis(found, chosen, axis=1)
+        nearest[first : first + block] = found
     return nearest
 
 

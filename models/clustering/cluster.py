@@ -1,13 +1,13 @@
 """Turns the image embeddings of all items of a dataset into cluster IDs."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from beam_pipelines.format.errors import ArtifactError, InputError, about
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import progress_bar, say
 from models.clustering.assignment import Search
-from models.clustering.clusters import Clusters
+from models.clustering.clusters import Backend, Clusters
 from models.clustering.kmeans import Clustering, KMeans, Pass, PassState, assign_to_centers
 from models.clustering.points import Points
 from models.embeddings.embeddings import Embeddings
@@ -15,8 +15,6 @@ from models.training.checkpoints import Checkpoint, Checkpoints
 
 ITEMS_PER_CLUSTER = 20
 """Pictures per cluster unless `num_clusters` is given. The paper has 600, at 6e7 pictures; shops are smaller."""
-
-Backend = Literal["scann", "cells", "exact", "single_pass"]
 
 
 def cluster(
@@ -155,7 +153,13 @@ def _fit(kmeans: KMeans, points: Points, checkpoints: Checkpoints, source: Path)
     state = None
     if latest is not None:
         say(f"goes on after pass {latest.step}")
-        state = PassState(latest.step, **latest.arrays, **latest.state)
+        state = PassState(
+            latest.step,
+            latest.arrays["centers"],
+            latest.arrays["ids"],
+            latest.state["mean_squared_distance"],
+            latest.state["converged"],
+        )
 
     def keep(state: PassState) -> None:
         arrays = {"centers": state.centers, "ids": state.ids}
@@ -214,4 +218,5 @@ def _assign(
 
 
 def _search(backend: Backend) -> Search:
+    """The nearest-center search of a backend."""
     return "cells" if backend == "single_pass" else backend

@@ -11,6 +11,8 @@ from models.artifact import Metadata, check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import EmbeddingsMetadata
 
+Backend = Literal["scann", "cells", "exact", "single_pass"]
+
 CLUSTER_IDS_FILE = "cluster_ids.npy"
 CENTERS_FILE = "centers.npy"
 
@@ -32,7 +34,7 @@ class ClustersMetadata(Metadata):
 
     kind: Literal["clusters"] = "clusters"
     num_clusters: int
-    backend: str
+    backend: Backend
     normalize: bool
     spherical: bool
     mean_squared_distance: float
@@ -83,7 +85,7 @@ class Clusters:
         centers: np.ndarray,
         *,
         embeddings: EmbeddingsMetadata,
-        backend: str,
+        backend: Backend,
         normalize: bool,
         spherical: bool,
         mean_squared_distance: float,

@@ -12,7 +12,7 @@ import numpy as np
 from models.clustering.assignment import Search, make_assigner
 from models.clustering.assignment_pass import NOT_ASSIGNED, assignment_pass
 from models.clustering.cluster_sums import ClusterSums
-from models.clustering.points import EVERYTHING, Points, Share
+from models.clustering.points import ALL_ROWS, Points, Share
 
 Schedule = Literal["passes", "single_pass"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
@@ -180,7 +180,7 @@ class KMeans:
         while True:
             number += 1
             began = time.monotonic()
-            whole = number > len(samples)
+            all_points = number > len(samples)
             final = converged or number == last
             sums, moved = assignment_pass(
                 points,
@@ -189,7 +189,7 @@ class KMeans:
                 clusters=self.num_clusters,
                 largest=largest,
                 workers=self.workers,
-                share=EVERYTHING if whole else samples[number - 1],
+                share=ALL_ROWS if all_points else samples[number - 1],
                 again=number > len(samples) + 1 and not final,
                 on_rows=on_rows,
             )
@@ -200,7 +200,7 @@ class KMeans:
             if final:
                 return Clustering(centers, ids, distance, empty)
             centers = self._update(sums, number)
-            if whole:
+            if all_points:
                 converged = not empty and before - distance <= self.tolerance * distance
                 before = distance
             on_state(PassState(number, centers, ids, before, converged))

@@ -20,7 +20,7 @@ class Share(NamedTuple):
     seed: int = 0
 
 
-EVERYTHING = Share()
+ALL_ROWS = Share()
 
 
 class Points:
@@ -69,17 +69,17 @@ class Points:
         """The first row of each block."""
         return range(0, self.rows, self.block_rows)
 
-    def rows_of(self, block: int, share: Share = EVERYTHING) -> np.ndarray:
-        """The rows of a block that take part and belong to a share: int64 `(n,)`, rising."""
+    def rows_of(self, block: int, share: Share = ALL_ROWS) -> np.ndarray:
+        """The rows of a block that take part and belong to a share: int64 `(n,)`, ascending."""
         rows = np.arange(block, min(block + self.block_rows, self.rows))
         keep = np.ones(len(rows), bool) if self._present is None else self._present[block : block + self.block_rows]
-        if share != EVERYTHING:
-            place = _places(rows, share.seed)
-            keep = keep & (place >= share.low) & (place < share.high)
+        if share != ALL_ROWS:
+            hashes = _unit_hashes(rows, share.seed)
+            keep = keep & (hashes >= share.low) & (hashes < share.high)
         return rows[keep]
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """The vectors of rising rows: float32 `(n, dim)`, a copy."""
+        """The vectors of ascending rows: float32 `(n, dim)`, a copy."""
         vectors = np.empty((len(rows), self.dim), np.float32)
         start = 0
         while start < len(rows):
@@ -87,8 +87,8 @@ class Points:
             # count as memory until the map is gone.
             first = int(rows[start])
             stop = int(np.searchsorted(rows, first + self.block_rows))
-            whole = self._mapped(first, int(rows[stop - 1]) + 1)
-            vectors[start:stop] = whole if len(whole) == stop - start else whole[rows[start:stop] - first]
+            mapped = self._mapped(first, int(rows[stop - 1]) + 1)
+            vectors[start:stop] = mapped if len(mapped) == stop - start else mapped[rows[start:stop] - first]
             start = stop
         if self._normalize:
             lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
@@ -96,15 +96,15 @@ class Points:
         return vectors
 
     def sample(self, count: int, seed: int = 0) -> np.ndarray:
-        """A uniform sample without repetition: rows int64 `(count,)`, rising."""
+        """A uniform sample without repetition: rows int64 `(count,)`, ascending."""
         rows = np.zeros(0, np.int64)
-        places = np.zeros(0)
+        hashes = np.zeros(0)
         for block in self.blocks():
             new = self.rows_of(block)
-            rows, places = np.concatenate([rows, new]), np.concatenate([places, _places(new, seed)])
+            rows, hashes = np.concatenate([rows, new]), np.concatenate([hashes, _unit_hashes(new, seed)])
             if len(rows) > count:
-                first = np.argpartition(places, count - 1)[:count]
-                rows, places = rows[first], places[first]
+                smallest = np.argpartition(hashes, count - 1)[:count]
+                rows, hashes = rows[smallest], hashes[smallest]
         return np.sort(rows)
 
     def largest(self) -> float:
@@ -128,12 +128,13 @@ class Points:
         vectors = self._vectors
         if not isinstance(vectors, np.memmap):
             return vectors[first:last]
+        assert vectors.filename is not None
         offset = vectors.offset + first * self.dim * vectors.itemsize
         return np.memmap(vectors.filename, vectors.dtype, "r", offset, (last - first, self.dim))
 
 
-def _places(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Where in `[0, 1)` rows lie: splitmix64 of their numbers."""
+def _unit_hashes(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Hashes of rows in `[0, 1)`: splitmix64 of their numbers."""
     x = (rows.astype(np.uint64) + np.uint64(seed) * np.uint64(1 << 40) + np.uint64(1)) * _GOLDEN
     x = (x ^ (x >> np.uint64(30))) * _MIX[0]
     x = (x ^ (x >> np.uint64(27))) * _MIX[1]

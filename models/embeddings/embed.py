@@ -27,7 +27,7 @@ _COPIED_TOGETHER = 1 << 16
 
 def embed(
     data: Dataset | Path | str,
-    encoder: Path | str,
+    encoder: EncoderRun | Path | str,
     output: Path | str,
     *,
     batch_size: int = 256,
@@ -44,7 +44,7 @@ def embed(
 
     Args:
         data: the dataset.
-        encoder: run directory of a pre-trained encoder.
+        encoder: a pre-trained encoder, or its run directory.
         output: directory to write.
         batch_size: pictures encoded together.
         dtype: of the stored vectors.
@@ -65,7 +65,7 @@ def embed(
         >>> embed("artifacts/dataset", "artifacts/encoder", "artifacts/embeddings")
         <Embeddings artifacts/embeddings: 1200 of 1200 items, dim=256, float32, by courier encoder 285e548d58d1>
     """
-    encoder, output = Path(encoder), Path(output)
+    output = Path(output)
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: {batch_size}")
     if not checkpoint_minutes >= 0:
@@ -77,17 +77,16 @@ def embed(
         if value not in allowed:
             raise InputError(f"`{name}` must be one of {', '.join(allowed)}. Received: {value}")
     dataset = data if isinstance(data, Dataset) else Dataset(data)
-    with about("encoder"):
-        encoder_run = EncoderRun.load(encoder)
-    encoder_metadata = encoder_run.metadata
-    store = PictureStore(dataset, encoder_metadata.image_size)
+    if not isinstance(encoder, EncoderRun):
+        with about("encoder"):
+            encoder = EncoderRun.load(encoder)
+    image_size = encoder.metadata.image_size
+    store = PictureStore(dataset, image_size)
+    images = dataset.manifest.images
+    assert images is not None  # else the store would have refused
+    picture_form = f"{images.format} of side {dataset.manifest.options['image_side']}"
     # Vectors that agree in these can stand in one file.
-    made_as = {
-        "encoder": encoder_metadata,
-        "dtype": dtype,
-        "precision": precision,
-        "picture_form": f"{dataset.manifest.images.format} of side {dataset.manifest.options['image_side']}",
-    }
+    made_as = {"encoder": encoder.metadata, "dtype": dtype, "precision": precision, "picture_form": picture_form}
     has_image = store.picture_of_item >= 0
     hashes = dataset.picture_hashes()
     earlier, earlier_row = None, np.full(len(has_image), -1)
@@ -104,18 +103,18 @@ def embed(
         partial,
         {
             **made_as,
-            "encoder": encoder_metadata.digest(),
+            "encoder": encoder.metadata.digest(),
             "dataset": dataset.manifest.digest(),
             "batch_size": batch_size,
             "previous": earlier and earlier.metadata.embeddings_sha256,
         },
         restart=restart,
     )
-    inputs = [dataset.path, encoder, *([] if earlier is None else [earlier.path])]
+    inputs = [dataset.path, encoder.path, *([] if earlier is None else [earlier.path])]
     with whole_directory(output, overwrite=overwrite, inputs=inputs) as directory, checkpoints:
         latest = checkpoints.latest()
         if latest is None:
-            create_vectors(vectors_file, (len(has_image), encoder_metadata.embedding_dim), np.dtype(dtype))
+            create_vectors(vectors_file, (len(has_image), encoder.metadata.embedding_dim), np.dtype(dtype))
             if earlier is not None:
                 _copy(earlier.path / EMBEDDINGS_FILE, earlier_row, vectors_file)
             latest = Checkpoint(0, {}, {})
@@ -124,18 +123,18 @@ def embed(
             raise ArtifactError(f"{partial} has lost its {EMBEDDINGS_FILE}; pass `restart=True` to begin again")
         else:
             say(f"goes on after {latest.step} of {len(to_encode.numbers)} pictures")
-        encode = encode_function(encoder_run.encoder(precision), encoder_metadata.image_size)
+        encode = encode_function(encoder.encoder(precision), image_size)
         _encode(to_encode, latest.step, store, encode, checkpoints, batch_size, checkpoint_minutes)
         # Moves the vectors away last: a run that is killed before can still go on.
         written = Embeddings.save(
             directory,
             vectors_file,
             has_image,
-            encoder=encoder_metadata,
+            encoder=encoder.metadata,
             item_ids_sha256=dataset.manifest.items.ids_sha256,
             pictures_sha256=dataset.manifest.pictures_sha256,
             picture_hashes=hashes,
-            picture_form=made_as["picture_form"],
+            picture_form=picture_form,
             precision=precision,
         )
     checkpoints.remove()
@@ -153,7 +152,7 @@ class _PicturesToEncode(NamedTuple):
     """Pictures, and the rows that their vectors belong to.
 
     Attributes:
-        numbers: int `(n,)`, the distinct pictures, rising.
+        numbers: int `(n,)`, the distinct pictures, ascending.
         rows: int, the item rows in the order of their pictures.
         first: int `(n + 1,)`: those of picture `numbers[i]` are `rows[first[i]:first[i + 1]]`.
     """

@@ -51,13 +51,16 @@ def tsne_map(points: np.ndarray, values: Sequence[str]) -> bytes:
         chosen = np.array([v == value if value else v not in frequent for v in values], bool)
         if chosen.any():
             name = value if len(value) <= _LONGEST_NAME else f"{value[:_LONGEST_NAME]}…"
-            style = {"c": colour, "zorder": 2 if value else 1, "label": f"{name or 'others'} ({chosen.sum()})"}
-            axes.scatter(*points[chosen].T, s=size, alpha=0.85, linewidths=0, **style)
+            x, y = points[chosen].T
+            label = f"{name or 'others'} ({chosen.sum()})"
+            axes.scatter(x, y, s=size, c=colour, alpha=0.85, linewidths=0, zorder=2 if value else 1, label=label)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set_color("#dde1e8")
-    plain = {"frameon": False, "handletextpad": 0.1}
-    figure.legend(loc="outside lower center", ncols=2, fontsize=10, markerscale=(80 / size) ** 0.5, **plain)
+    markers = (80 / size) ** 0.5
+    figure.legend(
+        loc="outside lower center", ncols=2, fontsize=10, markerscale=markers, frameon=False, handletextpad=0.1
+    )
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from beam_pipelines.shell.command import CommandError
-from export.client import History, Page, PageError, RankerClient
+from export import History, Page, PageError, RankerClient
 from export.client import __main__ as client
-from export.client.ranker_client import DeadlineExceeded, RankerBusy, RankerNotFound, RequestRefused
+from export.client.predict_client import DeadlineExceeded, RankerBusy, RankerNotFound, RequestRefused
 from export.server.admission import RequestLimits, RequestQueue
 from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
 from export.server.served_models import ServedModels
-from export.version.example_pages import read_page_records, read_row_ids, request_row, scores_in_process
-from models.ranker.run import load_ranker
+from export.version.reference_pages import scores_in_process
+from export.version.request_rows import request_row
+from models.ranker.run import RankerRun
 from tests.models.tiny_dataset import write_tiny_dataset
 
 
@@ -43,13 +44,14 @@ def ranker_client(address):
 
 @pytest.fixture(scope="module")
 def rows(toy_ranker):
-    ranker = load_ranker(toy_ranker.run)
-    ids = read_row_ids(toy_ranker.run)
-    return [request_row(record, ids, ranker.config.features.candidate) for record in read_page_records(toy_ranker.run)]
+    run = RankerRun(toy_ranker.run)
+    ids, numbers = run.row_ids(), run.config().ranker.features.candidate
+    return [request_row(record, ids, numbers) for record in run.example_records()]
 
 
 def test_pages_get_the_scores_of_the_ranker_best_first(ranker_client, rows, toy_ranker):
-    expected = scores_in_process(load_ranker(toy_ranker.run), read_page_records(toy_ranker.run))
+    run = RankerRun(toy_ranker.run)
+    expected = scores_in_process(run.ranker(), run.example_records())
     for row, scores in zip(rows, expected, strict=True):
         ranked = ranker_client.rank(Page.from_row(row))
         assert list(ranked.values()) == sorted(ranked.values(), reverse=True)

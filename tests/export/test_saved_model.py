@@ -21,26 +21,19 @@ from beam_pipelines.format.manifest import ids_sha256
 from beam_pipelines.format.records import FEATURES, HISTORIES, encode_page
 from beam_pipelines.shell.command import CommandError
 from export import saved_model
-from export.gates.logged_pages import altered_pages
 from export.gates.loopback_server import loopback_server
-from export.gates.skew_check import check_skew
+from export.gates.skew import altered_pages, check_skew
 from export.gates.version_check import VersionError, check, replay, session_gates
 from export.server.servable import Servable, type_name
 from export.server.serving_error import ServingError
 from export.version.base_path import BATCHING_CONFIG, MODELS_CONFIG, published_versions, write_serving_config
-from export.version.example_pages import (
-    ScoredPages,
-    pad_rows,
-    read_page_records,
-    read_row_ids,
-    request_row,
-    scores_in_process,
-)
 from export.version.graph import RankerModule
 from export.version.inputs import request_inputs
 from export.version.recorded_requests import read_golden, read_warmup, write_golden, write_warmup
+from export.version.reference_pages import ReferencePages, scores_in_process
+from export.version.request_rows import pad_rows, request_row
 from models.features.spec import STATISTICS
-from models.ranker.run import EXAMPLE_PAGES_FILE, ITEMS_FILE, RANKER_FILE, load_ranker
+from models.ranker.run import EXAMPLE_PAGES_FILE, ITEMS_FILE, RANKER_FILE, RankerRun
 from tests.export.conftest import ITEM_IDS, LENGTHS, PAGES, USER_IDS, make_toy_ranker
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -55,7 +48,7 @@ def servable(toy_base_path):
 
 @pytest.fixture(scope="module")
 def ranker(toy_ranker):
-    return load_ranker(toy_ranker.run)
+    return RankerRun(toy_ranker.run).ranker()
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +137,7 @@ def test_no_label_is_in_a_signature(servable):
 
 
 def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows, toy_ranker):
-    records = read_page_records(toy_ranker.run)
+    records = RankerRun(toy_ranker.run).example_records()
     answers = ask(servable, *rows)
     from_records = servable.predict("tf_example", {"examples": np.array(records, object)})["ctr"]
     expected = scores_in_process(ranker, records)
@@ -161,8 +154,8 @@ def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows
 
 @pytest.mark.parametrize("image_feature", ["vector", "simscore"])
 def test_every_image_feature_is_exported(tmp_path, image_feature):
-    run = make_toy_ranker(tmp_path, image_feature).run
-    ranker, ids, records = load_ranker(run), read_row_ids(run), read_page_records(run)
+    run = RankerRun(make_toy_ranker(tmp_path, image_feature).run)
+    ranker, ids, records = run.ranker(), run.row_ids(), run.example_records()
     RankerModule(ranker, ids, tmp_path).save(tmp_path / "1")
     servable = Servable(tmp_path / "1", 1)
     rows = [request_row(record, ids, STATISTICS) for record in records]
@@ -173,8 +166,8 @@ def test_every_image_feature_is_exported(tmp_path, image_feature):
 
 
 def test_requests_made_from_records_are_the_pages(rows, toy_ranker):
-    ids = read_row_ids(toy_ranker.run)
-    assert [request_row(record, ids, STATISTICS) for record in read_page_records(toy_ranker.run)] == rows
+    ids = RankerRun(toy_ranker.run).row_ids()
+    assert [request_row(record, ids, STATISTICS) for record in RankerRun(toy_ranker.run).example_records()] == rows
 
 
 def test_page_records_need_no_labels_and_ignore_them(servable, toy_ranker):
@@ -339,7 +332,7 @@ def run_copy(toy_ranker, tmp_path):
 
 
 def test_a_ranker_that_gives_nan_is_not_published(run_copy, tmp_path):
-    ranker = load_ranker(run_copy)
+    ranker = RankerRun(run_copy).ranker()
     ranker.members[0].heads["ctr"].bias.assign([np.nan])
     ranker.save(run_copy / RANKER_FILE)
     text = "is not published, it fails the gate `finite scores in process`: .* values of ctr are not finite"
@@ -351,6 +344,7 @@ def test_what_the_export_reads_is_checked_first(run_copy, sample_dataset, tmp_pa
     assert "--model: no directory" in refused(tmp_path / "none", base_path)
     assert "--skew-pages must be at least 1. Received: 0" in refused(run_copy, base_path, "--skew-pages", "0")
     assert "--data: " in refused(run_copy, base_path, "--data", str(sample_dataset))
+    assert re.search("--report: .* is no report; models", refused(run_copy, base_path, "--report", str(tmp_path)))
     (run_copy / EXAMPLE_PAGES_FILE).rename(tmp_path / "kept")
     assert f"no pages in {EXAMPLE_PAGES_FILE}" in refused(run_copy, base_path)
     (tmp_path / "kept").rename(run_copy / EXAMPLE_PAGES_FILE)
@@ -372,7 +366,7 @@ def test_an_id_that_the_asset_files_cannot_hold_is_named(run_copy, tmp_path):
 
 @pytest.fixture(scope="module")
 def pages(toy_ranker, ranker):
-    return ScoredPages.of(ranker, read_row_ids(toy_ranker.run), read_page_records(toy_ranker.run))
+    return ReferencePages.of(ranker, RankerRun(toy_ranker.run).row_ids(), RankerRun(toy_ranker.run).example_records())
 
 
 @pytest.fixture(scope="module")
@@ -483,10 +477,10 @@ def test_a_version_without_its_variables_does_not_load(toy_base_path, gates, tmp
 
 
 def test_skew_is_found_on_every_way_to_the_scores(toy_base_path, toy_ranker, ranker):
-    records = read_page_records(toy_ranker.run)
+    records = RankerRun(toy_ranker.run).example_records()
     altered = altered_pages(records, len(ITEM_IDS))
     assert len(altered) == 16
-    pages = ScoredPages.of(ranker, read_row_ids(toy_ranker.run), records + altered)
+    pages = ReferencePages.of(ranker, RankerRun(toy_ranker.run).row_ids(), records + altered)
     inputs = request_inputs(ranker)
     with loopback_server(toy_base_path) as server:
         largest = check_skew(server, pages, inputs)

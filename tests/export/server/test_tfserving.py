@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from export.client import Page, RankerClient
+from export import Page, RankerClient
 
 pytestmark = [
     pytest.mark.tfserving,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from beam_pipelines.format.records import HISTORIES, encode_page
 from export.server.servable import Servable
-from export.version.example_pages import RowIds, complete, pad_rows
 from export.version.graph import RankerModule
 from export.version.inputs import request_inputs
+from export.version.request_rows import complete, pad_rows
 from models.features.adapt import adapt_features
 from models.features.spec import (
     STATISTICS,
@@ -27,6 +27,7 @@ from models.features.spec import (
 from models.features.training_counts import TrainingCounts
 from models.ranker.config import RankerConfig, RankerLengths
 from models.ranker.ranker import Ranker
+from models.ranker.run import RowIds
 
 ITEMS = 20
 CLUSTERS = 4
@@ -75,17 +76,17 @@ class Sides:
         self.config = RankerConfig(lengths=LENGTHS, features=features, token_buckets=50, mlp_units=(16, 8))
         nothing = {**{name: "" for name in COLUMNS[:3]}, **{name: None for name in COLUMNS[3:]}}
         with_it, without_it = self._tables([(nothing, -1)]), self._tables([])
-        assert with_it.values == without_it.values
+        assert with_it.vocabulary == without_it.vocabulary
         keras.utils.set_random_seed(0)
         self.with_it = Ranker(self.config, with_it.sizes, "cluster_id")
         without = Ranker(self.config, without_it.sizes, "cluster_id")
         for mine, other in zip(self.with_it.trainable_variables, without.trainable_variables, strict=True):
             mine.assign(mine + 0.1 * random.standard_normal(mine.shape))
             other.assign(mine)
-        without_it.fill(without)
-        self.similarity = without.items.similarity.numpy()
+        without.fill(without_it)
+        self.similarity = without.items.pictures.tables["similarity"].numpy()
         self.inputs = request_inputs(without)
-        RankerModule(without, without_it.values, RowIds(IDS, ["anna"]), scratch).save(scratch / "1")
+        RankerModule(without, RowIds(IDS, ["anna"]), scratch).save(scratch / "1")
         self.servable = Servable(scratch / "1", 1)
 
     def _tables(self, new):

@@ -3,20 +3,19 @@ import json
 import numpy as np
 import pytest
 
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import file_sha256
-from beam_pipelines.shell.command import CommandError
 from export.version.inputs import request_inputs
 from export.version.model_card import CARD_JSON, CARD_MARKDOWN, model_card, read_report, write_card
-from models.artifact import read_metadata
 from models.evaluation.report import evaluation_report
 from models.evaluation.scored_pages import ScoredPages
 from models.evaluation.slices import by_flag
-from models.ranker.run import RANKER_FILE, RankerMetadata, load_ranker
+from models.ranker.run import RANKER_FILE, RankerRun
 
 
 @pytest.fixture(scope="module")
 def metadata(toy_ranker):
-    return read_metadata(RankerMetadata, toy_ranker.run, "models.train_ctr")
+    return RankerRun(toy_ranker.run).metadata
 
 
 def write_report(path, digests, systems):
@@ -49,10 +48,10 @@ def write_report(path, digests, systems):
 def test_a_card_says_what_is_on_disk(toy_ranker, metadata, tmp_path):
     digests = {"other": "0" * 64, "mine": metadata.digest()}
     measured = write_report(tmp_path / "report", digests, {"other": [0], "mine": [1]})
-    report = read_report(tmp_path / "report", toy_ranker.run, metadata)
-    ranker = load_ranker(toy_ranker.run)
+    report = read_report(tmp_path / "report", RankerRun(toy_ranker.run))
+    ranker = RankerRun(toy_ranker.run).ranker()
     inputs = request_inputs(ranker)
-    write_card(tmp_path, model_card(toy_ranker.run, ranker, metadata, inputs, None, report))
+    write_card(tmp_path, model_card(RankerRun(toy_ranker.run), ranker, inputs, None, report))
     card = json.loads((tmp_path / CARD_JSON).read_text(), parse_constant=pytest.fail)
     text = (tmp_path / CARD_MARKDOWN).read_text()
 
@@ -88,15 +87,15 @@ def test_a_card_without_a_report_claims_nothing(toy_base_path):
 
 def test_seeds_that_were_averaged_have_no_slices_of_their_own(toy_ranker, metadata, tmp_path):
     write_report(tmp_path / "report", {"mine": metadata.digest(), "again": "1" * 64}, {"both": [0, 1]})
-    assert read_report(tmp_path / "report", toy_ranker.run, metadata)["slices"] == {}
+    assert read_report(tmp_path / "report", RankerRun(toy_ranker.run))["slices"] == {}
 
 
 def test_a_report_of_other_rankers_is_refused(toy_ranker, metadata, tmp_path):
     write_report(tmp_path / "report", {"other": "0" * 64}, {"other": [0]})
-    with pytest.raises(CommandError, match=r"--report: .* does not measure .* as it is now"):
-        read_report(tmp_path / "report", toy_ranker.run, metadata)
+    with pytest.raises(ArtifactError, match=r"metrics.json does not measure .* as it is now"):
+        read_report(tmp_path / "report", RankerRun(toy_ranker.run))
     for file in (tmp_path / "none", tmp_path / "list.json", tmp_path / "text.json"):
         (tmp_path / "list.json").write_text("[]")
         (tmp_path / "text.json").write_text("{")
-        with pytest.raises(CommandError, match=r"--report: .* is no report; models.evaluate makes it"):
-            read_report(file, toy_ranker.run, metadata)
+        with pytest.raises(ArtifactError, match=r" is no report; models.evaluate makes it"):
+            read_report(file, RankerRun(toy_ranker.run))
