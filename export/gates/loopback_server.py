@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from beam_pipelines.shell.progress import is_progress_shown
 from export.client.predict_client import PredictClient, RankerError
 from export.gates.version_check import VersionError
 from export.server.endpoint import Listening
@@ -71,9 +72,12 @@ def loopback_server(base_path: Path) -> Iterator[LoopbackServer]:
         VersionError: it does not start, or has no version to serve.
     """
     command = [sys.executable, "-m", "export.serve", "--base-path", str(base_path), "--model-name", _MODEL_NAME]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     with subprocess.Popen(
-        [*command, "--port", "0", "--rest-port", "0"], env=environment, stdout=subprocess.PIPE, text=True
+        [*command, "--port", "0", "--rest-port", "0"],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        stdout=subprocess.PIPE,
+        stderr=None if is_progress_shown() else subprocess.DEVNULL,  # the server's log
+        text=True,
     ) as process:
         assert process.stdout is not None
         alarm = threading.Timer(_START_SECONDS, process.kill)

@@ -77,10 +77,11 @@ class RankerModule(tf.Module):
     def save(self, path: Path) -> None:
         """Writes the SavedModel."""
         inputs = self._request_inputs
-        serving_default = tf.function(self._score_request).get_concrete_function(
+        # Nothing in it is Python's control flow over tensors, so AutoGraph would only take its time.
+        serving_default = tf.function(self._score_request, autograph=False).get_concrete_function(
             **{name: tf.TensorSpec(each.shape, each.dtype) for name, each in inputs.items()}
         )
-        tf_example = tf.function(self._score_records).get_concrete_function(
+        tf_example = tf.function(self._score_records, autograph=False).get_concrete_function(
             examples=tf.TensorSpec([None], tf.string, "examples")
         )
         tf.saved_model.save(self, str(path), signatures={"serving_default": serving_default, "tf_example": tf_example})

@@ -13,8 +13,8 @@ def check(run, base_path, *options):
     return endpoint_check.main(["--model", str(run), "--base-path", str(base_path), *options])
 
 
-def test_a_difference_fails_and_writes_nothing(toy_ranker, toy_base_path, tmp_path):
-    run = shutil.copytree(toy_ranker.run, tmp_path / "run")
+def test_a_difference_fails_and_writes_nothing(toy_run, toy_base_path, tmp_path):
+    run = shutil.copytree(toy_run.path, tmp_path / "run")
     ranker = load_ranker(run)
     ranker.members[0].heads["ctr"].bias.assign(ranker.members[0].heads["ctr"].bias + 1e-4)
     ranker.save(run / RANKER_FILE)
@@ -23,12 +23,12 @@ def test_a_difference_fails_and_writes_nothing(toy_ranker, toy_base_path, tmp_pa
     assert not (tmp_path / "check.json").exists()
 
 
-def test_what_does_not_fit_is_refused_before_a_server_starts(toy_ranker, toy_base_path, tmp_path):
+def test_what_does_not_fit_is_refused_before_a_server_starts(toy_run, toy_base_path, tmp_path):
     with pytest.raises(CommandError, match="--base-path: no version under"):
-        check(toy_ranker.run, tmp_path)
+        check(toy_run.path, tmp_path)
     with pytest.raises(CommandError, match="--base-path: no directory"):
-        check(toy_ranker.run, tmp_path / "none")
-    run = shutil.copytree(toy_ranker.run, tmp_path / "run")
+        check(toy_run.path, tmp_path / "none")
+    run = shutil.copytree(toy_run.path, tmp_path / "run")
     metadata = json.loads((run / "metadata.json").read_text())
     (run / "metadata.json").write_text(json.dumps({**metadata, "seed": 1}))
     with pytest.raises(CommandError, match="was made from another ranker"):

@@ -10,12 +10,12 @@ from export.version.model_card import CARD_JSON, CARD_MARKDOWN, model_card, read
 from models.evaluation.report import evaluation_report
 from models.evaluation.scored_pages import ScoredPages
 from models.evaluation.slices import by_flag
-from models.ranker.run import RANKER_FILE, RankerRun
+from models.ranker.run import RANKER_FILE
 
 
 @pytest.fixture(scope="module")
-def metadata(toy_ranker):
-    return RankerRun(toy_ranker.run).metadata
+def metadata(toy_run):
+    return toy_run.metadata
 
 
 def write_report(path, digests, systems):
@@ -45,13 +45,13 @@ def write_report(path, digests, systems):
     return measured
 
 
-def test_a_card_says_what_is_on_disk(toy_ranker, metadata, tmp_path):
+def test_a_card_says_what_is_on_disk(toy_run, metadata, tmp_path):
     digests = {"other": "0" * 64, "mine": metadata.digest()}
     measured = write_report(tmp_path / "report", digests, {"other": [0], "mine": [1]})
-    report = read_report(tmp_path / "report", RankerRun(toy_ranker.run))
-    ranker = RankerRun(toy_ranker.run).ranker()
+    report = read_report(tmp_path / "report", toy_run)
+    ranker = toy_run.ranker()
     inputs = request_inputs(ranker)
-    write_card(tmp_path, model_card(RankerRun(toy_ranker.run), ranker, inputs, None, report))
+    write_card(tmp_path, model_card(toy_run, ranker, inputs, None, report))
     card = json.loads((tmp_path / CARD_JSON).read_text(), parse_constant=pytest.fail)
     text = (tmp_path / CARD_MARKDOWN).read_text()
 
@@ -61,7 +61,7 @@ def test_a_card_says_what_is_on_disk(toy_ranker, metadata, tmp_path):
     assert [each["value"] for each in card["report"]["slices"]["day | night"]] == ["day", "night"]
     assert "{:.4f} [{:.4f}, {:.4f}]".format(mine["auc"], *mine["intervals"]["auc"]) in text
     assert "day \\| night" in text
-    assert card["digests"]["ranker_weights"] == file_sha256(toy_ranker.run / RANKER_FILE)
+    assert card["digests"]["ranker_weights"] == file_sha256(toy_run.path / RANKER_FILE)
     assert card["digests"]["dataset"] == metadata.dataset_digest
     assert all(digest in text for digest in card["digests"].values())
     assert card["data"]["train"]["first_ms"] == metadata.window.first
@@ -85,17 +85,17 @@ def test_a_card_without_a_report_claims_nothing(toy_base_path):
     assert "No report was given" in (extra / CARD_MARKDOWN).read_text()
 
 
-def test_seeds_that_were_averaged_have_no_slices_of_their_own(toy_ranker, metadata, tmp_path):
+def test_seeds_that_were_averaged_have_no_slices_of_their_own(toy_run, metadata, tmp_path):
     write_report(tmp_path / "report", {"mine": metadata.digest(), "again": "1" * 64}, {"both": [0, 1]})
-    assert read_report(tmp_path / "report", RankerRun(toy_ranker.run))["slices"] == {}
+    assert read_report(tmp_path / "report", toy_run)["slices"] == {}
 
 
-def test_a_report_of_other_rankers_is_refused(toy_ranker, metadata, tmp_path):
+def test_a_report_of_other_rankers_is_refused(toy_run, metadata, tmp_path):
     write_report(tmp_path / "report", {"other": "0" * 64}, {"other": [0]})
     with pytest.raises(ArtifactError, match=r"metrics.json does not measure .* as it is now"):
-        read_report(tmp_path / "report", RankerRun(toy_ranker.run))
+        read_report(tmp_path / "report", toy_run)
     for file in (tmp_path / "none", tmp_path / "list.json", tmp_path / "text.json"):
         (tmp_path / "list.json").write_text("[]")
         (tmp_path / "text.json").write_text("{")
         with pytest.raises(ArtifactError, match=r" is no report; models.evaluate makes it"):
-            read_report(file, RankerRun(toy_ranker.run))
+            read_report(file, toy_run)
