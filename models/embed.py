@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from beam_pipelines.format.errors import about
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
 
@@ -47,13 +48,16 @@ def main(options: argparse.Namespace) -> str:
     from models.embeddings.embed import count_pictures, embed
     from models.embeddings.embeddings import Embeddings
 
-    embeddings = embed(**vars(options))
+    previous = None
+    if options.previous is not None:
+        with about("previous"):
+            previous = Embeddings.load(options.previous)
+    embeddings = embed(**{**vars(options), "previous": previous})
     metadata = embeddings.metadata
-    if options.previous is None:
-        pictures = f"{count_pictures(embeddings)[0]} pictures"
-    else:
-        total, copied = count_pictures(embeddings, Embeddings.load(options.previous))
-        pictures = f"{total} pictures: {total - copied} encoded, {copied} copied from {options.previous}"
+    total, copied = count_pictures(embeddings, previous)
+    pictures = f"{total} pictures"
+    if previous is not None:
+        pictures += f": {total - copied} encoded, {copied} copied from {options.previous}"
     return f"wrote embeddings of {metadata.items_with_image} of {metadata.items} items ({pictures}) to {options.output}"
 
 

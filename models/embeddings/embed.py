@@ -33,7 +33,7 @@ def embed(
     batch_size: int = 256,
     dtype: StoredDtype = "float32",
     precision: Precision = "float32",
-    previous: Path | str | None = None,
+    previous: Embeddings | Path | str | None = None,
     checkpoint_minutes: float = 1.0,
     restart: bool = False,
     overwrite: bool = False,
@@ -89,13 +89,14 @@ def embed(
     made_as = {"encoder": encoder.metadata, "dtype": dtype, "precision": precision, "picture_form": picture_form}
     has_image = store.picture_of_item >= 0
     hashes = dataset.picture_hashes()
-    earlier, earlier_row = None, np.full(len(has_image), -1)
+    previous_row = np.full(len(has_image), -1)
     if previous is not None:
         with about("previous"):
-            earlier = Embeddings.load(previous)
-            _check_previous(earlier, made_as)
-            earlier_row = _same_picture(hashes, has_image, earlier)
-    to_encode = _PicturesToEncode.of(store.picture_of_item, has_image & (earlier_row < 0))
+            if not isinstance(previous, Embeddings):
+                previous = Embeddings.load(previous)
+            _check_previous(previous, made_as)
+            previous_row = _same_picture(hashes, has_image, previous)
+    to_encode = _PicturesToEncode.of(store.picture_of_item, has_image & (previous_row < 0))
 
     partial = output.with_name(f"{output.name}.partial")
     vectors_file = partial / EMBEDDINGS_FILE
@@ -106,17 +107,17 @@ def embed(
             "encoder": encoder.metadata.digest(),
             "dataset": dataset.manifest.digest(),
             "batch_size": batch_size,
-            "previous": earlier and earlier.metadata.embeddings_sha256,
+            "previous": previous and previous.metadata.embeddings_sha256,
         },
         restart=restart,
     )
-    inputs = [dataset.path, encoder.path, *([] if earlier is None else [earlier.path])]
+    inputs = [dataset.path, encoder.path, *([] if previous is None else [previous.path])]
     with whole_directory(output, overwrite=overwrite, inputs=inputs) as directory, checkpoints:
         latest = checkpoints.latest()
         if latest is None:
             create_vectors(vectors_file, (len(has_image), encoder.metadata.embedding_dim), np.dtype(dtype))
-            if earlier is not None:
-                _copy(earlier.path / EMBEDDINGS_FILE, earlier_row, vectors_file)
+            if previous is not None:
+                _copy(previous.path / EMBEDDINGS_FILE, previous_row, vectors_file)
             latest = Checkpoint(0, {}, {})
             checkpoints.write(latest)
         elif not vectors_file.is_file():

@@ -5,30 +5,33 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from beam_pipelines.format.manifest import Window, file_sha256
+from beam_pipelines.format.manifest import Window
 from models.data.dataset import Dataset
 from models.vision.encoder import ImageEncoder
-from models.vision.encoder_run import EncoderMetadata
+from models.vision.encoder_run import EncoderRun
 from models.vision.swin import Swin
 from tests.models.picture_dataset import write_picture_dataset
 
 
-def save_encoder(directory: Path) -> ImageEncoder:
-    """Writes the run directory of a random encoder of pictures of 16 x 16 pixels into 5 dimensions."""
+def save_encoder(directory: Path, scale: float = 1.0) -> EncoderRun:
+    """Writes the run directory of a random encoder of pictures of 16 x 16 pixels into 5 dimensions.
+
+    Args:
+        directory: the run directory.
+        scale: of its embeddings.
+    """
     keras.utils.set_random_seed(0)
     encoder = ImageEncoder(Swin(4, 8, (1,), (2,), 4), 5)
-    directory.mkdir()
-    encoder.save(directory / "encoder.keras")
-    EncoderMetadata(
+    encoder.projection.kernel.assign(encoder.projection.kernel * scale)
+    return EncoderRun.save(
+        directory,
+        encoder,
         method="courier",
         image_size=(16, 16),
-        embedding_dim=5,
-        weights_sha256=file_sha256(directory / "encoder.keras"),
         dataset_digest="other",
         window=Window(first=0, last=1),
         notice="",
-    ).write(directory)
-    return encoder
+    )
 
 
 def random_pictures(number: int, seed: int = 0) -> np.ndarray:

@@ -6,10 +6,8 @@ import pytest
 
 from beam_pipelines.format.errors import ArtifactError, InputError
 from beam_pipelines.format.manifest import Window, file_sha256
-from models.artifact import read_metadata
 from models.embeddings.embed import count_pictures, embed
 from models.embeddings.embeddings import Embeddings, WhiteningMetadata
-from models.vision.encoder_run import EncoderMetadata
 from tests.models.embeddings.encoder_run import random_pictures, save_encoder, write_dataset
 from tests.models.picture_dataset import encode_picture, write_picture_dataset
 
@@ -44,16 +42,16 @@ def encoder(root):
 
 @pytest.fixture(scope="module")
 def embeddings(dataset, encoder, root):
-    return embed(dataset, root / "encoder", root / "embeddings", batch_size=2)
+    return embed(dataset, encoder, root / "embeddings", batch_size=2)
 
 
 def test_every_item_gets_the_embedding_of_its_picture(embeddings, encoder, root):
     metadata = embeddings.metadata
     assert metadata == Embeddings.load(root / "embeddings").metadata
     assert (metadata.items, metadata.items_with_image, metadata.dim, metadata.dtype) == (5, 4, 5, "float32")
-    assert metadata.encoder == read_metadata(EncoderMetadata, root / "encoder", "models.pretrain")
+    assert metadata.encoder == encoder.metadata
     assert embeddings.has_image.tolist() == HAS_IMAGE.tolist()
-    expected = keras.ops.convert_to_numpy(encoder(PICTURES[[1, 2, 0, 0, 1]])) * HAS_IMAGE[:, None]
+    expected = keras.ops.convert_to_numpy(encoder.encoder()(PICTURES[[1, 2, 0, 0, 1]])) * HAS_IMAGE[:, None]
     np.testing.assert_allclose(embeddings.vectors, expected, atol=1e-5)
     assert embeddings.vectors.dtype == np.float32
     assert embeddings.picture_hashes[2].tolist() == [0] * 32
@@ -81,14 +79,9 @@ def test_mixed_precision_changes_the_computation_and_hardly_the_vectors(dataset,
 
 
 def test_vectors_that_do_not_fit_the_stored_type_are_refused(dataset, tmp_path):
-    encoder = save_encoder(tmp_path / "encoder")
-    encoder.projection.kernel.assign(encoder.projection.kernel * 1e7)
-    encoder.save(tmp_path / "encoder" / "encoder.keras")
-    metadata = read_metadata(EncoderMetadata, tmp_path / "encoder", "models.pretrain")
-    digest = file_sha256(tmp_path / "encoder" / "encoder.keras")
-    metadata.model_copy(update={"weights_sha256": digest}).write(tmp_path / "encoder")
+    encoder = save_encoder(tmp_path / "encoder", scale=1e7)
     with pytest.raises(ArtifactError, match="`encoder`, as float16: the vector of item row 3 is not finite"):
-        embed(dataset, tmp_path / "encoder", tmp_path / "out", dtype="float16")
+        embed(dataset, encoder, tmp_path / "out", dtype="float16")
     assert not (tmp_path / "out").exists()
 
 
