@@ -98,7 +98,16 @@ class Clusters:
             ids: int32 `(items,)` by item row, -1 without picture.
             centers: float32 `(clusters, dim)`.
             embeddings, backend, normalize, spherical, mean_squared_distance, seed: see `ClustersMetadata`.
+
+        Raises:
+            ValueError: `ids` or `centers` does not go with the embeddings.
         """
+        if ids.shape != (embeddings.items,):
+            raise ValueError(f"`ids` must have shape ({embeddings.items},), an ID per item. Received: {ids.shape}")
+        if centers.ndim != 2 or centers.shape[1] != embeddings.dim:
+            raise ValueError(f"`centers` must have shape (clusters, {embeddings.dim}). Received: {centers.shape}")
+        if ids.max(initial=-1) >= len(centers):
+            raise ValueError(f"`ids` must be below the number of centers, {len(centers)}. Received: {ids.max()}")
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         np.save(path / CENTERS_FILE, centers)

@@ -92,7 +92,8 @@ class Points:
             start = stop
         if self._normalize:
             lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-            vectors /= np.maximum(lengths, 1e-12)[:, None]
+            with np.errstate(invalid="ignore"):  # what is not finite is refused by `largest`
+                vectors /= np.maximum(lengths, 1e-12)[:, None]
         return vectors
 
     def sample(self, count: int, seed: int = 0) -> np.ndarray:

@@ -22,7 +22,7 @@ from models.vision.encoder_run import EncoderRun
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 StoredDtype = Literal["float32", "float16"]
 
-_COPIED_TOGETHER = 1 << 16
+_COPIED_ROWS = 1 << 16
 
 
 def embed(
@@ -85,8 +85,8 @@ def embed(
     images = dataset.manifest.images
     assert images is not None  # else the store would have refused
     picture_form = f"{images.format} of side {dataset.manifest.options['image_side']}"
-    # Vectors that agree in these can stand in one file.
-    made_as = {"encoder": encoder.metadata, "dtype": dtype, "precision": precision, "picture_form": picture_form}
+    # Vectors may share a file if they agree in these.
+    settings = {"encoder": encoder.metadata, "dtype": dtype, "precision": precision, "picture_form": picture_form}
     has_image = store.picture_of_item >= 0
     hashes = dataset.picture_hashes()
     previous_row = np.full(len(has_image), -1)
@@ -94,7 +94,7 @@ def embed(
         with about("previous"):
             if not isinstance(previous, Embeddings):
                 previous = Embeddings.load(previous)
-            _check_previous(previous, made_as)
+            _check_previous(previous, settings)
             previous_row = _same_picture(hashes, has_image, previous)
     to_encode = _PicturesToEncode.of(store.picture_of_item, has_image & (previous_row < 0))
 
@@ -103,7 +103,7 @@ def embed(
     checkpoints = Checkpoints(
         partial,
         {
-            **made_as,
+            **settings,
             "encoder": encoder.metadata.digest(),
             "dataset": dataset.manifest.digest(),
             "batch_size": batch_size,
@@ -171,16 +171,16 @@ class _PicturesToEncode(NamedTuple):
         return cls(numbers, rows, np.append(first, len(rows)))
 
 
-def _check_previous(previous: Embeddings, made_as: dict[str, Any]) -> None:
+def _check_previous(previous: Embeddings, settings: dict[str, Any]) -> None:
     """Refuses earlier embeddings whose vectors are not what would be computed now."""
     path, metadata = previous.path, previous.metadata
     if metadata.whitening is not None:
         raise ArtifactError(f"{path} is whitened; give what models.embed wrote")
-    if metadata.encoder != made_as["encoder"]:
-        there, here = metadata.encoder.digest()[:12], made_as["encoder"].digest()[:12]
+    if metadata.encoder != settings["encoder"]:
+        there, here = metadata.encoder.digest()[:12], settings["encoder"].digest()[:12]
         raise ArtifactError(f"{path} was made by another encoder ({there}, `encoder` is {here})")
     for name in ("dtype", "precision", "picture_form"):
-        there, here = getattr(metadata, name), made_as[name]
+        there, here = getattr(metadata, name), settings[name]
         if there != here:
             raise ArtifactError(f"{path} has another {name.replace('_', ' ')} ({there}, here {here})")
 
@@ -215,9 +215,9 @@ def _as_strings(hashes: np.ndarray) -> np.ndarray:
 
 
 def _copy(previous: Path, previous_row: np.ndarray, path: Path) -> None:
-    """Copies earlier vectors to the items that have the same picture, and sees to it that they are on the disk."""
-    for start in range(0, len(previous_row), _COPIED_TOGETHER):
-        rows = previous_row[start : start + _COPIED_TOGETHER]
+    """Copies earlier vectors to the items that have the same picture, and flushes them to the disk."""
+    for start in range(0, len(previous_row), _COPIED_ROWS):
+        rows = previous_row[start : start + _COPIED_ROWS]
         # Mapped anew: whatever of a map was touched counts as memory of the process as long as it exists.
         earlier, embeddings = np.load(previous, mmap_mode="r"), np.load(path, mmap_mode="r+")
         embeddings[start + np.flatnonzero(rows >= 0)] = earlier[rows[rows >= 0]]

@@ -181,13 +181,28 @@ class Embeddings:
             encoder, item_ids_sha256, pictures_sha256, picture_form, precision: see `EmbeddingsMetadata`.
             picture_hashes: uint8 `(items, 32)`, the content hash of each item's picture, zeros without.
             whitening: of the `whitening.npz` that is in the directory already.
+
+        Raises:
+            ValueError: `vectors`, `has_image` or `picture_hashes` is of another shape or type.
         """
         path = Path(path)
+        stored = vectors if isinstance(vectors, np.ndarray) else np.load(vectors, mmap_mode="r")
+        if stored.ndim != 2 or stored.dtype not in (np.float32, np.float16):
+            raise ValueError(
+                "`vectors` must be float32 or float16 of shape (items, dim). "
+                f"Received: {stored.dtype} of shape {stored.shape}"
+            )
+        if has_image.shape != stored.shape[:1] or has_image.dtype != bool:
+            raise ValueError(
+                f"`has_image` must be bool of shape ({len(stored)},). "
+                f"Received: {has_image.dtype} of shape {has_image.shape}"
+            )
+        if picture_hashes is not None and picture_hashes.shape != (len(stored), 32):
+            raise ValueError(f"`picture_hashes` must have shape ({len(stored)}, 32). Received: {picture_hashes.shape}")
         path.mkdir(parents=True, exist_ok=True)
         if isinstance(vectors, np.ndarray):
             np.save(path / EMBEDDINGS_FILE, vectors)
             vectors = path / EMBEDDINGS_FILE
-        stored = np.load(vectors, mmap_mode="r")
         np.save(path / HAS_IMAGE_FILE, has_image)
         if picture_hashes is not None:
             np.save(path / PICTURE_HASHES_FILE, picture_hashes)

@@ -11,10 +11,10 @@ IDS = np.array([0, 2, 2, -1, 0, 2], np.int32)
 CENTERS = np.eye(3, 4, dtype=np.float32)
 
 
-def save(path, embeddings: Embeddings, centers=CENTERS):
+def save(path, embeddings: Embeddings, ids=IDS, centers=CENTERS):
     return Clusters.save(
         path,
-        IDS,
+        ids,
         centers,
         embeddings=embeddings.metadata,
         backend="exact",
@@ -55,6 +55,20 @@ def test_damaged_directories_are_refused(tmp_path, embeddings, change, message):
     change(tmp_path / "clusters")
     with pytest.raises(ArtifactError, match=message):
         Clusters.load(tmp_path / "clusters")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"ids": IDS[1:]}, r"`ids` must have shape \(6,\), an ID per item\. Received: \(5,\)"),
+        ({"ids": IDS + 1}, r"`ids` must be below the number of centers, 3\. Received: 3"),
+        ({"centers": CENTERS[:, 1:]}, r"`centers` must have shape \(clusters, 4\)\. Received: \(3, 3\)"),
+    ],
+)
+def test_arrays_that_do_not_go_together_are_not_saved(tmp_path, embeddings, arrays, message):
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "clusters", embeddings, **arrays)
+    assert not (tmp_path / "clusters").exists()
 
 
 def test_embeddings_are_no_clusters(embeddings):

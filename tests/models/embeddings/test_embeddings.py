@@ -59,6 +59,25 @@ def test_a_file_of_vectors_is_moved(tmp_path):
     assert Embeddings.load(tmp_path / "file").metadata == first.metadata
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vectors": random_vectors("float64")}, r"`vectors` must be float32 or float16 .*Received: float64"),
+        ({"vectors": random_vectors()[0]}, r"`vectors` must be .* of shape \(items, dim\)\. Received: .*\(4,\)"),
+        ({"has_image": HAS_IMAGE[1:]}, r"`has_image` must be bool of shape \(10,\)\. Received: bool of shape \(9,\)"),
+        ({"has_image": np.ones(10)}, r"`has_image` must be bool .*Received: float64"),
+        ({"picture_hashes": np.zeros((10, 3), np.uint8)}, r"`picture_hashes` must have shape \(10, 32\)"),
+    ],
+)
+def test_arrays_that_do_not_go_together_are_not_saved(tmp_path, changes, message):
+    metadata = save_embeddings(tmp_path / "some", random_vectors()).metadata
+    described = {"encoder": metadata.encoder, "item_ids_sha256": "items", "pictures_sha256": ""}
+    arrays = {"vectors": random_vectors(), "has_image": HAS_IMAGE}
+    with pytest.raises(ValueError, match=message):
+        Embeddings.save(tmp_path / "out", **{**arrays, **described, **changes})
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("rows", [1, 3, 10, 11])
 def test_blocks_are_the_vectors(tmp_path, dtype, rows):
