@@ -14,6 +14,7 @@ from beam_pipelines.shell.progress import warn
 
 if TYPE_CHECKING:
     from models.data.pages import Pages
+    from models.data.pretraining_pages import PretrainingPages
 
 _ROWS_TOGETHER = 1 << 16
 
@@ -68,6 +69,24 @@ class Dataset:
         from models.data.pages import Pages  # which needs TensorFlow
 
         return Pages(self, split)
+
+    def pretraining(
+        self,
+        image_size: tuple[int, int] = (48, 32),
+        candidates: int = 5,
+        clicks: int = 5,
+        validation_share: float = 0.0,
+    ) -> "PretrainingPages":
+        """The pages and pictures that encoder pre-training learns on; see `PretrainingPages`.
+
+        Raises:
+            ArtifactError: there is nothing to learn on.
+        """
+        from models.data.pretraining_pages import PretrainingPages  # which needs TensorFlow
+
+        return PretrainingPages(
+            self, image_size, candidates=candidates, clicks=clicks, validation_share=validation_share
+        )
 
     def pretraining_view(self) -> PretrainingView:
         """What an encoder learns on.

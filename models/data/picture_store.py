@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_io as tfio
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from tqdm import tqdm
 
+from beam_pipelines.shell.progress import progress_bar
 from models.data.dataset import Dataset
 from models.data.map_ahead import map_ahead
 
@@ -28,7 +28,7 @@ class PictureStore:
         picture_of_item: int32 `(items,)`, the picture of each item row, -1 without.
 
     Raises:
-        CommandError: the dataset has no pictures, or a file of them is damaged.
+        ArtifactError: the dataset has no pictures, or a file of them is damaged.
     """
 
     def __init__(self, dataset: Dataset, image_size: tuple[int, int]) -> None:
@@ -60,7 +60,7 @@ class PictureStore:
     def read_all(self) -> np.ndarray:
         """Reads every picture: uint8 `(pictures, height, width, 3)`, with a progress bar."""
         pictures = np.empty((self.pictures, *self.image_size, 3), np.uint8)
-        with tqdm(total=self.pictures, desc="reading pictures", unit="picture") as progress:
+        with progress_bar(total=self.pictures, desc="reading pictures", unit="picture") as progress:
             for first, batch in zip(range(0, self.pictures, _BATCH), self.batches(_BATCH), strict=True):
                 pictures[first : first + len(batch)] = batch
                 progress.update(len(batch))

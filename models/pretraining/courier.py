@@ -3,12 +3,13 @@
 from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
 from keras import ops
 
-from models.pretraining.losses import column_contrast, draw_mismatched, hinge, negative_similarity, unit
+from models.pretraining.losses import column_contrast, cosine, draw_mismatched, hinge, negative_similarity, unit
+from models.pretraining.method import PretrainingMethod
 from models.pretraining.projection_head import ProjectionHead
 from models.pretraining.reconstruction import SelfAttentionReconstruction, UserIntentionReconstruction
-from models.training.distributed_fit import DistributedFit
 from models.training.replicas import gather_over_replicas
 
 _OBJECTIVES = ("contrast", "similarity", "hinge")
@@ -35,7 +36,8 @@ class Rows(NamedTuple):
     valid: Any
 
 
-class Courier(DistributedFit, keras.Model):
+@keras.saving.register_keras_serializable(package="courier")
+class Courier(PretrainingMethod):
     """Pre-trains an image encoder on pages: contrastive user intention reconstruction.
 
     The loss is the sum of two contrasts, each a mean over its positives (the paper writes a sum; the mean keeps the
@@ -73,17 +75,17 @@ class Courier(DistributedFit, keras.Model):
             in and argues that they are harmless.
         projection_head: whether the losses see the embeddings through a `ProjectionHead` (appendix D).
 
-    Inputs (a dictionary):
-        pictures: uint8 `(distinct, height, width, 3)`, may end with padding.
-        picture_id: int32 `(distinct,)`, the store's number of each picture, -1 = padding.
-        candidate_picture: int32 `(batch, candidates)`, rows of `pictures`, -1 = padding.
-        click_picture: int32 `(batch, clicks)`, newest first, padding at the end.
-        clicked: bool `(batch, candidates)`.
+    A loss given to `compile` takes the place of the two contrasts in what is learned, and metrics given to it are
+    measured. Both compare `clicked` with the similarity of candidates, the cosine with their reconstruction: metrics on
+    `(batch, candidates)` with the Keras mask of the candidates that have one, which `weighted_metrics` get as weights
+    too; the loss on all of these in one column, `(n, 1)`.
+
+    Inputs: a dictionary, see `PretrainingMethod`.
 
     Example:
-        >>> courier = Courier(ImageEncoder(Swin()))
-        >>> courier.compile(build_optimizer(OptimizerConfig(), total_steps), jit_compile=False)
-        >>> courier.fit(batches, epochs=1, shuffle=False)
+        >>> courier = Courier(ImageEncoder.from_preset("courier_cpu"))
+        >>> courier.compile("adam", metrics=[GAUC()])
+        >>> courier.fit(Dataset("artifacts/dataset").pretraining(image_size=(48, 32)).batches(64), epochs=8)
 
     Reference: COURIER, section 3; its variants: section 4.3.2, appendices D and F.
     """
@@ -102,21 +104,22 @@ class Courier(DistributedFit, keras.Model):
         projection_head: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(encoder, **kwargs)
         for name, value in (("temperature", temperature), ("margin", margin)):
             if value <= 0:
                 raise ValueError(f"`{name}` must be positive. Received: {value}")
-        for name, value, known in (
+        for name, value, allowed in (
             ("objective", objective, _OBJECTIVES),
             ("reconstruction", reconstruction, tuple(_RECONSTRUCTIONS)),
         ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {known}. Received: {value!r}")
-        self.encoder = encoder
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
         self.temperature = temperature
+        self.scores = scores
         self.click_sequence = click_sequence
         self.objective = objective
         self.margin = margin
+        self.reconstructed_by = reconstruction
         self.reconstruction = self.make_reconstruction(reconstruction, scores)
         self.negative_candidates = negative_candidates
         self.mask_same_item = mask_same_item
@@ -133,7 +136,6 @@ class Courier(DistributedFit, keras.Model):
         self.negative_similarity = keras.metrics.Mean(name="negative_similarity")
         if objective == "contrast":
             self.valid_rows = keras.metrics.Mean(name="valid_rows")
-        self.pictures_seen = keras.metrics.Sum(name="pictures")
         self.built = True
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
@@ -155,8 +157,26 @@ class Courier(DistributedFit, keras.Model):
         page_view = self.page_view_rows(x, y_pred)
         losses = self.loss_parts(page_view, x, y_pred, training)
         self._measure(page_view, losses)
-        self.pictures_seen.update_state(ops.sum(ops.cast(x["picture_id"] >= 0, "float32")))
-        return sum(losses.values())
+        self.count_pictures(x)
+        if self._compile_loss is None:
+            return sum(losses.values())
+        rows = page_view.reconstructed
+        clicked = ops.cast(ops.reshape(x["clicked"], (-1,)), "float32")
+        similarity = cosine(page_view.embeddings, page_view.reconstructions)
+        # One column, so that losses, which average the last axis, are those of candidates.
+        clicked, similarity = (tf.boolean_mask(values, rows)[:, None] for values in (clicked, similarity))
+        return super().compute_loss(x, clicked, similarity, None, training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """The values of all metrics, the compiled ones after this batch too."""
+        if self._compile_metrics is not None:
+            page_view = self.page_view_rows(x, y_pred)
+            similarity = ops.reshape(cosine(page_view.embeddings, page_view.reconstructions), ops.shape(x["clicked"]))
+            mask = ops.reshape(page_view.reconstructed, ops.shape(x["clicked"]))
+            similarity._keras_mask = mask
+            clicked = ops.cast(x["clicked"], "float32")
+            self._compile_metrics.update_state(clicked, similarity, sample_weight=ops.cast(mask, "float32"))
+        return self.get_metrics_result()
 
     def make_reconstruction(self, name: str, scores: str) -> keras.layers.Layer:
         """The layer that reconstructs candidates from clicks, built."""
@@ -226,6 +246,21 @@ class Courier(DistributedFit, keras.Model):
             )
             total = total * _count(ops.ones_like(rows.positive)) / _count(ops.ones_like(all_positive))
         return total / ops.maximum(_count(all_positive), 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "scores": self.scores,
+            "click_sequence": self.click_sequence,
+            "objective": self.objective,
+            "margin": self.margin,
+            "reconstruction": self.reconstructed_by,
+            "negative_candidates": self.negative_candidates,
+            "mask_same_item": self.mask_same_item,
+            "projection_head": self.projection_head is not None,
+        }
 
     def _measure(self, page_view: Rows, losses: dict[str, Any]) -> None:
         """Updates the metrics with values of the whole batch."""

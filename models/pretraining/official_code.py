@@ -13,6 +13,7 @@ _HEADS = 4
 _HIDDEN = 1024
 
 
+@keras.saving.register_keras_serializable(package="courier")
 class OfficialCodeCourier(Courier):
     """`Courier` with the differences of the published code, for comparisons with results that it produced.
 
@@ -39,7 +40,7 @@ class OfficialCodeCourier(Courier):
         encoder: see `Courier`; its embeddings' length must be a multiple of the 4 heads.
         temperature: of the page view; the click sequence has its inverse.
 
-    Inputs (a dictionary): see `Courier`; at least two clicks per user, padding included.
+    Inputs: a dictionary, see `PretrainingMethod`; at least two clicks per user, padding included.
 
     Reference: github.com/ThyrixYang/COURIER at commit d8be7b01.
     """
@@ -95,6 +96,11 @@ class OfficialCodeCourier(Courier):
             "click_sequence_loss": self.mean_over_positives(self.click_sequence_rows(x, y_pred), 1 / self.temperature),
             "click_through_loss": self._click_through_part(page_view, x, training),
         }
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        config = super().get_config()
+        return {name: config[name] for name in ("name", "trainable", "dtype", "encoder", "temperature")}
 
     def _click_through_part(self, page_view: Rows, x: dict[str, Any], training: bool) -> Any:
         features = ops.concatenate([page_view.reconstructions, page_view.embeddings], axis=-1)

@@ -6,15 +6,14 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from beam_pipelines import build
+from beam_pipelines.build import main as build_command
 from beam_pipelines.format.manifest import Manifest, Window, file_sha256
 from beam_pipelines.shell.command import CommandError
-from models import pretrain
 from models.artifact import read_metadata
 from models.config import PRESETS, load_config
 from models.data.dataset import Dataset
-from models.data.picture_store import PictureStore
 from models.data.pretraining_pages import PretrainingPages
+from models.pretrain import main
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier import Courier
 from models.pretraining.courier_config import CourierConfig
@@ -48,7 +47,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "encoder"
-    return output, pretrain.main(["--data", str(dataset), "--output", str(output), *small()])
+    return output, main(["--data", str(dataset), "--output", str(output), *small()])
 
 
 def test_encoder_learns_the_taste(run):
@@ -87,7 +86,7 @@ def test_run_directory_describes_itself(run, dataset):
 
 
 def test_equal_seeds_give_equal_encoders(run, dataset, tmp_path, capsys):
-    pretrain.main(["--data", str(dataset), "--output", str(tmp_path / "again"), *small(epochs=6)])
+    main(["--data", str(dataset), "--output", str(tmp_path / "again"), *small(epochs=6)])
     assert "made up for a test" in capsys.readouterr().out
     histories = [json.loads((path / "history.json").read_text()) for path in (run[0], tmp_path / "again")]
     np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-5)
@@ -125,13 +124,13 @@ def test_presets_are_complete_and_the_paper_preset_is_swin_tiny():
 )
 def test_mistakes_are_one_clear_line_and_leave_nothing_behind(dataset, tmp_path, changes, message):
     with pytest.raises(CommandError, match=message):
-        pretrain.main(["--data", str(dataset), "--output", str(tmp_path / "encoder"), *small(**changes)])
+        main(["--data", str(dataset), "--output", str(tmp_path / "encoder"), *small(**changes)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_output_is_kept_unless_told_otherwise(run, dataset):
     with pytest.raises(CommandError, match="--overwrite"):
-        pretrain.main(["--data", str(dataset), "--output", str(run[0]), *small()])
+        main(["--data", str(dataset), "--output", str(run[0]), *small()])
 
 
 @pytest.fixture(scope="module")
@@ -141,15 +140,14 @@ def causal(sample_logs, sample_dataset, tmp_path_factory):
     ends = f"{splits['train'].window.first},{splits['test'].window.first}"
     output = tmp_path_factory.mktemp("causal") / "data"
     options = ["--pretraining-view", "causal", "--split-by-time", ends]
-    build.main(["--logs", str(sample_logs), "--output", str(output), *options])
+    build_command(["--logs", str(sample_logs), "--output", str(output), *options])
     return output
 
 
 def test_pages_without_negatives_teach_through_those_of_the_batch(causal):
     dataset = Dataset(causal)
-    store = PictureStore(dataset, (16, 16))
-    pages = PretrainingPages(dataset, store.picture_of_item, candidates=5, clicks=5, validation_share=0.0)
-    (batch,) = pages.training_batches(store.read, batch_size=32, seed=0).take(1)
+    pages = dataset.pretraining(image_size=(16, 16))
+    (batch,) = pages.training_batches(32).take(1)
     np.testing.assert_array_equal(batch["clicked"], batch["candidate_picture"] >= 0)
 
     keras.utils.set_random_seed(0)
@@ -169,7 +167,7 @@ def test_pages_without_negatives_teach_through_those_of_the_batch(causal):
 
 def test_the_causal_view_trains_an_encoder_that_the_ranker_accepts(causal, tmp_path, capsys):
     output = tmp_path / "encoder"
-    pretrain.main(["--data", str(causal), "--output", str(output), *small(epochs=1, validation_share=0.1)])
+    main(["--data", str(causal), "--output", str(output), *small(epochs=1, validation_share=0.1)])
     printed = capsys.readouterr().out
     manifest = Manifest.read(causal)
     view, counters = manifest.pretraining, manifest.counters
@@ -188,12 +186,9 @@ def test_the_causal_view_trains_an_encoder_that_the_ranker_accepts(causal, tmp_p
 
 
 def test_pictures_that_are_missing_from_the_store_are_counted(dataset, tmp_path, capsys):
-    store = PictureStore(Dataset(dataset), (16, 16))
-    counts = PretrainingPages(
-        Dataset(dataset), store.picture_of_item, candidates=5, clicks=5, validation_share=0.2
-    ).counts
+    counts = PretrainingPages(Dataset(dataset), (16, 16), validation_share=0.2).counts
     assert counts["without_clicked_picture"] > 0
-    pretrain.main(["--data", str(dataset), "--output", str(tmp_path / "encoder"), *small(epochs=1)])
+    main(["--data", str(dataset), "--output", str(tmp_path / "encoder"), *small(epochs=1)])
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("of these, "))
     figures = [int(word) for word in line.split() if word.isdigit()]
     assert figures[:2] == [counts["without_history_picture"], counts["without_clicked_picture"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from models import pretrain
+from models.pretrain import main as pretrain_command
 from tests.models.taste_dataset import write_taste_dataset
 from tests.models.training.command_process import (
     STEPS,
@@ -53,11 +53,11 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, capsys):
     assert steps_on_disk(output)[-1] == int(stopped_at)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", checkpoints_of(output).name, "encoder.logs"]
 
-    pretrain.main(command)
+    pretrain_command(command)
     assert f"resuming at step {stopped_at} of {EPOCHS * STEPS}" in capsys.readouterr().out
     assert not checkpoints_of(output).exists()
 
-    pretrain.main(arguments(dataset, whole, **OPTIONS, checkpoint_minutes=10))
+    pretrain_command(arguments(dataset, whole, **OPTIONS, checkpoint_minutes=10))
     encoders = [keras.saving.load_model(path / "encoder.keras").get_weights() for path in (output, whole)]
     for actual, expected in zip(*encoders, strict=True):
         np.testing.assert_array_equal(actual, expected)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from beam_pipelines.shell.progress import warn
 from models.pretraining.monitor.step_means import StepCallback
 from models.training.replicas import is_chief
 
@@ -27,7 +28,7 @@ def collapse_loss(logs: Mapping[str, float], prefix: str = "") -> float | None:
 
 
 class CollapseWarning(StepCallback):
-    """Prints a warning after an epoch that looks collapsed.
+    """Warns after an epoch that looks collapsed.
 
     That is one whose page-view loss stayed within 1 % of the loss of embeddings that are all alike, or after which the
     validation pictures have an effective rank below 1.5. Put it behind `SimilarityValidation`.
@@ -64,8 +65,7 @@ class CollapseWarning(StepCallback):
                 f"(mean cosine {logs['val_mean_cosine']:.3f})"
             )
         if signs:
-            print(
-                f"warning: epoch {epoch + 1} looks like a collapse: {'; '.join(signs)}. Pictures are hardly told "
-                "apart; if it lasts, lower learning_rate",
-                flush=True,
+            warn(
+                f"epoch {epoch + 1} looks like a collapse: {'; '.join(signs)}. Pictures are hardly told "
+                "apart; if it lasts, lower learning_rate"
             )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from beam_pipelines.shell.progress import is_progress_shown, say
 from models.pretraining.monitor.collapse import collapse_loss
 from models.pretraining.monitor.step_means import StepCallback
 from models.training.replicas import is_chief
@@ -19,7 +20,8 @@ class Progress(StepCallback):
     """Prints one line per epoch, and inside long epochs one every 30 seconds; a terminal shows the latter in place.
 
     Lines have the loss and its parts, images/s and the time that is left: `fit(verbose=0)` prints nothing else. Put it
-    behind the callbacks that complete the logs. Of several workers, only the chief prints.
+    behind the callbacks that complete the logs. Of several workers, only the chief prints, and only where progress is
+    shown (`show_progress`).
 
     Args:
         seconds: between lines inside an epoch; by default 30, and 0.5 in a terminal.
@@ -34,7 +36,7 @@ class Progress(StepCallback):
         self._in_place = sys.stdout.isatty()
         if self._seconds is None:
             self._seconds = _TERMINAL_SECONDS if self._in_place else _LOG_SECONDS
-        self._speaks = is_chief(self.model.distribute_strategy)
+        self._speaks = is_progress_shown() and is_chief(self.model.distribute_strategy)
         self._start: tuple[float, float] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -80,9 +82,10 @@ class Progress(StepCallback):
         if self._in_place:
             if not end:
                 line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be overwritten
-            print(f"\r\x1b[K{line}", end=end, flush=True)
+            sys.stdout.write(f"\r\x1b[K{line}{end}")
+            sys.stdout.flush()
         else:
-            print(line, flush=True)
+            say(line)
 
 
 def _training_words(logs: Mapping[str, float]) -> list[str]:

@@ -8,11 +8,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_pipelines.format.errors import ArtifactError, InputError
 from beam_pipelines.format.manifest import Manifest, Window
-from beam_pipelines.shell.command import CommandError
 from models.data.augmentation import flip_crop
 from models.data.dataset import Dataset
-from models.data.pretraining_pages import PretrainingPages, distinct_pictures, trim_page
+from models.data.pretraining_pages import PretrainingPages, distinct_pictures, divide_batches, trim_page
 from models.pretraining.courier import Courier
 from models.vision.encoder import ImageEncoder
 from models.vision.swin import Swin
@@ -152,17 +152,13 @@ def pages_of(tmp_path_factory):
     order = np.random.default_rng(0).permutation(24)
     records = [(usable + others)[i] for i in order]
     dataset = write_picture_dataset(tmp_path_factory.mktemp("pages") / "data", [shades], places, records)
-    picture_of_item = np.array([*range(10), -1], np.int32)
 
-    def make(data=dataset, **options):
-        options = {"candidates": 2, "clicks": 3, "validation_share": 0.25, **options}
-        return PretrainingPages(data, picture_of_item, **options)
+    def make(data=dataset, read=lambda numbers: numbers, **options):
+        pages = PretrainingPages(data, (6, 6), **{"candidates": 2, "clicks": 3, "validation_share": 0.25, **options})
+        pages.read = read  # picture numbers for pictures, unless a test says otherwise
+        return pages
 
     return make
-
-
-def numbers(n):
-    return n
 
 
 def test_useless_pages_are_counted_and_the_latest_usable_ones_validate(pages_of):
@@ -179,7 +175,7 @@ def first_candidates(batch):
 
 def test_one_pass_over_training_batches_has_each_early_page_once(pages_of):
     pages = pages_of()
-    batches = pages.training_batches(numbers, batch_size=5, seed=0)
+    batches = pages.training_batches(batch_size=5, seed=0)
     assert batches.element_spec["candidate_picture"].shape == (5, 2)
     passes = [list(batches.take(6).as_numpy_iterator()) for _ in range(2)]
     first = [first_candidates(batch) for batch in passes[0]]
@@ -205,8 +201,8 @@ def test_batches_go_on_exactly_where_they_stopped(pages_of, first_step):
     options = {"batch_size": 4, "seed": 5, "augment": flip_crop(5)}  # 15 pages: passes end within batches
     start = max(0, first_step - 3)
     read = lambda numbers: tf.gather(store, numbers)  # noqa: E731
-    whole = pages_of().training_batches(read, first_step=start, **options).take(first_step - start + 4)
-    rest = pages_of().training_batches(read, first_step=first_step, **options).take(4)
+    whole = pages_of(read=read).training_batches(first_step=start, **options).take(first_step - start + 4)
+    rest = pages_of(read=read).training_batches(first_step=first_step, **options).take(4)
     expected = list(whole.as_numpy_iterator())
     assert_equal_batches(list(rest.as_numpy_iterator()), expected[-4:])
     assert (expected[0]["pictures"][0] != expected[1]["pictures"][0]).any()
@@ -220,17 +216,56 @@ def test_batches_do_not_depend_on_the_parallelism_of_the_machine(pages_of):
 
         return tf.ensure_shape(tf.numpy_function(wait, [numbers], tf.int32), (None,))
 
-    fast = pages_of().training_batches(numbers, batch_size=3, seed=1).take(12)
-    slow = pages_of().training_batches(slow_read, batch_size=3, seed=1).take(12)
+    fast = pages_of().training_batches(batch_size=3, seed=1).take(12)
+    slow = pages_of(read=slow_read).training_batches(batch_size=3, seed=1).take(12)
     assert_equal_batches(list(slow.as_numpy_iterator()), list(fast.as_numpy_iterator()))
+
+
+def test_each_pass_over_batches_is_the_next_epoch(pages_of):
+    """15 pages, batches of 4: the three pages that an epoch leaves over begin the next one."""
+    pages, options = pages_of(), {"batch_size": 4, "seed": 3}
+    batches = pages.batches(**options)
+    assert int(batches.cardinality()) == 3
+    epochs = [batch for _ in range(4) for batch in batches.as_numpy_iterator()]
+    assert_equal_batches(epochs, list(pages.training_batches(**options).take(12).as_numpy_iterator()))
+    validation = pages.validation_batches(2)
+    assert int(validation.cardinality()) == 2
+    for _ in range(2):
+        expected = pages.endless_validation_batches(2).take(2)
+        assert_equal_batches(list(validation.as_numpy_iterator()), list(expected.as_numpy_iterator()))
+    with pytest.raises(InputError, match=r"`batch_size` must be at most the 5 pages to validate on\. Received: 6"):
+        pages.validation_batches(6)
+
+
+def test_pictures_are_the_same_from_the_store_and_from_memory(pages_of):
+    pages = pages_of()
+    del pages.read
+    stored = pages_of(cache_megabytes=0)
+    del stored.read
+    assert stored.read == stored.store.read != pages.read
+    one, other = (list(view.batches(5).as_numpy_iterator()) for view in (pages, stored))
+    assert_equal_batches(one, other)
+    assert one[0]["pictures"].shape[1:] == (6, 6, 3)
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4), (1, 3)])
+def test_batches_that_are_divided_later_are_those_that_were_made_divided(pages_of, workers, replicas):
+    pages, options = pages_of(), {"batch_size": 6 if replicas == 3 else 4, "seed": 0}
+    whole = pages.training_batches(**options).take(5)
+    for worker in range(workers):
+        context = tf.distribute.InputContext(workers, worker, replicas)
+        divided = divide_batches(whole, context)
+        assert int(divided.cardinality()) == 5 * replicas // workers
+        made = pages.training_batches(**options, context=context).take(5 * replicas // workers)
+        assert_equal_batches(list(divided.as_numpy_iterator()), list(made.as_numpy_iterator()))
 
 
 @pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4), (4, 4)])
 def test_workers_and_replicas_divide_each_step_between_them(pages_of, workers, replicas):
     pages, steps, here = pages_of(), 5, replicas // workers
     for make in (
-        lambda **options: pages.training_batches(numbers, batch_size=4, seed=0, first_step=2, **options),
-        lambda **options: pages.validation_batches(numbers, batch_size=4, **options),
+        lambda **options: pages.training_batches(batch_size=4, seed=0, first_step=2, **options),
+        lambda **options: pages.endless_validation_batches(batch_size=4, **options),
     ):
         parts = []
         for worker in range(workers):
@@ -249,7 +284,7 @@ def shown(batch):
 
 
 def test_validation_batches_are_the_late_pages_in_order_every_time(pages_of):
-    batches = list(pages_of().validation_batches(numbers, batch_size=2).take(4).as_numpy_iterator())
+    batches = list(pages_of().endless_validation_batches(2).take(4).as_numpy_iterator())
     assert first_candidates(batches[0]) == first_candidates(batches[2])
     seen = [first_candidates(batch) for batch in batches[:2]]
     assert set(itertools.chain(*seen)) <= {(t + 1) % 10 for t in range(15, 20)}
@@ -277,8 +312,8 @@ def trimmed(tmp_path):
 def test_the_view_teaches_and_whole_pages_as_late_validate(pages_of, trimmed):
     pages = pages_of(trimmed, clicks=1)
     assert (pages.counts["pages"], pages.training, pages.validation) == (20, 15, 5)
-    taught = pages.training_batches(numbers, batch_size=15, seed=0).take(1)
-    compared = pages.validation_batches(numbers, batch_size=5).take(1)
+    taught = pages.training_batches(batch_size=15, seed=0).take(1)
+    compared = pages.endless_validation_batches(batch_size=5).take(1)
     for batches in (taught, compared):
         (batch,) = batches.as_numpy_iterator()
         assert 9 not in batch["picture_id"]
@@ -295,13 +330,13 @@ def test_the_window_covers_what_teaches_and_what_selects(pages_of, trimmed):
 
 def test_fewer_than_the_view_has_trim_it_and_more_are_refused(pages_of, trimmed):
     pages = pages_of(trimmed, candidates=1, clicks=1)
-    (batch,) = pages.training_batches(numbers, batch_size=15, seed=0).take(1).as_numpy_iterator()
+    (batch,) = pages.training_batches(batch_size=15, seed=0).take(1).as_numpy_iterator()
     assert batch["clicked"].shape == (15, 1)
     assert batch["clicked"].all()
     message = r"candidates: must be at most the 2 .* with --pretraining-candidates 3. Received: 3"
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(InputError, match=message):
         pages_of(trimmed, candidates=3, clicks=1)
-    with pytest.raises(CommandError, match=r"clicks: must be at most the 1 .* with --pretraining-clicks 2"):
+    with pytest.raises(InputError, match=r"clicks: must be at most the 1 .* with --pretraining-clicks 2"):
         pages_of(trimmed, clicks=2)
 
 
@@ -312,7 +347,7 @@ def changed(dataset, **fields):
 
 
 def test_without_a_view_there_is_nothing_to_learn_on(pages_of, trimmed):
-    with pytest.raises(CommandError, match="no pretrain page has pictures, a click before it and a clicked candidate"):
+    with pytest.raises(ArtifactError, match="no pretrain page has pictures, a click before it and a clicked candidate"):
         pages_of(changed(trimmed, pretraining=None), clicks=1)
 
 
@@ -323,11 +358,11 @@ def test_validation_needs_whole_pages_that_are_late_enough(pages_of, tmp_path):
 
     bare = write_picture_dataset(tmp_path / "bare", *pictures, view=view)
     assert pages_of(bare, clicks=1, validation_share=0.0).training == 20
-    with pytest.raises(CommandError, match="no pages in split `pretrain`"):
+    with pytest.raises(ArtifactError, match="no pages in split `pretrain`"):
         pages_of(bare, clicks=1)
 
     early = write_picture_dataset(tmp_path / "early", *pictures, [page(9, [1, 2], [1, 0], [3])], view=view)
-    with pytest.raises(CommandError, match=r"validation_share: no usable page .* in split `pretrain` is as late"):
+    with pytest.raises(ArtifactError, match=r"validation_share: no usable page .* in split `pretrain` is as late"):
         pages_of(early, clicks=1).validation_pages(clicks=1, limit=10)
 
 
@@ -335,11 +370,11 @@ def test_only_the_listed_and_undamaged_view_is_read(pages_of, trimmed):
     (shard,) = (trimmed.path / "pretraining").iterdir()
     added = shard.with_name("page-00001-of-00001.tfrecord")
     added.write_bytes(shard.read_bytes())
-    with pytest.raises(CommandError, match=f"{added.name}: manifest.json does not list it"):
+    with pytest.raises(ArtifactError, match=f"{added.name}: manifest.json does not list it"):
         pages_of(Dataset(trimmed.path), clicks=1)
     added.unlink()
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(CommandError, match=f"{shard.name} is damaged in record"):
+    with pytest.raises(ArtifactError, match=f"{shard.name} is damaged in record"):
         pages_of(Dataset(trimmed.path), clicks=1)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.data.picture_store import PictureStore
 from models.data.pretraining_pages import PretrainingPages
 from models.pretraining.courier import Courier
 from models.pretraining.monitor.attention_figure import attention_figure
@@ -97,12 +96,11 @@ def colour_encoder():
 @pytest.mark.parametrize("scores", ["scaled", "raw"])
 def test_figures_of_an_encoder(dataset, tmp_path, scores):
     dataset, pages = dataset
-    store = PictureStore(dataset, (SIDE, SIDE))
-    view = PretrainingPages(dataset, store.picture_of_item, candidates=2, clicks=6, validation_share=0.5)
-    validation = SimilarityValidation(view.validation_pages(clicks=6, limit=5), store.read, (SIDE, SIDE))
+    view = PretrainingPages(dataset, (SIDE, SIDE), candidates=2, clicks=6, validation_share=0.5)
+    validation = SimilarityValidation(view.validation_pages(clicks=6, limit=5), view.read, (SIDE, SIDE))
     courier = Courier(colour_encoder(), scores=scores)
     validation.set_model(courier)
-    write_learning_figures(tmp_path, tmp_path / "logs", validation, courier, dataset, store.picture_of_item)
+    write_learning_figures(tmp_path, tmp_path / "logs", validation, courier, dataset, view.store.picture_of_item)
 
     # The weights of a plain computation, page by page, in the order of the clicks.
     expected = []

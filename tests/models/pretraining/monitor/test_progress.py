@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from beam_pipelines.shell.progress import shown_progress
 from models.pretraining.monitor.collapse import CollapseWarning, collapse_loss
 from models.pretraining.monitor.progress import Progress
 from tests.models.scripted_model import fit_scripted
@@ -29,6 +30,11 @@ TRAINING = {
 }
 
 
+def test_a_library_prints_nothing(capsys):
+    fit_scripted(TRAINING, callbacks=[Progress(seconds=0.0)], epochs=2)
+    assert capsys.readouterr().out == ""
+
+
 def test_each_epoch_is_one_line(capsys):
     measured = Measured(
         val_loss=[5.0, 4.5],
@@ -36,7 +42,8 @@ def test_each_epoch_is_one_line(capsys):
         val_effective_rank=[7.25] * 2,
         images_per_second=[1234] * 2,
     )
-    fit_scripted(TRAINING, callbacks=[measured, Progress()], epochs=2)
+    with shown_progress():
+        fit_scripted(TRAINING, callbacks=[measured, Progress()], epochs=2)
     first, second = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         r"epoch 1/2: loss 5\.5000 \(page view 3\.5000, click sequence 2\.0000; collapsed: page view 4\.00\), "
@@ -49,7 +56,8 @@ def test_each_epoch_is_one_line(capsys):
 
 
 def test_long_epochs_have_lines_inside_with_the_means_since_the_line_before(capsys):
-    fit_scripted(TRAINING, callbacks=[Progress(seconds=0.0)], epochs=2)
+    with shown_progress():
+        fit_scripted(TRAINING, callbacks=[Progress(seconds=0.0)], epochs=2)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0].split(",")[0] for line in lines] == ["epoch 1/2"] * 3 + ["epoch 2/2"] * 3
     assert "step 1/2, loss 6.0000 (page view 4.0000" in lines[0]
@@ -61,7 +69,8 @@ def test_long_epochs_have_lines_inside_with_the_means_since_the_line_before(caps
 def test_a_terminal_shows_one_line_in_place(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "40")
-    fit_scripted(TRAINING, callbacks=[Progress(seconds=0.0)], epochs=2)
+    with shown_progress():
+        fit_scripted(TRAINING, callbacks=[Progress(seconds=0.0)], epochs=2)
     out = capsys.readouterr().out
     assert out.count("\n") == 2  # one per epoch
     inside = [line for line in out.split("\r\x1b[K") if "step" in line]
@@ -72,8 +81,9 @@ def test_a_terminal_shows_one_line_in_place(capsys, monkeypatch):
 def fit_with_losses(losses, capsys, rank=None, rows=100):
     training = {"page_view_loss": losses, "valid_rows": [rows] * len(losses)}
     measured = [] if rank is None else [Measured(val_effective_rank=[rank], val_mean_cosine=[0.99])]
-    fit_scripted(training, callbacks=[*measured, CollapseWarning()])
-    return capsys.readouterr().out
+    with shown_progress():
+        fit_scripted(training, callbacks=[*measured, CollapseWarning()])
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [1, 7, 40])
