@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from models import pretrain, train_ctr
+from models.pretrain import main as pretrain_command
 from models.ranker.run import load_ranker
+from models.train_ctr import main as train_ctr_command
 from tests.models.taste_dataset import write_taste_dataset
 from tests.models.tiny_dataset import write_tiny_dataset
 from tests.models.training.command_process import (
@@ -52,7 +53,7 @@ def test_two_workers_stop_together_go_on_and_learn_what_one_process_does(dataset
     assert "the chief of the 2 workers writes" in other_printed
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
 
-    pretrain.main(arguments(dataset, single, **OPTIONS, epochs=EPOCHS))
+    pretrain_command(arguments(dataset, single, **OPTIONS, epochs=EPOCHS))
     encoders = [keras.saving.load_model(path / "encoder.keras").get_weights() for path in (output, single)]
     for actual, expected in zip(*encoders, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
@@ -82,7 +83,7 @@ def test_two_workers_train_the_ranker_that_one_process_does(tmp_path):
     assert (code, other_code) == (0, 0), errors + other_errors
     assert "wrote the ranker" in printed
     assert "the chief of the 2 workers writes" in other_printed
-    train_ctr.main(ranker_arguments(tiny, single, **changes))
+    train_ctr_command(ranker_arguments(tiny, single, **changes))
     for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(single).get_weights(), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     histories = [json.loads((path / "history.json").read_text()) for path in (output, single)]
