@@ -30,22 +30,24 @@ def __getattr__(name: str) -> object:
     """Imports what the package offers when it is asked for: Beam and Arrow take a second."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with _optional_clients_missing():
+    with _without_beams_notice():
         return getattr(importlib.import_module(_HOME[name]), name)
 
 
 @contextlib.contextmanager
-def _optional_clients_missing() -> Iterator[None]:
-    """Drops what Beam says at import of Google Cloud's clients, which are optional: nothing here needs them."""
+def _without_beams_notice() -> Iterator[None]:
+    """Drops what Beam logs at import about Google Cloud's clients, which are optional: nothing here needs them."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("apitools not found")
 
-    root = logging.getLogger()
+    root, handler = logging.getLogger(), logging.NullHandler()
     root.addFilter(is_wanted)
+    root.addHandler(handler)  # without any, the first record would configure logging for good
     try:
         yield
     finally:
+        root.removeHandler(handler)
         root.removeFilter(is_wanted)
 
 

@@ -31,7 +31,7 @@ from beam_pipelines.shell.progress import progress_bar, say
 from beam_pipelines.workspace import count_finished_steps, make_workspace, remove_workspace
 
 BYTES_PER_ROW = 400
-"""Memory that building a bucket takes per impression and event; measured, with a margin."""
+"""Memory that building a bucket takes per impression and event, with a margin."""
 ROWS_PER_BUCKET = 250_000
 """More at once are not built faster; fewer workers would find something to do."""
 MIN_BUCKETS, MAX_BUCKETS = 4, 4096
@@ -55,7 +55,7 @@ def build_dataset(
     The output appears whole, at the end, or not at all. Logs must not change meanwhile.
 
     Args:
-        logs: log directory; `docs/data.md` says what lies in it.
+        logs: log directory; `beam_pipelines.logs.contract` says what lies in it.
         output: dataset directory to write.
         options: what shapes the dataset.
         previous: an earlier dataset, for daily builds: item and user rows keep their numbers, new ones are appended,
@@ -74,8 +74,7 @@ def build_dataset(
     Example:
         >>> options = BuildOptions(split_by_time=("2026-03-01", "2026-03-08"))
         >>> manifest = build_dataset("my_logs", "my_dataset", options)
-        >>> manifest.splits["train"].pages
-        52118
+        >>> train_pages = manifest.splits["train"].pages
     """
     logs, output = Path(logs), Path(output)
     engine, pipeline_options = make_runner(runner, beam_options)

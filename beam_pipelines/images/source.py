@@ -119,7 +119,7 @@ class ImageSource:
 
 
 def _read_stored(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Reads a member that is not compressed. `zipfile` takes five times as long, and threads wait for each other."""
+    """Reads a member that is not compressed. `zipfile` is slower, and its threads wait for each other."""
     assert archive.fp is not None  # it is open
     file = archive.fp.fileno()
     lengths = os.pread(file, 4, info.header_offset + 26)  # of the name and of what follows it

@@ -98,7 +98,7 @@ class NormaliseImages(beam.DoFn):
 
     def _store(self, waiting: Iterator[list[str]], file: BinaryIO) -> list[_Entry]:
         entries: list[_Entry] = []
-        for names in waiting:  # all are read, then all decoded: that is a tenth faster than in turn when they are small
+        for names in waiting:  # all are read, then all decoded: faster than in turn when they are small
             sources: dict[str, bytes] = {}
             hashes: dict[str, str] = {}
             for name in names:

@@ -6,6 +6,9 @@ import json
 import logging
 import random
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,8 @@ from beam_pipelines.format.manifest import Manifest
 from beam_pipelines.pages.rules import PageRules
 from tests.beam_pipelines.page_reference import comparable, decode_page, reference_pages
 from tests.beam_pipelines.random_logs import DAY, SPLIT, START, items_table, picture, random_logs, write_logs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def build(logs, output, **options):
@@ -509,6 +514,21 @@ def test_a_build_prints_nothing_and_leaves_loggers_alone(logs, tmp_path, capsys)
     build(logs, tmp_path / "d")
     assert (list(root.filters), list(root.handlers), root.level, list(beam.filters), beam.level) == before
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_script_that_builds_keeps_its_logging(logs, tmp_path):
+    code = f"""
+import logging, sys
+root = logging.getLogger()
+before = list(root.filters), list(root.handlers), root.level
+from beam_pipelines import BuildOptions, build_dataset
+build_dataset({str(logs)!r}, {str(tmp_path / "d")!r}, BuildOptions(split_by_time={SPLIT}))
+assert (list(root.filters), list(root.handlers), root.level) == before
+assert logging.getLogger("apache_beam").level == logging.NOTSET
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("runner", ["NoRunner", "collections.Counter"])
