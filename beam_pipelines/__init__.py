@@ -6,10 +6,7 @@ Example:
     >>> manifest = build_dataset("my_logs", "my_dataset", options)
 """
 
-import contextlib
 import importlib
-import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,25 +27,10 @@ def __getattr__(name: str) -> object:
     """Imports what the package offers when it is asked for: Beam and Arrow take a second."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with _without_beams_notice():
+    from beam_pipelines.beam_logging import logging_left_alone, without_notice_of_missing_clients
+
+    with logging_left_alone(), without_notice_of_missing_clients():
         return getattr(importlib.import_module(_HOME[name]), name)
-
-
-@contextlib.contextmanager
-def _without_beams_notice() -> Iterator[None]:
-    """Drops what Beam logs at import about Google Cloud's clients, which are optional: nothing here needs them."""
-
-    def is_wanted(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("apitools not found")
-
-    root, handler = logging.getLogger(), logging.NullHandler()
-    root.addFilter(is_wanted)
-    root.addHandler(handler)  # without any, the first record would configure logging for good
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.removeFilter(is_wanted)
 
 
 def __dir__() -> list[str]:

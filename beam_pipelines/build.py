@@ -95,6 +95,7 @@ def main(options: argparse.Namespace) -> str:
     build_options = _build_options(options)
     from beam_pipelines import build_dataset  # imports Beam
 
+    logging.basicConfig()
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     if options.logs == DEFAULT_LOGS and not options.logs.exists():
         _simulate_sample(options)

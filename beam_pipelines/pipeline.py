@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from beam_pipelines.beam_logging import logging_left_alone
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import FORMAT, SPLITS, Manifest, PretrainingView
 from beam_pipelines.format.outputs import whole_directory
@@ -55,7 +56,7 @@ def build_dataset(
     The output appears whole, at the end, or not at all. Logs must not change meanwhile.
 
     Args:
-        logs: log directory; `beam_pipelines.logs.contract` says what lies in it.
+        logs: log directory; docs/data-contract.md says what lies in it.
         output: dataset directory to write.
         options: what shapes the dataset.
         previous: an earlier dataset, for daily builds: item and user rows keep their numbers, new ones are appended,
@@ -77,18 +78,19 @@ def build_dataset(
         >>> train_pages = manifest.splits["train"].pages
     """
     logs, output = Path(logs), Path(output)
-    engine, pipeline_options = make_runner(runner, beam_options)
     if output.resolve().is_relative_to(logs.resolve()):
         raise InputError(f"`output`: {output} is inside {logs}, which is read; choose another place")
-    with whole_directory(output, overwrite=overwrite, inputs=[logs]) as directory:
-        earlier = _read_previous(previous)
-        log_directory = LogDirectory.open(
-            logs, options.columns, clicked_is_optional=options.attribute_clicks is not None
-        )
-        rules = _page_rules(options, has_split="split" in log_directory.tables["impressions"].columns)
-        say(f"running on {type(engine).__name__}")
-        pipeline = beam.Pipeline(runner=engine, options=pipeline_options)
-        return _build(directory.resolve(), log_directory, options, rules, earlier, pipeline)
+    with logging_left_alone():
+        engine, pipeline_options = make_runner(runner, beam_options)
+        with whole_directory(output, overwrite=overwrite, inputs=[logs]) as directory:
+            earlier = _read_previous(previous)
+            log_directory = LogDirectory.open(
+                logs, options.columns, clicked_is_optional=options.attribute_clicks is not None
+            )
+            rules = _page_rules(options, has_split="split" in log_directory.tables["impressions"].columns)
+            say(f"running on {type(engine).__name__}")
+            pipeline = beam.Pipeline(runner=engine, options=pipeline_options)
+            return _build(directory.resolve(), log_directory, options, rules, earlier, pipeline)
 
 
 def _build(

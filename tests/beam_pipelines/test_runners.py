@@ -262,10 +262,8 @@ class NewerError(ArtifactError):
 
 
 @pytest.mark.parametrize("kind", [InputError, ArtifactError, NewerError])
-@pytest.mark.parametrize("options", [(), ("--direct_running_mode=multi_threading", "--direct_num_workers=2")])
-def test_what_a_worker_raises_arrives_as_what_it_is(kind, options):
-    runner, pipeline_options = make_runner("DirectRunner", options)
-    pipeline = beam.Pipeline(runner=runner, options=pipeline_options)
+def test_what_a_worker_raises_arrives_as_what_it_is(kind):
+    pipeline = beam.Pipeline(runner=make_runner("DirectRunner", ())[0])
     _ = pipeline | beam.Create(["logs/items.csv: no column 'x' [in it]: `columns` names it"]) | beam.ParDo(_Raise(kind))
     with pytest.raises(InputError) as error:
         run_pipeline(pipeline)
