@@ -45,12 +45,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from beam_pipelines.datasets.sample_logs import SAMPLE
-from beam_pipelines.format.manifest import SPLITS
+from beam_pipelines.format.manifest import PRETRAINING, SPLITS
 from beam_pipelines.format.page_reader import packed_page
 from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.images.source import normalise_image
 from beam_pipelines.images.transforms import store_images
-from beam_pipelines.pages.transforms import PRETRAINING, RESULTS, SCRATCH
+from beam_pipelines.workspace import RESULTS, make_workspace
 from benchmarks.base import ROOT, benchmark_parser, peer_command, run_benchmark, use_two_cores
 from benchmarks.data_job.impression_logs import SPLIT_BY_TIME, write_logs
 
@@ -219,8 +219,7 @@ def image_rates(images: Path, names: list[str], dataset: Path) -> tuple[float, f
     for source in sources:
         normalise_image(source, IMAGE_SIDE, "jpeg")
     alone = len(names) / (time.process_time() - start)
-    for name in (RESULTS, SCRATCH):
-        (dataset / name).mkdir()
+    make_workspace(dataset)
     start = time.process_time()
     pipeline = beam.Pipeline(runner=FnApiRunner())
     store_images(pipeline, dataset, images, names, 1, IMAGE_SIDE, "jpeg", previous=None, kept=())
