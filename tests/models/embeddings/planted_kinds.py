@@ -37,7 +37,8 @@ def write_planted_kinds(root: Path) -> Path:
         ("good", good, dataset),
         ("noise", noise, dataset),
         ("broken", broken, dataset),
-        ("of_others", good, other),
+        ("of_others", good[:3], other),
     ):
-        save_embeddings(root / name, vectors.astype(np.float32), np.arange(ITEMS) != WITHOUT_PICTURE, owner)
+        has_image = np.arange(len(vectors)) != WITHOUT_PICTURE
+        save_embeddings(root / name, vectors.astype(np.float32), has_image, owner)
     return root
