@@ -227,7 +227,7 @@ class Pages:
         """
         if not 0 < share < 1:
             raise InputError(f"`share` must be above 0 and below 1. Received: {share}")
-        earlier, later, _ = split_by_share(self.timestamps, self.window, 1 - share)
+        earlier, later, _ = split_by_share(self.timestamps, self.window, round(1 - share, 12))
         if later.first > self.timestamps.max():
             raise InputError(f"`share` must leave some of the {len(self)} pages for later. Received: {share}")
         return Pages(self.dataset, self.split_name, earlier), Pages(self.dataset, self.split_name, later)

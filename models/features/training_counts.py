@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from beam_pipelines.format.records import HISTORIES
-from models.data.dataset import Dataset
+from beam_pipelines.shell.progress import progress_bar
 from models.data.map_ahead import map_ahead
-from models.data.pages import page_records
+from models.data.pages import Pages, page_records
 from models.features.spec import STATISTICS
 
 _PARSE_TOGETHER = 1024
@@ -31,18 +30,18 @@ class TrainingCounts(NamedTuple):
     numbers: dict[str, np.ndarray]
 
 
-def count_training(dataset: Dataset, cut: int) -> tuple[TrainingCounts, np.ndarray]:
-    """Counts what occurs on the train pages up to a moment, and which items occur on all of them.
+def count_training(pages: Pages) -> tuple[TrainingCounts, np.ndarray]:
+    """Counts what occurs on pages, and how often items do on all pages of their split.
 
     Histories are counted whole, and nothing is padded.
 
     Args:
-        dataset: the page dataset.
-        cut: the last timestamp that counts, epoch milliseconds.
+        pages: those that train.
 
     Returns:
-        The counts of the pages up to `cut`, and int64 `(items,)` of all train pages.
+        The counts of the pages, and int64 `(items,)` of all pages of the split, in the same pass.
     """
+    dataset, window = pages.dataset, pages.window
     spec = {name: tf.io.RaggedFeature(tf.int64) for name in _ROWS}
     spec |= {name: tf.io.RaggedFeature(tf.float32 if name.startswith("ctr_") else tf.int64) for name in STATISTICS}
     spec |= {name: tf.io.FixedLenFeature([], tf.int64) for name in ("user", "timestamp")}
@@ -58,19 +57,20 @@ def count_training(dataset: Dataset, cut: int) -> tuple[TrainingCounts, np.ndarr
     everywhere = np.zeros(items, np.int64)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in STATISTICS}
     number_count = 0
-    with tqdm(total=dataset.split("train").pages, desc="counting", unit="page") as progress:
-        batches = map_ahead(page_records(dataset, "train").batch(_PARSE_TOGETHER), parse)
+    total = dataset.split(pages.split_name).pages
+    with progress_bar(total=total, desc="counting", unit="page") as progress:
+        batches = map_ahead(page_records(dataset, pages.split_name).batch(_PARSE_TOGETHER), parse)
         for page in batches.as_numpy_iterator():
-            counted = page["timestamp"] <= cut
+            counted = (page["timestamp"] >= window.first) & (page["timestamp"] <= window.last)
             counts.users[:] += np.bincount(page["user"][counted], minlength=users)
             for name in _ROWS:
                 everywhere += np.bincount(page[name], minlength=items)
                 counts.items[:] += np.bincount(page[name][counted[page[f"page_of_{name}"]]], minlength=items)
             if number_count < _NUMBERS_KEPT:
-                of_counted = counted[page["page_of_item"]]
-                number_count += int(of_counted.sum())
+                candidates = counted[page["page_of_item"]]
+                number_count += int(candidates.sum())
                 for name in STATISTICS:
-                    kept[name].append(page[name][of_counted].astype(np.float64))
+                    kept[name].append(page[name][candidates].astype(np.float64))
             progress.update(len(counted))
     counts.numbers.update({name: np.concatenate(values)[:_NUMBERS_KEPT] for name, values in kept.items()})
     return counts, everywhere

@@ -10,7 +10,9 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from beam_pipelines.format.records import FEATURES, HISTORIES
-from models.data.pages import PADDING
+from models.clustering.clusters import Clusters
+from models.data.pages import PADDING, Pages
+from models.embeddings.embeddings import Embeddings
 from models.features.adapt import AdaptedFeatures
 from models.features.dense_features import DenseFeatures
 from models.features.embeddings import FeatureEmbeddings
@@ -19,6 +21,7 @@ from models.features.spec import FeatureSizes
 from models.features.tables import FeatureTable
 from models.features.vocabulary import FeatureVocabulary
 from models.layers.text_embedding import TextEmbedding, hash_tokens
+from models.ranker.adapt import adapt_to_pages
 from models.ranker.calibrator import Calibrator
 from models.ranker.compiled import ClickLoss, ClickMetric
 from models.ranker.config import ImageFeature, RankerConfig, TrainingConfig
@@ -162,6 +165,43 @@ class Ranker(DistributedFit, tfrs.Model):
         self._click_loss: ClickLoss | None = None
         self._click_metrics: list[ClickMetric] = []
         self.built = True
+
+    @classmethod
+    def adapt(
+        cls,
+        pages: Pages,
+        *,
+        pictures: Embeddings | Clusters | None = None,
+        image_feature: ImageFeature | None = None,
+        config: RankerConfig | None = None,
+        allow_window_overlap: bool = False,
+        **options: Any,
+    ) -> "Ranker":
+        """Makes a ranker for training pages: counts them, finds vocabularies and scales, and fills the tables.
+
+        Args:
+            pages: the training pages.
+            pictures: embeddings or clusters of the dataset's items; `None` for none.
+            image_feature: how pictures enter; unset: `cluster_id` for clusters, `simscore` for embeddings.
+            config: the architecture; features that it does not set are all that the dataset has.
+            allow_window_overlap: whether the pictures' encoder may have learned on the training pages.
+            options: other arguments of the constructor, of a subclass for example.
+
+        Raises:
+            InputError: the pages have clicked candidates only, the pictures are those of another dataset, or their
+                encoder has seen the pages.
+            ConfigurationError: a feature of `config` is no column of the dataset.
+        """
+        adapted = adapt_to_pages(
+            pages,
+            config or RankerConfig(),
+            pictures=pictures,
+            image_feature=image_feature,
+            allow_window_overlap=allow_window_overlap,
+        )
+        ranker = cls(adapted.config, adapted.features.sizes, adapted.image_feature, pages.negative_rate, **options)
+        ranker.fill(adapted.features)
+        return ranker
 
     def item_tower(self, text: TextEmbedding | None) -> ItemTower:
         """Makes the item tower of a member; override it for one of your own.

@@ -226,7 +226,7 @@ def test_validation_loss_stands_for_all_candidates(sampled):
 
 def test_clicked_candidates_alone_teach_nothing(tmp_path):
     tiny = write_tiny_dataset(tmp_path, items=60, pages=60, train_negatives=0.0)
-    with pytest.raises(CommandError, match=r"--data: .* clicked candidates only; build it with --train-negatives"):
+    with pytest.raises(CommandError, match=r"--data: .* clicked candidates only; build it with `train_negatives`"):
         train(tiny, tmp_path / "run", "--image-feature", "none")
     assert not (tmp_path / "run").exists()
 

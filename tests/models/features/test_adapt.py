@@ -10,7 +10,7 @@ from beam_pipelines.format.records import FEATURES
 from beam_pipelines.shell.command import CommandError
 from models.config import load_config
 from models.data.dataset import Dataset
-from models.data.pages import PageLengths, page_batches, split_by_share
+from models.data.pages import PageLengths, Pages, page_batches, split_by_share
 from models.features.adapt import adapt_features
 from models.features.dense_features import DenseFeatures
 from models.features.embeddings import FeatureEmbeddings
@@ -220,7 +220,7 @@ def dataset(tmp_path_factory):
 def test_counts_are_of_the_pages_up_to_the_cut(dataset):
     window = dataset.split("train").window
     cut = (window.first + window.last) // 2
-    counts, everywhere = count_training(dataset, cut)
+    counts, everywhere = count_training(Pages(dataset, "train", Window(first=window.first, last=cut)))
     items, users, all_items = np.zeros(60, int), np.zeros(40, int), np.zeros(60, int)
     candidates = 0
     lengths = PageLengths(candidates=6, click=1000, pay=1000, cart=200)

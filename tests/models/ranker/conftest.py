@@ -28,7 +28,7 @@ def dataset(tiny):
 
 @pytest.fixture(scope="module")
 def counts(dataset):
-    return count_training(dataset, dataset.split("train").window.last)[0]
+    return count_training(dataset.pages("train"))[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,263 @@
+"""The whole recipe of a ranker, from a dataset to a run directory."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from beam_pipelines.format.errors import InputError, about
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.progress import is_progress_shown, say, warn
+from models.clustering.clusters import Clusters
+from models.data.dataset import Dataset
+from models.data.pages import GROUPS, Pages, TrainingBatches, page_batches, with_labels
+from models.embeddings.embeddings import Embeddings
+from models.evaluation.measure import measure
+from models.evaluation.scored_pages import ScoredPages, score_pages
+from models.metrics.log_loss import candidate_weights
+from models.ranker.adapt import adapt_to_pages, check_negatives, picture_feature_of, resolve
+from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
+from models.ranker.config import ImageFeature, Monitor, TrainingConfig
+from models.ranker.ranker import LOSS_WEIGHT, Ranker, default_optimizer
+from models.ranker.run import RankerMetadata, RankerRun
+from models.ranker.warm_start import WarmStart
+from models.training.checkpoints import Checkpoints
+from models.training.replicas import ends_with_other_workers, is_chief, training_strategy
+from models.training.resumable_fit import resumable_fit
+
+_EXAMPLE_PAGES = 64
+_VALIDATION_BATCH = 128
+_DAY_MS = 86_400_000
+_MAY_CHANGE = {"checkpoint_minutes"}  # keys that make no difference to what is learnt
+
+
+class ValidationMetrics(keras.callbacks.Callback):
+    """Adds the metrics of reports on validation pages to the logs of each epoch, under their names with `val_` before.
+
+    Args:
+        pages: batches of parsed pages, with their labels.
+        negative_rate: share of the unclicked candidates that is left on them.
+    """
+
+    def __init__(self, pages: tf.data.Dataset, negative_rate: float) -> None:
+        super().__init__()
+        self.pages = pages
+        self.negative_rate = negative_rate
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Scores and measures."""
+        metrics = measure(score_pages(self.model, self.pages), self.negative_rate)
+        logs.update({f"val_{name}": metrics[name] for name in (*get_args(Monitor), "log_loss")})
+
+
+def train_ranker(
+    data: Dataset | Path | str,
+    output: Path | str,
+    *,
+    pictures: Embeddings | Clusters | None = None,
+    image_feature: ImageFeature | None = None,
+    allow_window_overlap: bool = False,
+    warm_start: Path | str | None = None,
+    config: TrainingConfig | None = None,
+    seed: int = 0,
+    restart: bool = False,
+    overwrite: bool = False,
+) -> RankerRun | None:
+    """Trains a ranker on the train pages of a dataset: earlier ones to learn on, later ones to choose the epoch.
+
+    The steps are those of `Ranker.adapt` and `fit` on the same pages with the same seed. What is added: checkpoints
+    in mid-epoch, so that a run that was killed goes on and ends with the same ranker; several workers; the calibrator;
+    and a run directory that evaluation and export read.
+
+    Args:
+        data: the dataset.
+        output: the run directory to write.
+        pictures: embeddings or clusters of the dataset's items; `None` for none.
+        image_feature: how pictures enter; unset: `cluster_id` for clusters, `simscore` for embeddings.
+        allow_window_overlap: whether the pictures' encoder may have learned on the training pages.
+        warm_start: run directory of an earlier ranker that this one begins with.
+        config: architecture and training; unset: the defaults.
+        seed: of initialisation and shuffling; sets Keras' global one.
+        restart: whether to throw away checkpoints of an interrupted run, instead of going on.
+        overwrite: whether to replace an output that exists.
+
+    Returns:
+        The run; `None` in a worker that is not the chief, which writes.
+
+    Raises:
+        InputError: an argument, or what it names, cannot be used; nothing is written then.
+
+    Example:
+        >>> run = train_ranker("artifacts/dataset", "artifacts/ranker", pictures=Clusters.load("artifacts/clusters"))
+        >>> run.metadata.validation["gauc_page_mean"]
+    """
+    config, output = config or TrainingConfig(), Path(output)
+    dataset = data if isinstance(data, Dataset) else Dataset(data)
+    manifest, image_feature = dataset.manifest, picture_feature_of(pictures, image_feature)
+    config = config.model_copy(update={"ranker": resolve(config.ranker, dataset)})
+    with about("warm_start"):
+        earlier = None if warm_start is None else WarmStart(warm_start)
+    strategy = training_strategy()
+    chief = is_chief(strategy)
+    inputs = [dataset.path, *([pictures.path] if pictures else []), *([Path(warm_start)] if warm_start else [])]
+    whole = whole_directory(output, overwrite=overwrite, inputs=inputs)
+    # Of several workers, one writes.
+    with ends_with_other_workers(strategy), whole if chief else contextlib.nullcontext() as scratch:
+        if manifest.notice:
+            say(f"notice: {manifest.notice}")
+        with about("data"):
+            pages = dataset.pages("train")
+            check_negatives(pages)
+            train, later = _split(pages, config.validation_share)
+        say(f"{len(train)} pages to learn on, {len(later)} later ones to validate")
+        adapted = adapt_to_pages(
+            train,
+            config.ranker,
+            pictures=pictures,
+            image_feature=image_feature,
+            allow_window_overlap=allow_window_overlap,
+        )
+        embeddings = pictures.metadata if isinstance(pictures, Embeddings) else None
+        clusters = pictures.metadata if isinstance(pictures, Clusters) else None
+        checkpoints = Checkpoints(
+            output.with_name(f"{output.name}.checkpoints"),
+            {
+                **config.flat(exclude=_MAY_CHANGE),
+                "image feature": image_feature,
+                "seed": seed,
+                "dataset": manifest.digest(),
+                "damaged shards": dataset.bad_shards,
+                "embeddings": embeddings.digest() if embeddings else None,
+                "clusters": clusters.digest() if clusters else None,
+                "warm start": earlier.metadata.digest() if earlier else None,
+            },
+            writes=chief,
+            restart=restart,
+        )
+        keras.utils.set_random_seed(seed)
+        with strategy.scope():
+            ranker = Ranker(adapted.config, adapted.features.sizes, image_feature, train.negative_rate)
+            ranker.compile(default_optimizer(config))
+            ranker.fill(adapted.features)
+            if earlier is not None:
+                say(earlier.fill(ranker, dataset.items(), dataset.users(), embeddings, clusters))
+        later_batches = page_batches(
+            dataset,
+            "train",
+            adapted.config.lengths,
+            batch_size=_VALIDATION_BATCH,
+            window=later.window,
+            to_longest=GROUPS,
+        )
+        with checkpoints:
+            history = _fit(ranker, config, train, later_batches, checkpoints, seed)
+        if not chief:
+            return None
+        scores = score_pages(ranker, later_batches)
+        ranker.calibrator = _calibrator(config.calibration, scores, train.negative_rate)
+        best = {
+            "epoch": int(np.argmax(np.nan_to_num(history[f"val_{config.monitor}"], nan=-np.inf))) + 1,
+            **measure(scores.calibrated(ranker.calibrator), train.negative_rate),
+        }
+        metadata = RankerMetadata(
+            image_feature=image_feature,
+            seed=seed,
+            dataset_digest=manifest.digest(),
+            item_ids_sha256=manifest.items.ids_sha256,
+            user_ids_sha256=manifest.users.ids_sha256,
+            window=pages.window,
+            negative_rate=train.negative_rate,
+            validation=best,
+            embeddings=embeddings,
+            clusters=clusters,
+            notice=manifest.notice,
+        )
+        RankerRun.save(
+            scratch,
+            ranker,
+            metadata,
+            config,
+            items=dataset.items(),
+            users=dataset.users(),
+            history=history,
+            example_records=[*later.records().take(_EXAMPLE_PAGES).as_numpy_iterator()],
+            training_counts=adapted.occurrences,
+        )
+    checkpoints.remove()
+    return RankerRun(output)
+
+
+def _split(pages: Pages, validation_share: float) -> tuple[Pages, Pages]:
+    try:
+        return pages.split(1 - validation_share)
+    except InputError as error:
+        raise InputError(
+            f"the {len(pages)} train pages leave none for validation (validation_share={validation_share})"
+        ) from error
+
+
+def _fit(
+    ranker: Ranker,
+    config: TrainingConfig,
+    train: Pages,
+    later_batches: tf.data.Dataset,
+    checkpoints: Checkpoints,
+    seed: int,
+) -> dict[str, list[float]]:
+    """Trains, and leaves the ranker with the weights of its best epoch; returns the logs of the epochs."""
+    strategy = ranker.distribute_strategy
+    batches = TrainingBatches(
+        train.dataset,
+        train.split_name,
+        window=train.window,
+        pages=len(train),
+        lengths=ranker.config.lengths,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=seed,
+    )
+    weigh = _loss_weights(config.loss_half_life_days, train.window.last)
+    verbose = (1 if sys.stdout.isatty() else 2) if is_progress_shown() else 0
+    return resumable_fit(
+        ranker,
+        lambda step: strategy.distribute_datasets_from_function(
+            lambda context: batches.from_step(step, context).map(weigh).map(with_labels)
+        ),
+        checkpoints,
+        steps_per_epoch=batches.steps_per_epoch,
+        epochs=config.epochs,
+        checkpoint_minutes=config.checkpoint_minutes,
+        monitor=f"val_{config.monitor}",
+        patience=config.patience,
+        verbose=verbose,
+        callbacks=[ValidationMetrics(later_batches, ranker.negative_rate)],
+        shuffle=False,  # the batches are shuffled already
+    )
+
+
+def _loss_weights(half_life_days: float | None, last: int) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Adds `LOSS_WEIGHT` to pages: a half for every half-life that they are older than the moment `last`."""
+    if half_life_days is None:
+        return lambda page: page
+
+    def weigh(page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        half_lives = tf.cast(last - page["timestamp"], tf.float32) / (half_life_days * _DAY_MS)
+        return {**page, LOSS_WEIGHT: 2.0**-half_lives}
+
+    return weigh
+
+
+def _calibrator(kind: str, scores: ScoredPages, negative_rate: float) -> Calibrator:
+    """Fits a calibrator on what the validation pages say."""
+    if kind == "none":
+        return Calibrator()
+    if scores.clicked.all() or not scores.clicked.any():
+        warn("not calibrated: the validation candidates are all clicked or all not")
+        return Calibrator()
+    fit = {"platt": fit_platt, "isotonic": fit_isotonic}[kind]
+    return fit(to_logits(scores.ctr), scores.clicked, candidate_weights(scores.clicked, negative_rate))
