@@ -31,7 +31,7 @@ class DenseFeatures(keras.layers.Layer):
     """
 
     def __init__(self, features: Mapping[str, NumberFeature], dim: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.features = dict(features)
         self.dim = dim
         self.scales: dict[str, keras.Variable] = {}
@@ -73,7 +73,7 @@ class DenseFeatures(keras.layers.Layer):
             if feature.transform == "log":
                 values = log_magnitude(values)
             number = tf.where(present, (values - scale[0]) / scale[1], 0.0)[..., None]
-            transformed.append(tf.cast(number, self.compute_dtype))
+            transformed.append(tf.saturate_cast(number, self.compute_dtype))
         return tf.concat(transformed, axis=-1)
 
     def get_config(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class FeatureEmbeddings(keras.layers.Layer):
         text: TextEmbedding | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         if text is None and any(feature.type == "text" for feature in features.values()):
             raise ValueError("`text` must be a `TextEmbedding` if a feature is a text. Received: text=None")
         self.features = dict(features)
@@ -68,7 +68,7 @@ class FeatureEmbeddings(keras.layers.Layer):
             elif feature.type == "text":
                 embedded[name] = self.text(values[name])
             else:
-                embedded[name] = tf.cast(values[name][:, None], self.compute_dtype)
+                embedded[name] = tf.saturate_cast(values[name][:, None], self.compute_dtype)
         return embedded
 
     def get_config(self) -> dict[str, Any]:

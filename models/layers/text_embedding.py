@@ -50,14 +50,18 @@ class TextEmbedding(keras.layers.Layer):
 
     def build(self, tokens_shape: Any) -> None:
         """Makes the token embeddings."""
-        self.embeddings = self.add_weight(name="embeddings", shape=(self.buckets, self.dim), initializer="uniform")
+        # `autocast` would copy the whole table.
+        self.embeddings = self.add_weight(
+            name="embeddings", shape=(self.buckets, self.dim), initializer="uniform", autocast=False
+        )
         self.built = True
 
     def call(self, tokens: tf.Tensor) -> tf.Tensor:
         """Embeds; see the class."""
-        present = tf.cast(tokens != PADDING, self.compute_dtype)
+        present = tf.cast(tokens != PADDING, self.variable_dtype)
         vectors = gather_rows(self.embeddings, tf.maximum(tokens, 0)) * present[..., None]
-        return tf.math.divide_no_nan(tf.reduce_sum(vectors, axis=1), tf.reduce_sum(present, axis=1, keepdims=True))
+        mean = tf.math.divide_no_nan(tf.reduce_sum(vectors, axis=1), tf.reduce_sum(present, axis=1, keepdims=True))
+        return tf.cast(mean, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -33,7 +33,7 @@ class ItemTower(keras.layers.Layer):
     def __init__(
         self, features: FeatureEmbeddings, picture_encoder: keras.layers.Layer | None, dim: int, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.features = features
         self.picture_encoder = picture_encoder
         self.dim = dim

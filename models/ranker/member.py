@@ -112,7 +112,7 @@ class RankerMember(keras.layers.Layer):
         heads: list[str],
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # of what is not learned, before it is scaled
         features, attention, policy = config.features, config.attention, self.dtype_policy
         self.recent_steps = attention.recent_steps
         table_features = [*features.item.values(), *features.user.values()]
@@ -245,7 +245,7 @@ class RankerMember(keras.layers.Layer):
         return self._mlp(self._concat(by_candidate), self._concat(by_page), training)
 
     def _concat(self, features: list[tf.Tensor]) -> tf.Tensor:
-        return tf.concat([tf.cast(feature, self.compute_dtype) for feature in features], axis=-1)
+        return tf.concat([tf.saturate_cast(feature, self.compute_dtype) for feature in features], axis=-1)
 
     def _mlp(self, candidates: tf.Tensor, pages: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """The logits of `(batch, candidates, dim)` and `(batch, dim)`."""

@@ -88,8 +88,9 @@ class Ranker(DistributedFit, tfrs.Model):
 
     Call arguments:
         page: the features of `parse_pages` that are known before the page is shown; any numbers of pages, candidates
-            and steps, 0 included. Item row `items` stands for an unknown item, user -1 for an unknown user, and so
-            does any row beyond the tables, unless the page has `NEW_ITEMS` that it refers to.
+            and steps, 0 included. Of histories longer than `config.lengths`, the newest steps are read. Item row
+            `items` stands for an unknown item, user -1 for an unknown user, and so does any row beyond the tables,
+            unless the page has `NEW_ITEMS` that it refers to.
 
     Output: float32 `(batch, candidates)` each, 0 at padded candidates: `ctr`; `ctcvr`, the probability of click and
     conversion; `dwell`, the seconds expected after a click (of their logarithm the mean, so rather the median).
@@ -134,9 +135,10 @@ class Ranker(DistributedFit, tfrs.Model):
         self._correction = math.log(negative_rate)
         self.histories = [name for name in HISTORIES if getattr(config.lengths, name)]
         pictures = make_picture_feature(image_feature, sizes, config)
-        item_table = FeatureTable(config.features.item, sizes.items + 1, name="features")
-        self.items = ItemTable(item_table, pictures, name="items")
-        self.users = FeatureTable(config.features.user, sizes.users + 1, name="users")
+        # Tables, and what is compared, are float32 under any policy.
+        item_table = FeatureTable(config.features.item, sizes.items + 1, name="features", dtype="float32")
+        self.items = ItemTable(item_table, pictures, name="items", dtype="float32")
+        self.users = FeatureTable(config.features.user, sizes.users + 1, name="users", dtype="float32")
         self.dense = DenseFeatures(
             config.features.candidate, config.embedding_dim, name="dense", dtype=self.dtype_policy
         )
@@ -216,7 +218,7 @@ class Ranker(DistributedFit, tfrs.Model):
         features = FeatureEmbeddings(
             self.config.features.item, self.sizes.item, dim, text, name="features", dtype=policy
         )
-        picture_encoder = self.items.pictures.item_encoder(dim)
+        picture_encoder = self.items.pictures.item_encoder(dim, policy)
         return ItemTower(features, picture_encoder, self.config.item_dim, name="items", dtype=policy)
 
     def candidate_tower(self) -> keras.layers.Layer | None:
@@ -285,6 +287,10 @@ class Ranker(DistributedFit, tfrs.Model):
 
     def _page_inputs(self, page: dict[str, tf.Tensor]) -> PageInputs:
         """What the tables and comparisons say of pages."""
+        page = dict(page)
+        for name in self.histories:
+            for feature in (f"{name}_item", f"{name}_time"):
+                page[feature] = page[feature][:, : getattr(self.config.lengths, name)]
         unknown_item, unknown_user = (tf.constant(n, tf.int64) for n in (self.sizes.items, self.sizes.users))
         groups = {name: page[name] for name in ("item", *(f"{name}_item" for name in self.histories))}
         distinct, positions = _distinct(groups, unknown_item)
@@ -386,7 +392,8 @@ class Ranker(DistributedFit, tfrs.Model):
             )
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [AveragedWeights(), *keras.tree.flatten(callbacks)] if callbacks else [AveragedWeights()]
-        return super().fit(*args, callbacks=callbacks, **options)
+        # Keras warns of shuffling, which batches do themselves, unless it is switched off.
+        return super().fit(*args, callbacks=callbacks, **{"shuffle": False, **options})
 
     def predict(self, *args: Any, **options: Any) -> dict[str, Any]:
         """Keras' `predict`; batches may differ in length.
@@ -434,7 +441,9 @@ class Ranker(DistributedFit, tfrs.Model):
                 losses, counts = tf.stack([losses for losses, _ in by_member]), by_member[0][1]
             else:
                 losses = self.tasks[name](label[..., None], prediction[..., None], training=training)
-            self.task_losses[name].update_state(tf.reduce_mean(losses, axis=0), sample_weight=counts)
+            # Flat: Keras would take the mean of each page first, over its padding too.
+            mean = tf.reshape(tf.reduce_mean(losses, axis=0), (-1,))
+            self.task_losses[name].update_state(mean, sample_weight=tf.reshape(counts, (-1,)))
             losses = tf.reduce_sum(losses, axis=0)
             weights = counts * _fitting(weight, counts, name)
             total += self.task_weights[name] * global_mean(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))

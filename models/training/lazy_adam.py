@@ -1,7 +1,5 @@
 """Lazy Adam: a step reads and changes only the table rows that its batch looks up."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -24,8 +22,9 @@ class LazyAdam(Adam):
     moving rows that it no longer sees. The other rows follow Adam's equations, with the bias correction of the global
     step; where every row has a gradient in every step, both are the same. Dense gradients are treated as in `Adam`.
 
-    With `average`, it also knows a mean of the weights after each step, for `averaged_weights`. Of `t` steps, the first
-    `k` have `(k / t) ** 9` of the weight in it: it follows the newest tenth, however long training has run. By parts,
+    With `average`, it also knows a mean of the weights after each step, which `models.training.averaged_weights` gives
+    to a model. Of `t` steps, the first `k` have `(k / t) ** 9` of the weight in it: it follows the newest tenth, however
+    long training has run. By parts,
 
         average = weight - sum over steps k of ((k - 1) / t) ** 9 * (change of the weight by step k),
 
@@ -148,28 +147,6 @@ class LazyAdam(Adam):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "average": self.average}
-
-
-@contextlib.contextmanager
-def averaged_weights(model: keras.Model) -> Iterator[None]:
-    """In it, a model has the averages for weights if its optimizer keeps them; afterwards its own ones again."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # which one may scale the loss for
-    if not isinstance(optimizer, LazyAdam) or not optimizer.average:
-        yield
-        return
-    weights = model.trainable_variables
-    own = [tf.identity(weight.value) for weight in weights]
-    _assign(model, weights, optimizer.averages())
-    try:
-        yield
-    finally:
-        _assign(model, weights, own)
-
-
-def _assign(model: keras.Model, weights: list[keras.Variable], values: list[tf.Tensor]) -> None:
-    with model.distribute_strategy.scope():
-        for weight, value in zip(weights, values, strict=True):
-            weight.assign(value)
 
 
 class _Slots(NamedTuple):

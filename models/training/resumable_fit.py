@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from models.training.averaged_weights import averaged_weights
 from models.training.checkpoints import Checkpoints
-from models.training.lazy_adam import averaged_weights
 from models.training.step_checkpoints import BestWeights, StepCheckpoints
 
 

@@ -35,11 +35,11 @@ class ClusterIdFeature(PictureFeature):
         self.add_table("center", (sizes.clusters + 1, sizes.image_dim))
         self.add_table("similarity", (2,))
 
-    def item_encoder(self, dim: int) -> keras.layers.Layer | None:
+    def item_encoder(self, dim: int, dtype: Any = None) -> keras.layers.Layer | None:
         """The embedding."""
         if not self.embed:
             return None
-        embedding = IdEmbedding(self.sizes.clusters, dim, name="cluster_embedding", dtype=self.dtype_policy)
+        embedding = IdEmbedding(self.sizes.clusters, dim, name="cluster_embedding", dtype=dtype)
         embedding.build()
         return embedding
 

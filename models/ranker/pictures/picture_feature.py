@@ -52,7 +52,7 @@ class PictureFeature(keras.layers.Layer):
     compares_vectors = False
 
     def __init__(self, sizes: FeatureSizes, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.sizes = sizes
         self.tables: dict[str, keras.Variable] = {}
         self.built = True
@@ -68,8 +68,13 @@ class PictureFeature(keras.layers.Layer):
         for name, table in self.tables.items():
             table.assign(pictures[name])
 
-    def item_encoder(self, dim: int) -> keras.layers.Layer | None:
-        """A new layer, built, from `PictureValues.item` to `(n, dim)`; each member of a ranker has one of its own."""
+    def item_encoder(self, dim: int, dtype: Any = None) -> keras.layers.Layer | None:
+        """A new layer, built, from `PictureValues.item` to `(n, dim)`; each member of a ranker has one of its own.
+
+        Args:
+            dim: length of its output.
+            dtype: its policy. The tables, and what is compared, are float32 whatever it is.
+        """
         return None
 
     def call(self, rows: tf.Tensor, new_clusters: tf.Tensor | None = None) -> PictureValues:

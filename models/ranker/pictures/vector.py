@@ -18,9 +18,9 @@ class VectorFeature(PictureFeature):
         super().__init__(sizes, **kwargs)
         self.add_table("image", (sizes.items + 1, sizes.image_dim))
 
-    def item_encoder(self, dim: int) -> keras.layers.Layer:
+    def item_encoder(self, dim: int, dtype: Any = None) -> keras.layers.Layer:
         """The projection."""
-        projection = keras.layers.Dense(dim, name="image_projection", dtype=self.dtype_policy)
+        projection = keras.layers.Dense(dim, name="image_projection", dtype=dtype)
         projection.build((None, self.sizes.image_dim))
         return projection
 

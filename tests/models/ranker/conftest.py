@@ -12,7 +12,7 @@ from models.features.spec import resolve_features
 from models.features.training_counts import count_training
 from models.ranker.config import IMAGE_FEATURES
 from models.ranker.ranker import Ranker
-from tests.models.ranker.ranker_pages import CONFIG, last
+from tests.models.ranker.ranker_pages import CONFIG, PAGE_LENGTHS, last
 from tests.models.tiny_dataset import write_tiny_dataset
 
 
@@ -52,7 +52,7 @@ def resolve(dataset):
 @pytest.fixture(scope="module")
 def page(dataset):
     """The last pages of training: most have histories, some have fewer candidates than others."""
-    return next(iter(page_batches(dataset, "train", CONFIG.lengths, batch_size=240).map(lambda p: last(p, 24))))
+    return next(iter(page_batches(dataset, "train", PAGE_LENGTHS, batch_size=240).map(lambda p: last(p, 24))))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import tensorflow as tf
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths
 
 CONFIG = RankerConfig(
-    lengths=RankerLengths(candidates=6, click=7, pay=4, cart=3),
+    lengths=RankerLengths(candidates=6, click=12, pay=9, cart=8),
     embedding_dim=4,
     item_dim=6,
     attention=AttentionConfig(recent_steps=4, units=5, heads=2, head_dim=3),
@@ -14,6 +14,10 @@ CONFIG = RankerConfig(
     token_buckets=50,
     query_tokens=5,
 )
+
+
+PAGE_LENGTHS = RankerLengths(candidates=6, click=7, pay=4, cart=3)
+"""Shorter than a ranker reads, so that more padding is not cut off."""
 
 
 def last(page, count):

@@ -13,6 +13,7 @@ from models.ranker.calibrator import Calibrator
 from models.ranker.config import IMAGE_FEATURES, RankerLengths
 from tests.models.ranker.ranker_pages import (
     CONFIG,
+    PAGE_LENGTHS,
     ctr,
     gradients_of,
     inputs_of,
@@ -170,13 +171,13 @@ def test_two_replicas_equal_one(make, page, image_feature, sizes, pairwise):
 
 
 def test_fit_learns_the_same_on_two_replicas_with_an_uneven_last_batch(make, dataset):
-    config = CONFIG.model_copy(update={"lengths": RankerLengths(candidates=6, click=7, pay=0, cart=0)})
+    config = CONFIG.model_copy(update={"lengths": RankerLengths(candidates=6, click=12, pay=0, cart=0)})
 
     def fit(ranker):
         with ranker.distribute_strategy.scope():
             ranker.compile(optimizer=keras.optimizers.SGD(0.2, momentum=0.9))
             ranker.optimizer.build(ranker.trainable_variables)
-        pages = page_batches(dataset, "train", CONFIG.lengths, batch_size=8).take(2).unbatch().take(9).batch(8)
+        pages = page_batches(dataset, "train", PAGE_LENGTHS, batch_size=8).take(2).unbatch().take(9).batch(8)
         pages = pages.map(lambda page: (inputs_of(page), labels_of(page)))
         loss = ranker.fit(pages, verbose=0, shuffle=False).history["loss"][0]  # the last batch is one page
         return loss, ranker.get_weights()

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from models.layers.table_rows import gather_rows
 from models.training.adam import Adam
-from models.training.lazy_adam import LazyAdam, averaged_weights
+from models.training.averaged_weights import averaged_weights
+from models.training.lazy_adam import LazyAdam
 from models.training.optimizer import ReplicaLossScaleOptimizer
 from models.training.training_state import read_training_state, write_training_state
 from tests.models.courier_batch import mirrored

@@ -1,0 +1,265 @@
+"""The ranker as a Keras model: compile, fit, evaluate, predict, save and load."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.clustering.clusters import Clusters
+from models.data.dataset import Dataset
+from models.features.spec import CategoryFeature, FeaturesConfig, IdFeature
+from models.metrics.gauc import GAUC
+from models.ranker.calibrator import Calibrator
+from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths, TrainingConfig
+from models.ranker.ranker import Ranker
+from models.ranker.train import train_ranker
+from models.training.lazy_adam import LazyAdam
+from tests.models.tiny_dataset import write_tiny_dataset
+
+SMALL = RankerConfig(
+    lengths=RankerLengths(click=6, pay=0, cart=0),
+    embedding_dim=4,
+    item_dim=6,
+    attention=AttentionConfig(recent_steps=4, units=5, histories="none"),
+    mlp_units=(12, 8),
+    token_buckets=50,
+    query_tokens=5,
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), items=60, pages=120)
+
+
+@pytest.fixture(scope="module")
+def pages(tiny):
+    return Dataset(tiny.data).pages("train").split(0.9)
+
+
+@pytest.fixture(scope="module")
+def clusters(tiny):
+    return Clusters.load(tiny.clusters)
+
+
+@pytest.fixture
+def ranker(pages, clusters):
+    keras.utils.set_random_seed(0)
+    return Ranker.adapt(pages[0], pictures=clusters, config=SMALL)
+
+
+def flat(ranker, batches):
+    """Labels and probabilities of all candidates, and the number of candidates of each page."""
+    clicked, present = [], []
+    for _, labels, mask in batches:
+        clicked += [row[: int(count)] for row, count in zip(labels.numpy(), mask.numpy().sum(axis=1), strict=True)]
+    scores = ranker.predict(batches, verbose=0)["ctr"]
+    present = [len(row) for row in clicked]
+    return np.concatenate(clicked), np.concatenate([s[:n] for s, n in zip(scores, present, strict=True)]), present
+
+
+def test_a_script_trains_what_the_command_trains_to_the_last_bit(tiny, pages, clusters, tmp_path):
+    config = TrainingConfig(ranker=SMALL, epochs=2, batch_size=16)
+    run = train_ranker(tiny.data, tmp_path / "run", pictures=clusters, config=config, seed=3)
+    train, later = pages
+    trained = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        ranker = Ranker.adapt(train, pictures=clusters, config=SMALL)
+        ranker.compile(metrics=[GAUC()])
+        best = keras.callbacks.EarlyStopping("val_gauc", mode="max", patience=3, restore_best_weights=True)
+        history = ranker.fit(
+            train.batches(16, shuffle=True, seed=3),
+            validation_data=later.batches(128),
+            epochs=2,
+            callbacks=[best],
+            verbose=0,
+        ).history
+        trained.append(ranker)
+        np.testing.assert_allclose(history["val_gauc"], run.history()["val_gauc_page_mean"], rtol=1e-5)
+        assert history["loss"] == run.history()["loss"]
+    for expected, first, second in zip(run.ranker().get_weights(), *(r.get_weights() for r in trained), strict=True):
+        np.testing.assert_array_equal(first, expected)
+        np.testing.assert_array_equal(second, expected)
+
+
+def test_a_ranker_whose_tables_are_empty_refuses_to_learn(pages, ranker):
+    empty = Ranker.from_config(ranker.get_config())
+    empty.compile()
+    with pytest.raises(ValueError, match=r"tables of this ranker are empty: make it with `Ranker.adapt\(pages\)`"):
+        empty.fit(pages[0].batches(16), verbose=0)
+
+
+def test_validation_is_evaluation_with_the_averaged_weights_which_are_kept(pages, ranker):
+    train, later = pages
+    ranker.compile(metrics=[GAUC(), "auc", keras.metrics.BinaryAccuracy(name="accuracy")])
+    assert isinstance(ranker.optimizer, LazyAdam)
+    history = ranker.fit(train.batches(16), validation_data=later.batches(5), epochs=2, verbose=0).history
+    logs = ranker.evaluate(later.batches(5), return_dict=True, verbose=0)
+    for name, value in logs.items():
+        assert history[f"val_{name}"][-1] == pytest.approx(value, rel=1e-5), name
+    clicked, ctr, lengths = flat(ranker, later.batches(7))
+    assert logs["loss"] == pytest.approx(-np.where(clicked == 1, np.log(ctr), np.log1p(-ctr)).mean(), rel=1e-4)
+    assert logs["accuracy"] == pytest.approx(((ctr > 0.5) == (clicked == 1)).mean(), rel=1e-5)
+    aucs = []
+    for page in np.split(np.arange(len(ctr)), np.cumsum(lengths)[:-1]):
+        up, down = ctr[page][clicked[page] == 1], ctr[page][clicked[page] == 0]
+        if len(up) and len(down):
+            aucs.append(((up[:, None] > down) + 0.5 * (up[:, None] == down)).mean())
+    assert logs["gauc"] == pytest.approx(np.mean(aucs), rel=1e-5)
+    assert logs["auc"] == pytest.approx(0.5, abs=0.5)
+
+
+def test_a_saved_ranker_predicts_and_learns_on_as_it_would_have(pages, clusters, tmp_path):
+    train, later = pages
+    # Saved models of Keras have no random states.
+    features = FeaturesConfig(
+        item={"item_id": IdFeature(dropout=0.0), "category": CategoryFeature(match=True)}, user={}
+    )
+    ranker = Ranker.adapt(train, pictures=clusters, config=SMALL.model_copy(update={"features": features}))
+    ranker.compile(metrics=[GAUC()])
+    ranker.fit(train.batches(16), epochs=1, verbose=0)
+    ranker.calibrator = Calibrator(kind="platt", x=(0.0,), y=(-0.5,), slope=1.5)
+    scores = ranker.predict(later.batches(4), verbose=0)["ctr"]
+    ranker.save(tmp_path / "ranker.keras")
+    loaded = keras.models.load_model(tmp_path / "ranker.keras")
+    assert loaded.vocabulary == ranker.vocabulary
+    assert loaded.calibrator == ranker.calibrator
+    assert loaded.get_config() == ranker.get_config()
+    np.testing.assert_array_equal(loaded.predict(later.batches(4), verbose=0)["ctr"], scores)
+    losses = [each.fit(train.batches(16), epochs=1, verbose=0).history for each in (ranker, loaded)]
+    assert losses[0] == losses[1]
+    for a, b in zip(ranker.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    ranker.summary(print_fn=lambda *_, **__: None)
+
+
+def test_predictions_of_batches_of_any_length_are_one_array(pages, ranker):
+    batches = pages[1].batches(1)
+    lengths = {int(mask.shape[1]) for _, _, mask in batches}
+    assert len(lengths) > 1
+    scores = ranker.predict(batches, verbose=0)
+    whole = ranker.predict(pages[1].batches(len(pages[1])), verbose=0)
+    assert scores["ctr"].shape == (len(pages[1]), max(lengths))
+    np.testing.assert_allclose(scores["ctr"], whole["ctr"], rtol=1e-4)
+
+
+def squared(y_true, y_pred):
+    """Of probabilities, page-wise; padding has the label -1."""
+    assert y_pred.shape.rank == 2
+    return tf.square(y_true - tf.sigmoid(y_pred))
+
+
+def pairwise(y_true, y_pred):
+    """One loss per page, of its clicked candidates against the others."""
+    up, down = (tf.cast(y_true == label, tf.float32) for label in (1.0, 0.0))
+    pairs = up[:, :, None] * down[:, None, :]
+    losses = tf.nn.softplus(y_pred[:, None, :] - y_pred[:, :, None])
+    return tf.math.divide_no_nan(tf.reduce_sum(pairs * losses, axis=(1, 2)), tf.reduce_sum(pairs, axis=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["binary_crossentropy", keras.losses.BinaryCrossentropy(from_logits=True), keras.losses.BinaryFocalCrossentropy],
+)
+def test_losses_of_keras_never_see_padding(pages, ranker, loss):
+    if isinstance(loss, type):
+        loss = loss(from_logits=True, gamma=0.0, apply_class_balancing=False)
+    ranker.compile("adam", loss=loss)
+    losses = [ranker.evaluate(pages[1].batches(n), return_dict=True, verbose=0)["loss"] for n in (1, 5, 12)]
+    ranker.compile("adam")
+    own = ranker.evaluate(pages[1].batches(5), return_dict=True, verbose=0)["loss"]
+    np.testing.assert_allclose(losses, own, rtol=1e-4)
+
+
+def test_losses_of_one_s_own_see_pages(pages, ranker):
+    clicked, ctr, lengths = flat(ranker, pages[1].batches(5))
+    ranker.compile(loss=squared)
+    logs = [ranker.evaluate(pages[1].batches(n), return_dict=True, verbose=0)["loss"] for n in (1, 12)]
+    np.testing.assert_allclose(logs, np.square(clicked - ctr).mean(), rtol=1e-4)
+    ranker.compile(loss=pairwise)
+    logs = [ranker.evaluate(pages[1].batches(n), return_dict=True, verbose=0)["loss"] for n in (1, 12)]
+    logits, means = np.log(ctr) - np.log1p(-ctr), []
+    for page in np.split(np.arange(len(ctr)), np.cumsum(lengths)[:-1]):
+        up, down = logits[page][clicked[page] == 1], logits[page][clicked[page] == 0]
+        means.append(np.log1p(np.exp(down - up[:, None])).mean() if len(up) and len(down) else 0.0)
+    np.testing.assert_allclose(logs, np.mean(means), rtol=1e-3)
+    before = ranker.get_weights()
+    ranker.fit(pages[0].batches(32), epochs=1, verbose=0)
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(before, ranker.get_weights(), strict=True))
+
+
+def test_compile_refuses_what_would_go_wrong_quietly(ranker):
+    with pytest.raises(ValueError, match=r"`loss` must take log-odds: BinaryCrossentropy\(from_logits=True\)"):
+        ranker.compile(loss=keras.losses.BinaryCrossentropy())
+    with pytest.raises(ValueError, match="`jit_compile` must be False or 'auto'"):
+        ranker.compile(jit_compile=True)
+    with pytest.raises(ValueError, match="`metrics` must be a list"):
+        ranker.compile(metrics={"ctr": GAUC()})
+    with pytest.raises(ValueError, match="A ranker has no loss_weights"):
+        ranker.compile(loss_weights=[1.0])
+
+
+def test_labels_of_the_tasks_must_be_there(pages, clusters):
+    config = SMALL.model_copy(update={"tasks": SMALL.tasks.model_copy(update={"ctcvr": 0.5, "dwell": 0.2})})
+    ranker = Ranker.adapt(pages[0], pictures=clusters, config=config)
+    ranker.compile(metrics=[GAUC()])
+    with pytest.raises(ValueError, match=r"Missing: converted, dwell"):
+        ranker.fit(pages[0].batches(16), verbose=0)
+    batches = pages[0].batches(16, labels=("clicked", "converted", "dwell"))
+    logs = ranker.fit(batches, epochs=1, verbose=0).history
+    assert set(logs) == {"loss", "ctr_loss", "ctcvr_loss", "dwell_loss", "gauc"}
+    assert set(ranker.predict(pages[1].batches(16), verbose=0)) == {"ctr", "ctcvr", "dwell"}
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains_and_is_saved_as_such(pages, clusters, policy, tmp_path):
+    keras.utils.set_random_seed(0)
+    ranker = Ranker.adapt(pages[0], pictures=clusters, config=SMALL, dtype=policy)
+    assert ranker.members[0].mlp_candidate.compute_dtype == policy.removeprefix("mixed_")
+    ranker.compile(metrics=[GAUC()])
+    losses = ranker.fit(pages[0].batches(16), epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    scores = ranker.predict(pages[1].batches(16), verbose=0)["ctr"]
+    assert scores.dtype == np.float32
+    ranker.save(tmp_path / "ranker.keras")
+    loaded = keras.models.load_model(tmp_path / "ranker.keras")
+    assert loaded.dtype_policy.name == policy
+    np.testing.assert_allclose(loaded.predict(pages[1].batches(16), verbose=0)["ctr"], scores, atol=1e-3)
+
+
+def test_run_eagerly_is_the_same_step(pages, clusters):
+    weights = []
+    for eager in (False, True):
+        keras.utils.set_random_seed(0)
+        ranker = Ranker.adapt(pages[0], pictures=clusters, config=SMALL)
+        ranker.compile(keras.optimizers.SGD(0.1), run_eagerly=eager)
+        ranker.fit(pages[0].batches(40), epochs=1, verbose=0)
+        weights.append(ranker.get_weights())
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_callbacks_of_keras_keep_the_averaged_ranker(pages, ranker, tmp_path):
+    train, later = pages
+    ranker.compile(metrics=[GAUC()])
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "val_gauc", mode="max"),
+        keras.callbacks.TensorBoard(tmp_path / "logs"),
+        keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+    ]
+    ranker.fit(train.batches(40), validation_data=later.batches(128), epochs=1, callbacks=callbacks, verbose=0)
+    kept = keras.models.load_model(tmp_path / "best.keras")
+    for a, b in zip(kept.get_weights(), ranker.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    logs = kept.evaluate(later.batches(128), return_dict=True, verbose=0)
+    assert logs == pytest.approx(ranker.evaluate(later.batches(128), return_dict=True, verbose=0))
+
+
+def test_pictures_must_be_those_of_the_dataset_and_of_the_feature(pages, clusters):
+    with pytest.raises(ValueError, match="`pictures` must be Embeddings for the image feature vector"):
+        Ranker.adapt(pages[0], pictures=clusters, image_feature="vector", config=SMALL)
+    with pytest.raises(ValueError, match="`pictures` must be unset for the image feature none"):
+        Ranker.adapt(pages[0], pictures=clusters, image_feature="none", config=SMALL)
+    with pytest.raises(ValueError, match="`pictures` must be Clusters for the image feature cluster_id"):
+        Ranker.adapt(pages[0], image_feature="cluster_id", config=SMALL)
