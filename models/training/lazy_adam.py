@@ -22,9 +22,9 @@ class LazyAdam(Adam):
     moving rows that it no longer sees. The other rows follow Adam's equations, with the bias correction of the global
     step; where every row has a gradient in every step, both are the same. Dense gradients are treated as in `Adam`.
 
-    With `average`, it also knows a mean of the weights after each step, which `models.training.averaged_weights` gives
-    to a model. Of `t` steps, the first `k` have `(k / t) ** 9` of the weight in it: it follows the newest tenth, however
-    long training has run. By parts,
+    With `average`, it also knows a mean of the weights after each step, which `averaged_weights` gives to a model. Of
+    `t` steps, the first `k` have `(k / t) ** 9` of the weight in it: it follows the newest tenth, however long training
+    has run. By parts,
 
         average = weight - sum over steps k of ((k - 1) / t) ** 9 * (change of the weight by step k),
 
