@@ -1,4 +1,4 @@
-"""A page to rank, as a client says it."""
+"""A page to rank, in the terms of a client."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from beam_pipelines.format.records import HISTORIES
 
 
 class PageError(InputError):
-    """What was given is no page; says which part."""
+    """What was given is no page; the message names the part."""
 
 
 class History(NamedTuple):
@@ -39,7 +39,7 @@ class Page:
         timestamp: the moment, in epoch milliseconds; now if it is not given.
         query: what was searched for, if anything.
         histories: `click`, `pay` and `cart`; those left out are empty.
-        candidates: what else is said of the candidates: name of an input (`impressions_7d`, for example) to one value
+        candidates: what else is known of the candidates: name of an input (`impressions_7d`, for example) to one value
             for each.
 
     Raises:

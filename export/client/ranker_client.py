@@ -116,7 +116,7 @@ def page_inputs(page: Page, types_by_name: Mapping[str, tf.DType]) -> dict[str, 
 
 
 def _row(name: str, value: Any, dtype: tf.DType | None) -> np.ndarray:
-    scalars = [value] if isinstance(value, str | int) else list(value)
+    scalars: list[Any] = [value] if isinstance(value, str | int) else list(value)
     # An input that the ranker does not have is sent as it is: the server's answer names it.
     is_text = dtype == tf.string if dtype is not None else all(isinstance(scalar, str) for scalar in scalars)
     try:

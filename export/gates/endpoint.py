@@ -36,7 +36,7 @@ class EndpointAnswers(NamedTuple):
         latency_ms: by way of asking, the median of a few requests.
     """
 
-    version: int
+    version: int | None
     notice: str
     page: dict[str, Any]
     scores: dict[str, list[float]]
@@ -69,7 +69,7 @@ def ask_endpoint(model: Path, base_path: Path) -> EndpointAnswers:
         with tf.device("CPU:0"):  # like the server
             ranker = run.ranker()
             expected = scores_in_process(ranker, [record])[0]
-    row = request_row(record, ids, ranker.config.features.candidate)
+    row = request_row(record, ids, ranker.config.features.candidate or {})
     tensors = complete(pad_rows([row]), request_inputs(ranker))
     examples = {"examples": np.array([record], object)}
     with loopback_server(base_path) as server:

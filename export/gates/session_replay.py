@@ -15,6 +15,7 @@ import importlib
 import pickle
 import sys
 import time
+from typing import Any
 
 MADE_BY = ("export", "models", "beam_pipelines", "keras", "tensorflow_recommenders")
 """Packages that the process must do without."""
@@ -22,13 +23,13 @@ MADE_BY = ("export", "models", "beam_pipelines", "keras", "tensorflow_recommende
 
 def main(saved_model: str, requests_file: str, answers_file: str) -> None:
     """Replays the requests."""
-    sys.modules.update(dict.fromkeys(MADE_BY))  # an import of `None` fails
+    sys.modules.update(dict.fromkeys(MADE_BY))  # type: ignore[arg-type]  # an import of `None` fails
     import tensorflow as tf
 
     with open(requests_file, "rb") as file:
         requests = pickle.load(file)
     tf.get_logger().setLevel("ERROR")
-    result = {"importable": [name for name in MADE_BY if _is_importable(name)], "load_error": None}
+    result: dict[str, Any] = {"importable": [name for name in MADE_BY if _is_importable(name)], "load_error": None}
     result |= {"answers": [], "seconds": []}
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         try:

@@ -101,18 +101,18 @@ def check_skew(server: LoopbackServer, pages: ReferencePages, inputs: Mapping[st
     """
     largest = dict.fromkeys(("gRPC serving_default", "REST serving_default", "gRPC tf_example", "REST tf_example"), 0.0)
     for start in range(0, len(pages.rows), _TOGETHER):
-        some = pages.some(slice(start, start + _TOGETHER))
-        tensors = complete(pad_rows(some.rows), inputs)
-        encoded = [{"b64": base64.b64encode(record).decode()} for record in some.records]
+        batch = pages.select(slice(start, start + _TOGETHER))
+        tensors = complete(pad_rows(batch.rows), inputs)
+        encoded = [{"b64": base64.b64encode(record).decode()} for record in batch.records]
         answers = {
             "gRPC serving_default": server.ask_grpc("serving_default", tensors),
             "REST serving_default": server.ask_rest("serving_default", as_instances(tensors)),
-            "gRPC tf_example": server.ask_grpc("tf_example", {"examples": np.array(some.records, object)}),
+            "gRPC tf_example": server.ask_grpc("tf_example", {"examples": np.array(batch.records, object)}),
             "REST tf_example": server.ask_rest("tf_example", encoded),
         }
         for way, answer in answers.items():
             room = next(iter(answer.values())).shape[1]  # `tf_example` has it for so many candidates
-            for n, outputs in enumerate(some.outputs):
+            for n, outputs in enumerate(batch.outputs):
                 expected = {name: values[:room] for name, values in outputs.items()}
                 got = {name: values[n, : len(expected[name])] for name, values in answer.items()}
                 largest[way] = max(largest[way], largest_difference(f"{way}, page {start + n}", got, expected))

@@ -93,7 +93,7 @@ def replay(version: Path, requests: Sequence[Request]) -> Replay:
 
 
 def check(gate: Gate, answers: Sequence[Outputs | str]) -> str:
-    """Checks what came of a gate's requests: all answers must be fit to be scores, and what the gate says.
+    """Checks what came of a gate's requests: all answers must be fit to be scores, and pass the gate.
 
     Returns:
         What to print.
@@ -121,13 +121,13 @@ def session_gates(version: Path, pages: ReferencePages, inputs: Mapping[str, Req
     return [
         _warm_up_gate(version),
         _golden_gate(version),
-        _batch_gate(pages.some(slice(_TOGETHER))),
+        _batch_gate(pages.select(slice(_TOGETHER))),
         _edge_gate(max(pages.rows, key=lambda row: len(row["item_id"])), inputs),
         _nan_gate(pages.rows[0], inputs),
     ]
 
 
-def largest_difference(what: str, answer: Outputs, expected: Outputs) -> float:
+def largest_difference(what: str, answer: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
     """Compares answers with scores.
 
     Args:
@@ -212,7 +212,6 @@ def _edge_gate(row: dict[str, Any], inputs: Mapping[str, RequestInput]) -> Gate:
     """Empty and absent histories, unknown IDs, new items, and nothing at all."""
     optional = [name for name, each in inputs.items() if not each.required]
     histories = [name for name, each in inputs.items() if each.per not in ("page", "candidate")]
-    features = {name: each for name, each in inputs.items() if each.of_new_items}
     candidates = len(row["item_id"])
     without_histories = {**row, **{name: [] for name in histories}}
     missing = {
@@ -220,18 +219,20 @@ def _edge_gate(row: dict[str, Any], inputs: Mapping[str, RequestInput]) -> Gate:
         for name, each in inputs.items()
         if name in optional and name not in histories
     }
-    unknown = {name: [UNKNOWN_ID] * len(row[name]) for name in histories if name.endswith("_item_id")}
+    unknown: dict[str, Any] = {name: [UNKNOWN_ID] * len(row[name]) for name in histories if name.endswith("_item_id")}
     unknown |= {"user_id": UNKNOWN_ID, "item_id": [UNKNOWN_ID] * candidates}
-    said = {name: [_EXAMPLE_VALUES[each.dtype.name]] * candidates for name, each in features.items()}
+    new_item_features = {
+        name: [_EXAMPLE_VALUES[each.dtype.name]] * candidates for name, each in inputs.items() if each.of_new_items
+    }
     pages = {
         "a page": row,
-        "known items with features of new ones": {**row, **said},
+        "known items with features of new ones": {**row, **new_item_features},
         "a page of empty histories": without_histories,
         "a page without histories": _without(row, histories),
         "a page of what is missing": {**without_histories, **missing},
         "a page without all that may be left out": _without(row, optional),
         "a page of unknown IDs": {**row, **unknown},
-        "a page of new items": {**row, **unknown, **said},
+        "a page of new items": {**row, **unknown, **new_item_features},
         "a page without candidates": {
             name: [] if inputs[name].per == "candidate" else value for name, value in row.items()
         },

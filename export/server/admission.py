@@ -16,8 +16,8 @@ from export.server.serving_error import ServingError
 MAX_WAITING = 64
 """Requests that wait for their turn, if nothing else is asked for."""
 
-_LOOK_SECONDS = 0.05
-"""How often a request that waits looks whether its client is still there."""
+_CHECK_SECONDS = 0.05
+"""How often a request that waits checks that its client is still there."""
 
 
 class RequestLimits(NamedTuple):
@@ -61,12 +61,12 @@ class Deadline:
 
     Args:
         seconds: from now; `None` if for as long as it takes.
-        is_wanted: whether the client still waits.
+        is_active: whether the client still waits.
     """
 
-    def __init__(self, seconds: float | None, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, seconds: float | None, is_active: Callable[[], bool] = lambda: True) -> None:
         self._end = None if seconds is None else time.monotonic() + seconds
-        self._is_wanted = is_wanted
+        self._is_active = is_active
 
     def remaining(self) -> float | None:
         """Seconds until then, more than 0; `None` if there is no limit.
@@ -74,7 +74,7 @@ class Deadline:
         Raises:
             ServingError: it has passed, or the client has gone.
         """
-        if not self._is_wanted():
+        if not self._is_active():
             raise ServingError(grpc.StatusCode.CANCELLED, "The client cancelled the request before the model ran")
         if self._end is None:
             return None
@@ -123,7 +123,7 @@ class RequestQueue:
         try:
             while True:
                 remaining = deadline.remaining()
-                if self._turns.acquire(timeout=_LOOK_SECONDS if remaining is None else min(_LOOK_SECONDS, remaining)):
+                if self._turns.acquire(timeout=_CHECK_SECONDS if remaining is None else min(_CHECK_SECONDS, remaining)):
                     break
             try:
                 deadline.remaining()  # may have passed in the last moment

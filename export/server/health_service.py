@@ -10,7 +10,7 @@ SERVING, NOT_SERVING = 1, 2
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 
 
-def _messages() -> tuple[type, type]:
+def _messages() -> tuple[Any, Any]:
     """`HealthCheckRequest` and `HealthCheckResponse`.
 
     In a pool of their own, so that they do not meet those of the package `grpcio-health-checking`, which is not needed.
@@ -29,8 +29,11 @@ def _messages() -> tuple[type, type]:
     response.field.add(name="status", number=1, type=field.TYPE_ENUM, type_name=kind, label=optional)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    names = ("grpc.health.v1.HealthCheckRequest", "grpc.health.v1.HealthCheckResponse")
-    return tuple(message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in names)
+    request, response = (
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"grpc.health.v1.{name}"))
+        for name in ("HealthCheckRequest", "HealthCheckResponse")
+    )
+    return request, response
 
 
 HealthCheckRequest, HealthCheckResponse = _messages()

@@ -22,10 +22,10 @@ class VersionPolicy(NamedTuple):
     latest: int = 1
     specific: frozenset[int] = frozenset()
 
-    def wanted(self, published: Iterable[int]) -> set[int]:
+    def select(self, published: Iterable[int]) -> set[int]:
         """The versions to serve of those that are there."""
         if self.specific:
-            return self.specific.intersection(published)
+            return set(self.specific.intersection(published))
         ascending = sorted(published)
         return set(ascending[-self.latest :] if self.latest else ascending)
 

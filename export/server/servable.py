@@ -42,11 +42,11 @@ class Signature(NamedTuple):
         names = set(received)
         extra, missing = names - self.inputs.keys(), self.inputs.keys() - names - self.defaults.keys()
         if extra or missing:
-            sent, wanted, extra, missing = (",".join(sorted(group)) for group in (names, self.inputs, extra, missing))
             raise ServingError(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"input size does not match signature: {len(names)}!={len(self.inputs)} "
-                f"len({{{sent}}}) != len({{{wanted}}}). Sent extra: {{{extra}}}. Missing but required: {{{missing}}}.",
+                f"len({_set_text(names)}) != len({_set_text(self.inputs)}). Sent extra: {_set_text(extra)}. "
+                f"Missing but required: {_set_text(missing)}.",
             )
 
     def check_tensor(self, name: str, dtype: int, shape: Sequence[int]) -> None:
@@ -54,7 +54,7 @@ class Signature(NamedTuple):
 
         Args:
             name: the input's.
-            dtype: of `types_pb2.DataType`, or whatever a request says.
+            dtype: of `types_pb2.DataType`, or whatever a request has in its place.
             shape: its sizes, none negative.
 
         Raises:
@@ -213,6 +213,10 @@ def shape_text(shape: tf.TensorShape) -> str:
     if shape.rank is None:
         return "<unknown>"
     return f"[{','.join('?' if size is None else str(size) for size in shape.as_list())}]"
+
+
+def _set_text(names: Iterable[str]) -> str:
+    return f"{{{','.join(sorted(names))}}}"
 
 
 def _specs(infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, TensorSpec]:

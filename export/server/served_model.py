@@ -74,7 +74,7 @@ class ServedModel:
             if self._closed:
                 return
             published = published_versions(self.config.base_path)
-            wanted = self.config.policy.wanted(published)
+            wanted = self.config.policy.select(published)
             for number in sorted(wanted):
                 self._load(number, published[number])
             with self._lock:
@@ -125,7 +125,7 @@ class ServedModel:
             version = self._asked_for(version, label)
             number = self._latest() if version is None else version
             servable = None if number is None else self._available(number)
-            if servable is None:
+            if number is None or servable is None:
                 raise not_served(self.config.name, version)
             self._versions[number].users += 1
         try:
@@ -240,7 +240,8 @@ class ServedModel:
             if version is None or version.state != _State.UNLOADING or version.users:
                 return
             servable, version.servable, version.state = version.servable, None, _State.END
-        servable.close()
+        if servable is not None:
+            servable.close()
         _LOG.info("%s: version %d unloaded", self.config.name, number)
 
 

@@ -51,16 +51,18 @@ class RankerModule(tf.Module):
         scratch: a directory for the asset files; they are needed until the module is saved.
 
     Raises:
-        ArtifactError: an ID or the name of a feature cannot be expressed.
+        ArtifactError: the ranker has no vocabularies, or an ID or the name of a feature cannot be expressed.
     """
 
     def __init__(self, ranker: Ranker, ids: RowIds, scratch: Path) -> None:
         super().__init__()
+        if ranker.vocabulary is None:
+            raise ArtifactError("the ranker has no vocabularies; `Ranker.adapt` makes one that has")
         # Held as a plain callable, and its variables on their own: saving a Keras model as such would drag along what
         # belongs to training.
         self._score = lambda page: ranker(page)
         self._request_inputs = request_inputs(ranker)
-        self._numbers = list(ranker.config.features.candidate)
+        self._numbers = list(ranker.config.features.candidate or {})
         self._has_clusters = ranker.image_feature == "cluster_id"
         self._lengths = ranker.config.lengths
         self._variables = [variable.value for variable in ranker.variables]
@@ -68,7 +70,7 @@ class RankerModule(tf.Module):
         self._items = _table(ids.items, scratch / "item_ids.txt", unknown=self._unknown_item)
         self._users = _table(ids.users, scratch / "user_ids.txt", unknown=PADDING)
         self._new_item_encoder = NewItemEncoder(
-            ranker.config.features.item,
+            ranker.config.features.item or {},
             ranker.vocabulary,
             token_buckets=ranker.config.token_buckets,
             clusters=ranker.sizes.clusters,
@@ -117,7 +119,7 @@ class RankerModule(tf.Module):
     def _check_shapes(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> tuple[tf.Operation | None, tf.Tensor]:
         """Refuses inputs that do not belong together; those that are not given may have one row.
 
-        A check of all inputs at once: hundreds of small operations would take a tenth of the time of a page.
+        A check of all inputs at once: hundreds of small operations would take a noticeable part of the time of a page.
 
         Returns:
             The check, and whether all inputs are given, for all pages.
@@ -132,7 +134,7 @@ class RankerModule(tf.Module):
         rows, columns = tf.unstack(tf.stack([tf.shape(inputs[name]) for name in others]), axis=1)
         per = [self._request_inputs[name].per for name in others]
         leaders = ["item_id" if each == "candidate" else f"{each}_item_id" for each in per]
-        wanted_columns = tf.gather(columns, [others.index(leader) for leader in leaders])
+        expected_columns = tf.gather(columns, [others.index(leader) for leader in leaders])
         of_candidates = tf.constant([each == "candidate" for each in per])
 
         all_rows = tf.concat([page_rows, rows], axis=0)
@@ -140,14 +142,14 @@ class RankerModule(tf.Module):
         fits = tf.concat(
             [
                 (all_rows == pages) | (not_given & (all_rows == 1)),
-                (columns == wanted_columns) | (of_candidates & (columns == 0)),
+                (columns == expected_columns) | (of_candidates & (columns == 0)),
             ],
             axis=0,
         )
         messages = [f"{name} must have one row per user_id" for name in (*of_pages, *others)]
         messages += [f"{name} must have one value per {leader}" for name, leader in zip(others, leaders, strict=True)]
         first = tf.gather(tf.constant(messages), tf.argmin(tf.cast(fits, tf.int32)))
-        complete = tf.reduce_all(all_rows == pages) & tf.reduce_all(columns == wanted_columns)
+        complete = tf.reduce_all(all_rows == pages) & tf.reduce_all(columns == expected_columns)
         return tf.debugging.Assert(tf.reduce_all(fits), [first]), complete
 
     def _fill_in(self, inputs: dict[str, tf.Tensor], pages: tf.Tensor) -> dict[str, tf.Tensor]:

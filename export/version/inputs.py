@@ -1,13 +1,13 @@
 """What a request may say of a page: the inputs of `serving_default`, and what stands for those that are left out."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.records import FEATURES, HISTORIES
 from models.data.pages import PADDING
-from models.features.spec import STATISTICS
+from models.features.spec import STATISTICS, NumberFeature
 from models.ranker.ranker import Ranker
 
 CLUSTER_ID = "cluster_id"
@@ -23,8 +23,8 @@ class RequestInput(NamedTuple):
 
     Attributes:
         dtype: its type.
-        per: what has one value each: `page`, `candidate`, or a step of a history; padded to the longest of a batch
-            unless it is the page.
+        per: what has one value each: `page`, `candidate`, or a step of the history of that name; padded to the longest
+            of a batch unless it is the page.
         missing: what pads it, and stands for a value that is not known.
         required: whether every request has to send it.
         description: what the values are.
@@ -32,7 +32,7 @@ class RequestInput(NamedTuple):
     """
 
     dtype: tf.DType
-    per: Literal["page", "candidate", "click", "pay", "cart"]
+    per: str
     missing: str | int | float
     required: bool
     description: str
@@ -64,7 +64,7 @@ def request_inputs(ranker: Ranker) -> dict[str, RequestInput]:
         "timestamp": RequestInput(tf.int64, "page", PADDING, True, "moment of the page, epoch milliseconds"),
         "item_id": RequestInput(tf.string, "candidate", "", True, "candidates, as in the item table or new"),
     }
-    for name in features.candidate:
+    for name in features.candidate or {}:
         kind, _, days = name.rpartition("_")
         text = f"{kind} of the item over the {days.removesuffix('d')} days before the page's, as in page records"
         inputs[name] = RequestInput(NUMBER_TYPES[name], "candidate", PADDING, False, text)
@@ -76,8 +76,8 @@ def request_inputs(ranker: Ranker) -> dict[str, RequestInput]:
             tf.int64, name, PADDING, False, f"when, epoch milliseconds; one per {name}_item_id"
         )
     of_new_items: dict[str, tuple[tf.DType, str | int | float, str]] = {}
-    for name, feature in features.item.items():
-        if feature.type == "number":
+    for name, feature in (features.item or {}).items():
+        if isinstance(feature, NumberFeature):
             of_new_items[name] = tf.float32, float("nan"), f"number, {feature.transform}"
         elif feature.type != "id":
             of_new_items[name] = tf.string, "", feature.type

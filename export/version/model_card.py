@@ -11,7 +11,7 @@ from beam_pipelines.format.manifest import Manifest, Window, file_sha256
 from beam_pipelines.shell.report import write_json
 from export.version.inputs import RequestInput
 from models.evaluation.comparison import METRICS
-from models.features.spec import TableFeature
+from models.features.spec import IdFeature, NumberFeature, TableFeature
 from models.ranker.ranker import Ranker
 from models.ranker.run import TRAINING_COUNTS_FILE, RankerRun
 
@@ -22,7 +22,7 @@ _COUNTS = ("pages", "users", "candidates", "clicks")
 
 
 def read_report(report: Path, run: RankerRun) -> dict[str, Any]:
-    """What a report of `models.evaluate` says of a ranker.
+    """The part of a report of `models.evaluate` that is about a ranker.
 
     Args:
         report: the report's directory, or its `metrics.json`.
@@ -121,7 +121,7 @@ def model_card(
         "digests": digests,
         "inputs": _inputs(inputs),
         "table_features": {
-            table: {column: _feature_text(feature, sizes[column]) for column, feature in features.items()}
+            table: {column: _feature_text(feature, sizes[column]) for column, feature in (features or {}).items()}
             for table, features, sizes in (
                 ("items", ranker.config.features.item, ranker.sizes.item),
                 ("users", ranker.config.features.user, ranker.sizes.user),
@@ -139,7 +139,7 @@ def write_card(version: Path, card: dict[str, Any]) -> None:
 
 
 def _feature_text(feature: TableFeature, size: int) -> str:
-    if feature.type == "number":
+    if isinstance(feature, NumberFeature):
         return f"number, {feature.transform}"
     counted = {"id": f"{size} known", "category": f"{size} known values", "hash": f"{size} buckets"}
     return ", ".join(filter(None, [feature.type, counted.get(feature.type)]))
@@ -180,8 +180,8 @@ def _limits(run: RankerRun, ranker: Ranker) -> list[str]:
         limits.append(
             f"{unseen} of the {sizes.items} items of its table are on no training page, as candidate or in a history."
         )
-    id_feature = ranker.config.features.item.get("item_id")
-    if id_feature is not None:
+    id_feature = (ranker.config.features.item or {}).get("item_id")
+    if isinstance(id_feature, IdFeature):
         limits.append(
             f"IDs of items on fewer than {id_feature.min_count} training candidates and history steps share one "
             "embedding: such items are told apart by their features alone."
@@ -317,7 +317,7 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
 
 

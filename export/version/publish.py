@@ -226,7 +226,7 @@ def _warmup(pages: ReferencePages, inputs: Mapping[str, RequestInput]) -> list[W
 def _golden(pages: ReferencePages, inputs: Mapping[str, RequestInput], candidates: int) -> list[GoldenRequest]:
     """Example pages, one by one, with their outputs in process; `tf_example` answers for so many candidates."""
     golden = []
-    for row, record, outputs in zip(*pages.some(slice(_GOLDEN_PAGES)), strict=True):
+    for row, record, outputs in zip(*pages.select(slice(_GOLDEN_PAGES)), strict=True):
         scores = {name: values[None] for name, values in outputs.items()}
         golden.append(GoldenRequest("serving_default", complete(pad_rows([row]), inputs), scores))
         padded = {}

@@ -1,4 +1,4 @@
-"""Pages with what the ranker itself says of them, without any serving: what served scores are compared with."""
+"""Pages with the outputs of the ranker in process: what served scores are compared with."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,16 +33,16 @@ class ReferencePages(NamedTuple):
     @classmethod
     def of(cls, ranker: Ranker, ids: RowIds, records: Sequence[bytes]) -> "ReferencePages":
         """Scores page records."""
-        rows = [request_row(record, ids, ranker.config.features.candidate) for record in records]
+        rows = [request_row(record, ids, ranker.config.features.candidate or {}) for record in records]
         return cls(rows, list(records), outputs_in_process(ranker, records))
 
-    def some(self, pages: slice) -> "ReferencePages":
+    def select(self, pages: slice) -> "ReferencePages":
         """Some of the pages."""
-        return ReferencePages(*(column[pages] for column in self))
+        return ReferencePages(self.rows[pages], self.records[pages], self.outputs[pages])
 
 
 def outputs_in_process(ranker: Ranker, records: Sequence[bytes]) -> list[dict[str, np.ndarray]]:
-    """What the ranker says of page records without any serving, read as in training: by page its outputs, one value per
+    """The outputs of the ranker for page records, read as in training, without any serving: by page, one value per
     candidate each."""
     longest = max(len(_feature(record, "item").int64_list.value) for record in records)
     lengths = ranker.config.lengths.model_copy(update={"candidates": longest})
