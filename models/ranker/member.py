@@ -269,12 +269,12 @@ class RankerMember(keras.layers.Layer):
 
 def _output_dim(tower: keras.layers.Layer, page: dict[str, tf.Tensor], hook: str, rank: int) -> int:
     """Builds a tower on a page of one candidate; returns the length of its features."""
-    shape = tower(page).shape
+    shape = tuple(tower(page).shape)
     if len(shape) != rank or shape[:-1] != (1,) * (rank - 1):
         expected = "(batch, dim)" if rank == 2 else "(batch, candidates, dim)"
         raise ValueError(
             f"`{hook}` must return a layer from a page to features of shape {expected}. "
-            f"Received, for one page of one candidate: {tuple(shape)}"
+            f"Received, for one page of one candidate: {shape}"
         )
     return shape[-1]
 

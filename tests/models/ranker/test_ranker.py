@@ -11,6 +11,7 @@ from models.features.spec import STATISTICS, FeaturesConfig, IdFeature
 from models.layers.text_embedding import TextEmbedding, hash_tokens
 from models.ranker.calibrator import Calibrator
 from models.ranker.config import IMAGE_FEATURES, RankerLengths
+from models.ranker.ranker import Ranker
 from tests.models.ranker.ranker_pages import (
     CONFIG,
     PAGE_LENGTHS,
@@ -304,3 +305,16 @@ def test_calibrated_scores_are_those_of_a_calibrated_ranker(make, page):
     np.testing.assert_allclose(ours.ctcvr, expected.ctcvr, rtol=1e-4)
     np.testing.assert_array_equal(ours.dwell, before.dwell)
     assert np.abs(ours.ctr - before.ctr).max() > 0.01
+
+
+class PageSum(keras.layers.Layer):
+    def call(self, page):
+        return tf.cast(page["timestamp"], tf.float32)
+
+
+@pytest.mark.parametrize("hook", ["candidate_tower", "page_tower"])
+def test_a_tower_of_another_shape_is_refused_by_name(make, hook):
+    ranker = make("none")
+    kind = type("Wrong", (Ranker,), {hook: lambda self: PageSum()})
+    with pytest.raises(ValueError, match=f"`{hook}` must return a layer from a page to features of shape"):
+        kind(ranker.config, ranker.sizes)
