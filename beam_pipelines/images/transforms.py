@@ -23,13 +23,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from beam_pipelines.format.manifest import File
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.images.index import SHARD_INDEX, PreviousImages
-from beam_pipelines.images.source import (
-    BadImageError,
-    ImageSource,
-    check_archives,
-    content_hash,
-    normalise_image,
-)
+from beam_pipelines.images.normalisation import normalise_image
+from beam_pipelines.images.source import BadImageError, ImageSource, check_archives, content_hash
 from beam_pipelines.options import ImageFormat
 from beam_pipelines.workspace import RESULTS, SCRATCH
 
@@ -56,7 +51,7 @@ class NormaliseImages(beam.DoFn):
         directory: the dataset.
         images: the log directory's pictures.
         shards: how many there are.
-        side, format: see `images.normalise_image`.
+        side, format: see `normalise_image`.
         previous: a dataset with pictures that need not be decoded again.
     """
 
@@ -242,7 +237,7 @@ def store_images(
         images: the log directory's pictures.
         names: the distinct ones to store.
         shards: how many to write.
-        side, format: see `images.normalise_image`.
+        side, format: see `normalise_image`.
         previous: the previous dataset: pictures that are stored there in the same form are copied.
         kept: content hashes of pictures to copy from there although the logs do not name them.
 

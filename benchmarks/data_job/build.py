@@ -48,7 +48,7 @@ from beam_pipelines.datasets.sample_logs import SAMPLE
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS
 from beam_pipelines.format.page_reader import packed_page
 from beam_pipelines.format.tfrecord import read_records
-from beam_pipelines.images.source import normalise_image
+from beam_pipelines.images.normalisation import normalise_image
 from beam_pipelines.images.transforms import store_images
 from beam_pipelines.workspace import RESULTS, make_workspace
 from benchmarks.base import ROOT, benchmark_parser, peer_command, run_benchmark, use_two_cores

@@ -23,7 +23,7 @@ from beam_pipelines.format.manifest import File, Manifest
 from beam_pipelines.images.index import index_images
 from models.data.dataset import Dataset
 from models.data.picture_store import PictureStore
-from tests.beam_pipelines.images.test_source import bomb, encoded
+from tests.beam_pipelines.images.test_normalisation import bomb, encoded
 
 START = 1_767_225_600_000
 TOP, BOTTOM = (210, 40, 40), (30, 60, 190)
