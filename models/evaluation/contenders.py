@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from models.data.dataset import Dataset
     from models.ranker.ranker import Ranker
 
-    Model = str | Path | Ranker
-    """A run directory, or a ranker."""
+    Model = str | Path | RankerRun | Ranker
+    """A run, its directory, or a ranker."""
 
     Models = Model | Sequence[Model | tuple[str | None, Model]] | Mapping[str, Model | Sequence[Model]]
     """One, several, or several by name."""
@@ -38,6 +38,11 @@ class Contender(NamedTuple):
     def run(self) -> RankerRun | None:
         """The run it comes from; `None` for a ranker that is in memory alone."""
         return self.source if isinstance(self.source, RankerRun) else None
+
+    @property
+    def name(self) -> str:
+        """That of its run directory, or of a ranker in memory as the user or Keras calls it."""
+        return self.source.path.name if isinstance(self.source, RankerRun) else self.system or self.source.name
 
     @property
     def image_feature(self) -> str:
@@ -80,22 +85,25 @@ def contenders(models: Models) -> dict[str, Contender]:
         ArtifactError: a directory holds no ranker.
         InputError: there is nothing to compare, or the same run twice.
     """
-    pairs = list(_pairs(models))
-    if not pairs:
+    opened = [
+        Contender(system, RankerRun(model) if isinstance(model, str | Path) else model)
+        for system, model in _pairs(models)
+    ]
+    if not opened:
         raise InputError("at least one ranker is needed. Received: none")
-    labels = [Path(model).name if isinstance(model, str | Path) else system or model.name for system, model in pairs]
-    if len(set(labels)) < len(labels):
-        labels = [
-            str(model) if isinstance(model, str | Path) else f"{label} {n}"
-            for n, (label, (_, model)) in enumerate(zip(labels, pairs, strict=True), start=1)
+    names = [contender.name for contender in opened]
+    if len(set(names)) < len(names):
+        names = [
+            str(contender.run.path) if contender.run else f"{contender.name} {n}"
+            for n, contender in enumerate(opened, start=1)
         ]
-    if len(set(labels)) < len(labels):
-        raise InputError(f"the same run twice: {', '.join(str(model) for _, model in pairs)}")
-    rows = [label.replace("/", "_") for label in labels]  # files are called like that, too
-    return {
-        row: Contender(system, RankerRun(model) if isinstance(model, str | Path) else model)
-        for row, (system, model) in zip(rows, pairs, strict=True)
+    named = {
+        name.replace("/", "_"): contender  # files are called like that, too
+        for name, contender in zip(names, opened, strict=True)
     }
+    if len(named) < len(opened):
+        raise InputError(f"the same run twice: {', '.join(names)}")
+    return named
 
 
 def check_dataset(contender: Contender, dataset: Dataset) -> None:

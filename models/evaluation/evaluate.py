@@ -44,9 +44,9 @@ def evaluate(
 
     Args:
         data: a dataset or its directory, or some of its pages.
-        models: run directories of `train_ranker`, or rankers: one, several, or several by name, as a mapping or as
-            pairs. Those of one name are averaged; without names, runs that differ in nothing but the seed. The others
-            are compared with the first.
+        models: runs of `train_ranker`, their directories, or rankers: one, several, or several by name, as a mapping or
+            as pairs. Those of one name are averaged; without names, runs that differ in nothing but the seed. The
+            others are compared with the first.
         split: which pages of a dataset: `pretrain`, `train` or `test`.
         output: directory to write `metrics.json`, `table.txt`, `report.html` and `predictions/NAME.parquet` to; `None`
             writes nothing.

@@ -6,13 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_pipelines.shell.command import CommandError
-from models import train_ctr
 from models.data.dataset import Dataset
 from models.data.pages import PageLengths, page_batches
-from models.evaluate import main as evaluate_main
+from models.evaluate import main
 from models.metrics.auc import auc, group_auc, page_auc
 from models.metrics.log_loss import log_loss
 from tests.models.tiny_dataset import write_tiny_dataset
+from tests.models.untrained_run import write_untrained_run
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,8 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    for name in ("none", "cluster_id"):
-        paths = ["--data", tiny.data, "--clusters", tiny.clusters, "--output", root / name, "--image-feature", name]
-        # Reads two candidates of a page at training, and must still score all of them in evaluation.
-        lengths = "ranker.lengths={candidates: 2, pay: 0, cart: 0}"
-        options = ["--set", "epochs=1", "--set", lengths, "--set", "ranker.mlp_units=[8, 8]"]
-        options += ["--set", "ranker.attention.histories=none"]
-        train_ctr.main([*map(str, paths), *options])
+    write_untrained_run(root / "none", tiny.data)
+    write_untrained_run(root / "cluster_id", tiny.data, tiny.clusters)
     return root
 
 
@@ -37,7 +32,7 @@ def runs(tiny, tmp_path_factory):
 def report(tiny, runs, tmp_path_factory):
     output = tmp_path_factory.mktemp("evaluate") / "report"
     models = [str(runs / "none"), str(runs / "cluster_id")]
-    line = evaluate_main(["--data", str(tiny.data), "--model", *models, "--output", str(output)])
+    line = main(["--data", str(tiny.data), "--model", *models, "--output", str(output)])
     assert line == f"wrote the report on 2 models and 60 test pages to {output}"
     return output
 
@@ -91,7 +86,7 @@ def test_the_table_has_a_row_per_model_and_the_notice(report, tiny, runs, tmp_pa
     assert "notice: simulated for a test" in table
     other = shutil.copytree(report, tmp_path / "report")
     arguments = ["--data", str(tiny.data), "--model", str(runs / "none"), "--output", str(other), "--overwrite"]
-    evaluate_main([*arguments, "--split", "train"])
+    main([*arguments, "--split", "train"])
     printed = capsys.readouterr().out
     assert "train pages: 180" in printed
     assert "notice: simulated for a test" in printed
@@ -130,30 +125,14 @@ def test_the_page_is_of_these_figures(report):
         assert f"{metrics['models'][name]['all']['auc']:.4f}" in page
 
 
-def test_runs_that_differ_in_their_seed_are_averaged(tiny, runs, tmp_path):
+def test_runs_are_averaged(tiny, runs, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(runs / "none", again)
     metadata = json.loads((again / "metadata.json").read_text()) | {"seed": 1}
     (again / "metadata.json").write_text(json.dumps(metadata))
     np.save(again / "training_counts.npy", np.arange(60))  # it has seen all items but the first
-    models = [str(run) for run in (runs / "none", runs / "cluster_id", again)]
-    evaluate_main(["--data", str(tiny.data), "--model", *models, "--output", str(tmp_path / "report")])
-    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert {name: system["models"] for name, system in metrics["systems"].items()} == {
-        "none as none": ["none", "again"],
-        "cluster_id": ["cluster_id"],
-    }
-    assert metrics["systems"]["none as none"]["all"]["auc"] == pytest.approx(metrics["models"]["none"]["all"]["auc"])
-    assert metrics["models"]["none"]["unseen_items"]["candidates"] == 0  # only what nobody has seen is unseen
-    assert "mean over runs" in (tmp_path / "report" / "table.txt").read_text()
-    assert "Means over runs" in (tmp_path / "report" / "report.html").read_text()
-
-
-def test_runs_of_one_name_are_averaged_whatever_they_differ_in(tiny, runs, tmp_path):
-    again = tmp_path / "again"
-    shutil.copytree(runs / "none", again)
     models = [f"both={runs / 'none'}", str(again), f"both={runs / 'cluster_id'}"]
-    evaluate_main(["--data", str(tiny.data), "--model", *models, "--output", str(tmp_path / "report")])
+    main(["--data", str(tiny.data), "--model", *models, "--output", str(tmp_path / "report")])
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     systems, single = metrics["systems"], metrics["models"]
     assert {name: system["models"] for name, system in systems.items()} == {
@@ -162,13 +141,16 @@ def test_runs_of_one_name_are_averaged_whatever_they_differ_in(tiny, runs, tmp_p
     }
     mean = (single["none"]["all"]["auc"] + single["cluster_id"]["all"]["auc"]) / 2
     assert systems["both"]["all"]["auc"] == pytest.approx(mean)
+    assert single["none"]["unseen_items"]["candidates"] == 0  # only what nobody has seen is unseen
+    assert "mean over runs" in (tmp_path / "report" / "table.txt").read_text()
+    assert "Means over runs" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_what_does_not_belong_together_is_refused(tiny, runs, tmp_path):
     def refused(message, *models, data=tiny.data, options=()):
         output = tmp_path / "report"
         with pytest.raises(CommandError, match=message):
-            evaluate_main(["--data", str(data), "--model", *map(str, models), "--output", str(output), *options])
+            main(["--data", str(data), "--model", *map(str, models), "--output", str(output), *options])
         assert not output.exists()
 
     other = write_tiny_dataset(tmp_path / "other", items=30, pages=12)
@@ -192,7 +174,7 @@ def test_what_does_not_belong_together_is_refused(tiny, runs, tmp_path):
 def test_log_loss_on_sampled_pages_stands_for_all_candidates(runs, tmp_path):
     sampled = write_tiny_dataset(tmp_path / "sampled", items=60, pages=180, train_negatives=0.5)
     arguments = ["--data", str(sampled.data), "--model", str(runs / "none"), "--output", str(tmp_path / "report")]
-    evaluate_main([*arguments, "--split", "train"])
+    main([*arguments, "--split", "train"])
     figures = json.loads((tmp_path / "report" / "metrics.json").read_text())["models"]["none"]["all"]
     table = pq.read_table(tmp_path / "report" / "predictions" / "none.parquet")
     ctr, clicked = (table[column].to_numpy() for column in ("ctr", "clicked"))
