@@ -11,6 +11,8 @@ from models.data.dataset import Dataset
 from models.data.pages import parse_pages
 from models.evaluation.measure import measure
 from models.evaluation.scored_pages import score_pages
+from models.metrics.copc import COPC
+from models.metrics.gauc import GAUC
 from tests.models.tiny_dataset import write_tiny_dataset
 from tests.models.untrained_run import untrained_ranker, write_untrained_run
 
@@ -64,6 +66,18 @@ def test_some_pages(dataset, ranker):
     found = report["models"][ranker.name]["all"]
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert report["models"][ranker.name]["unseen_items"]["candidates"] == 0  # all are on train pages
+
+
+def test_keras_metrics_are_those_of_reports(dataset, ranker):
+    pages = dataset.pages("test")
+    by_size = GAUC("impressions", name="by_size")
+    ranker.compile(metrics=[GAUC(), by_size, COPC()])
+    measured = ranker.evaluate(pages.batches(16), return_dict=True, verbose=0)
+    reported = evaluate(pages, ranker)["models"][ranker.name]["all"]
+    names = {"gauc": "gauc_page_mean", "by_size": "gauc_page_impressions", "copc": "copc"}
+    assert {name: measured[name] for name in names} == pytest.approx(
+        {name: reported[metric] for name, metric in names.items()}, rel=1e-5
+    )
 
 
 def test_an_output_that_exists_is_refused_before_any_work(tiny, run, tmp_path):
