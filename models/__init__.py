@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from beam_pipelines.shell.progress import show_progress
     from models.clustering.cluster import cluster
     from models.clustering.clusters import Clusters
+    from models.config import load_config
     from models.data.dataset import Dataset
     from models.data.pages import Pages
     from models.embeddings.embed import embed
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from models.evaluation.evaluate import evaluate
     from models.metrics.copc import COPC
     from models.metrics.gauc import GAUC
+    from models.pretraining.config import PretrainConfig
     from models.pretraining.courier import Courier
     from models.pretraining.pretrain import pretrain
     from models.ranker.config import RankerConfig, TrainingConfig
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from models.training.adam import Adam
     from models.training.lazy_adam import LazyAdam
     from models.vision.encoder import ImageEncoder
+    from models.vision.encoder_run import EncoderRun
 
 _HOMES = {
     "Adam": "models.training.adam",
@@ -43,10 +46,12 @@ _HOMES = {
     "Clusters": "models.clustering.clusters",
     "Courier": "models.pretraining.courier",
     "Dataset": "models.data.dataset",
+    "EncoderRun": "models.vision.encoder_run",
     "Embeddings": "models.embeddings.embeddings",
     "GAUC": "models.metrics.gauc",
     "ImageEncoder": "models.vision.encoder",
     "LazyAdam": "models.training.lazy_adam",
+    "PretrainConfig": "models.pretraining.config",
     "Pages": "models.data.pages",
     "Ranker": "models.ranker.ranker",
     "RankerConfig": "models.ranker.config",
@@ -54,6 +59,7 @@ _HOMES = {
     "cluster": "models.clustering.cluster",
     "embed": "models.embeddings.embed",
     "evaluate": "models.evaluation.evaluate",
+    "load_config": "models.config",
     "pretrain": "models.pretraining.pretrain",
     "show_progress": "beam_pipelines.shell.progress",
     "train_ranker": "models.ranker.train",

@@ -217,6 +217,17 @@ class PretrainingPages:
             decoded = tf.constant(self.store.read_all())
         return lambda numbers: tf.gather(decoded, numbers)
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where an encoder learned, as `EncoderRun.save` records it."""
+        manifest = self.dataset.manifest
+        return {
+            "image_size": self.image_size,
+            "dataset_digest": manifest.digest(),
+            "window": self.window,
+            "notice": manifest.notice,
+        }
+
     def batches(
         self,
         batch_size: int,

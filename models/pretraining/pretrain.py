@@ -139,10 +139,7 @@ def pretrain(
             directory,
             trained,
             method=method,
-            image_size=config.image_size,
-            dataset_digest=dataset.manifest.digest(),
-            window=pages.window,
-            notice=dataset.manifest.notice,
+            **pages.provenance,
             config=config.to_yaml(),
             history=history,
         )

@@ -79,7 +79,7 @@ class EncoderRun:
         path: Path | str,
         encoder: "ImageEncoder",
         *,
-        method: str,
+        method: str = "courier",
         image_size: tuple[int, int],
         dataset_digest: str,
         window: Window,
@@ -95,6 +95,11 @@ class EncoderRun:
             method, image_size, dataset_digest, window, notice: see `EncoderMetadata`.
             config: how it was trained, a YAML document.
             history: the logs of its epochs.
+
+        Example:
+            >>> pages = data.pretraining(image_size=(48, 32))
+            >>> courier.fit(pages.batches(64), epochs=8)
+            >>> EncoderRun.save("artifacts/encoder", courier.encoder, **pages.provenance)
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
