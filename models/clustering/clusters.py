@@ -150,6 +150,10 @@ class Clusters:
         """Refuses a dataset of other items or pictures; see `EmbeddingsMetadata.check_matches`."""
         self.metadata.embeddings.check_matches(dataset)
 
+    def check_no_leakage(self, dataset: Dataset, split: str = "train") -> None:
+        """Refuses an encoder that has seen the time of a split; see `EmbeddingsMetadata.check_no_leakage`."""
+        self.metadata.embeddings.check_no_leakage(dataset, split)
+
     def __repr__(self) -> str:
         metadata = self.metadata
         return (

@@ -273,6 +273,10 @@ class Embeddings:
         """Refuses a dataset of other items or pictures; see `EmbeddingsMetadata.check_matches`."""
         self.metadata.check_matches(dataset)
 
+    def check_no_leakage(self, dataset: Dataset, split: str = "train") -> None:
+        """Refuses an encoder that has seen the time of a split; see `EmbeddingsMetadata.check_no_leakage`."""
+        self.metadata.check_no_leakage(dataset, split)
+
     def __repr__(self) -> str:
         metadata = self.metadata
         whitened = ", whitened" if metadata.whitening else ""

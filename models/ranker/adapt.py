@@ -113,5 +113,4 @@ def check_pictures(pictures: Embeddings | Clusters, dataset: Dataset, *, allow_w
     """
     pictures.check_matches(dataset)
     if not allow_window_overlap:
-        metadata = pictures.metadata.embeddings if isinstance(pictures, Clusters) else pictures.metadata
-        metadata.check_no_leakage(dataset)
+        pictures.check_no_leakage(dataset)

@@ -86,3 +86,11 @@ def test_they_belong_to_the_dataset_of_their_embeddings(tmp_path):
     clusters.check_matches(dataset)
     with pytest.raises(ArtifactError, match="made for the items of another dataset than"):
         clusters.check_matches(other)
+
+
+def test_the_encoder_of_their_embeddings_must_not_have_seen_the_pages(tmp_path, embeddings):
+    page = {"item": [0, 1], "clicked": [1, 0], "click_item": [2], "timestamp": 1}
+    black = np.zeros((8, 8, 3), np.uint8)
+    dataset = write_picture_dataset(tmp_path / "data", [[black]], [(0, 0)] * 6, [page])
+    with pytest.raises(ArtifactError, match="which overlap the pretrain pages from 1 to 1"):
+        save(tmp_path / "clusters", embeddings).check_no_leakage(dataset, "pretrain")

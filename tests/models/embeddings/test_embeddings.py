@@ -130,10 +130,10 @@ def test_they_belong_to_one_dataset(tmp_path, datasets):
 
 def test_an_encoder_that_has_seen_the_pages_of_a_split_leaks(tmp_path, datasets):
     before = save_embeddings(tmp_path / "before", random_vectors(), window=Window(first=0, last=999))
-    before.metadata.check_no_leakage(datasets[0], "pretrain")
+    before.check_no_leakage(datasets[0], "pretrain")
     during = save_embeddings(tmp_path / "during", random_vectors(), window=Window(first=0, last=1000))
     with pytest.raises(ArtifactError, match=r"from 0 to 1000, which overlap the pretrain pages from 1000 to 1000"):
-        during.metadata.check_no_leakage(datasets[0], "pretrain")
+        during.check_no_leakage(datasets[0], "pretrain")
 
 
 def test_versions_are_told_apart(tmp_path):
