@@ -1,16 +1,18 @@
+import contextlib
+import io
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from export import RankerClient, saved_model
+from export import RankerClient, publish
 from export.server.admission import RequestLimits, RequestQueue
 from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
 from export.server.servable import Servable
 from export.server.served_models import ServedModels
-from export.version.reference_pages import ReferencePages
+from export.version.reference_pages import MAX_DIFFERENCE, ReferencePages
 from models.ranker.run import RankerRun
 from tests.conftest import make_once
 from tests.export.toy_ranker import make_toy_ranker, toy_rows
@@ -31,14 +33,18 @@ def toy_run(work) -> RankerRun:
 
 @pytest.fixture(scope="session")
 def toy_base_path(toy_run, work) -> Path:
-    """A base path with version 11: the toy ranker, exported by the command beside a number of distractions."""
+    """A base path with version 11: the toy ranker, published without a word beside a number of distractions."""
 
     def make(path):
         scratch = Path(f"{path}.made")
         for name in ("2", "00010", "x", ".30.incomplete-1", str(2**63)):
             (scratch / name).mkdir(parents=True)
         (scratch / "40").write_text("a file")
-        saved_model.main(["--model", str(toy_run.path), "--base-path", str(scratch)])
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            published = publish(toy_run.path, scratch)
+        assert published[:2] == (11, scratch / "11")
+        assert published.largest_difference <= MAX_DIFFERENCE
+        assert printed.getvalue() == ""
         scratch.rename(path)
 
     return make_once(work / "toy_serving", make)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from beam_pipelines.format.errors import InputError
 from export.server.admission import RequestLimits, RequestQueue
 from tests.export.toy_server import GOOD_REQUEST, GOOD_ROWS, STEPS, prediction_stub, request_proto, rest, serve_toy
 
@@ -197,3 +198,10 @@ def test_connections_beyond_those_that_are_served_are_refused_in_json(bounded):
     end = time.monotonic() + 20
     while rest(listening, PATH, {"instances": GOOD_ROWS})[0] != 200:
         assert time.monotonic() < end
+
+
+def test_a_queue_lets_at_least_one_request_run():
+    with pytest.raises(InputError, match=r"`running` must be at least 1. Received: 0"):
+        RequestQueue(0)
+    with pytest.raises(InputError, match=r"`waiting` must be at least 0. Received: -1"):
+        RequestQueue(1, -1)

@@ -21,6 +21,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from beam_pipelines.format.errors import ArtifactError, InputError
 from export.server.admission import RequestQueue
 from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
@@ -436,3 +437,25 @@ def test_requests_in_progress_are_answered_when_the_server_stops(base_path):
         assert over_rest.result() == (200, {"outputs": STEPS})
     with pytest.raises(urllib.error.URLError):
         rest(listening, "/v1/models/toy")
+
+
+def test_an_endpoint_of_a_base_path_serves_until_its_block_ends(base_path):
+    labels = {"stable": 3}
+    with Endpoint.of_base_path(base_path, "toy", labels=labels, poll_seconds=0, port=0, rest_port=0) as endpoint:
+        assert endpoint.listening[:2] == ("toy", 3)
+        assert rest(endpoint.listening, "/v1/models/toy/labels/stable:predict", {"instances": GOOD_ROWS})[0] == 200
+    with pytest.raises(urllib.error.URLError):
+        rest(endpoint.listening, "/v1/models/toy")
+
+
+def test_an_endpoint_that_cannot_start_names_the_argument(base_path, tmp_path):
+    with pytest.raises(ArtifactError, match=r"^`base_path`: no version under"):
+        Endpoint.of_base_path(tmp_path)
+    for arguments, text in (
+        ({"port": 70000}, "`port` must be between 0 and 65535. Received: 70000"),
+        ({"rest_port": -1}, "`rest_port` must be between 0 and 65535. Received: -1"),
+    ):
+        models = ServedModels([ModelConfig("toy", base_path)], base_path, poll_seconds=0)
+        with pytest.raises(InputError, match=text):
+            Endpoint(models, **arguments)
+        assert not models.is_serving  # it was closed
