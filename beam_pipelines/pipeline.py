@@ -24,9 +24,10 @@ from beam_pipelines.logs.directory import LogDirectory
 from beam_pipelines.logs.rejections import count_dead_letters
 from beam_pipelines.logs.scan import scan
 from beam_pipelines.options import BuildOptions
+from beam_pipelines.pages.plan import PagePlan
 from beam_pipelines.pages.results import read_page_results
 from beam_pipelines.pages.rules import PageRules, PretrainingRules
-from beam_pipelines.pages.transforms import PagePlan, build_pages, page_parts
+from beam_pipelines.pages.transforms import build_pages
 from beam_pipelines.runners import make_runner, run_pipeline
 from beam_pipelines.shell.progress import progress_bar, say
 from beam_pipelines.workspace import count_finished_steps, make_workspace, remove_workspace
@@ -144,7 +145,7 @@ def _build(
             kept=hashes,
         )
     make_workspace(directory)
-    with _watched(directory, len(page_parts(plan)) + 2 * plan.buckets + image_shards):
+    with _watched(directory, len(plan.parts()) + 2 * plan.buckets + image_shards):
         try:
             run_pipeline(pipeline)
         finally:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from beam_pipelines.format.manifest import File, Manifest, ids_sha256
 from beam_pipelines.format.manifest import Table as TableEntry
 from beam_pipelines.logs.contract import Table
-from beam_pipelines.logs.file_reader import parts, read
+from beam_pipelines.logs.file_reader import read_part, table_parts
 from beam_pipelines.logs.moments import TimestampUnit
 from beam_pipelines.logs.rejections import RejectedRow, write_dead_letters
 from beam_pipelines.logs.rows import normalise
@@ -121,7 +121,7 @@ def build_table(
     schema = pa.schema([(column, pa.string()) for column in _ALWAYS[name]]) if table is None else table.schema()
     batches, rejected = [], []
     if table is not None:
-        for raw in (raw for part in parts(table) for raw in read(table, part)):
+        for raw in (raw for part in table_parts(table) for raw in read_part(table, part)):
             batch, bad = normalise(table, raw, unit)
             counters[f"rows.{name}"] += raw.rows.num_rows + len(raw.malformed)
             batches.append(batch)

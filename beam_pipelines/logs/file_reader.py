@@ -66,7 +66,7 @@ def _file_columns(path: Path) -> list[str]:
         return list(names)
 
 
-def parts(table: Table) -> list[FilePart]:
+def table_parts(table: Table) -> list[FilePart]:
     """Splits a table into what workers read independently."""
     found = []
     for path in table.files:
@@ -75,12 +75,12 @@ def parts(table: Table) -> list[FilePart]:
     return found
 
 
-def read(table: Table, part: FilePart, only: Sequence[str] | None = None) -> Iterator[RawBatch]:
+def read_part(table: Table, part: FilePart, only: Sequence[str] | None = None) -> Iterator[RawBatch]:
     """Reads a part of a table in batches.
 
     Args:
         table: the table.
-        part: one of `parts(table)`.
+        part: one of `table_parts(table)`.
         only: the contract's columns wanted; all of them if `None`.
 
     Raises:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.logs.contract import Table
-from beam_pipelines.logs.file_reader import parts, read
+from beam_pipelines.logs.file_reader import read_part, table_parts
 from beam_pipelines.logs.moments import FIRST_MILLISECONDS, TimestampUnit
 from beam_pipelines.logs.values import is_empty, read_values
 from beam_pipelines.shell.progress import progress_bar
@@ -86,8 +86,8 @@ def scan(tables: Sequence[Table]) -> Scan:
     rows = {table.name: 0 for table in tables}
     ids = {"item_id": _DistinctIds(), "user_id": _DistinctIds()}
     with progress_bar(desc="scanning logs", unit=" rows", unit_scale=True) as bar:
-        for table, part in ((t, p) for t in tables for p in parts(t)):
-            for raw in read(table, part, (*ids, "timestamp")):
+        for table, part in ((t, p) for t in tables for p in table_parts(t)):
+            for raw in read_part(table, part, (*ids, "timestamp")):
                 rows[table.name] += raw.rows.num_rows + len(raw.malformed)
                 units.add(table.name, raw.rows.column("timestamp"))
                 for name, distinct in ids.items():

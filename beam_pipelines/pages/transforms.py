@@ -15,7 +15,7 @@ import itertools
 import pickle
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
@@ -24,23 +24,20 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 
-from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.format.tfrecord import write_records
 from beam_pipelines.logs.contract import Table
-from beam_pipelines.logs.file_reader import FilePart, parts, read
-from beam_pipelines.logs.moments import TimestampUnit
+from beam_pipelines.logs.file_reader import FilePart, read_part
 from beam_pipelines.logs.rejections import write_dead_letters
 from beam_pipelines.logs.rows import normalise
 from beam_pipelines.pages.assembly import build_bucket
 from beam_pipelines.pages.bucket import Bucket
 from beam_pipelines.pages.item_statistics import DailyCounts, ItemStatistics, StatisticsPart
+from beam_pipelines.pages.plan import PagePlan, Stored
 from beam_pipelines.pages.pretraining_view import pretraining_view
-from beam_pipelines.pages.rules import PageRules, PretrainingRules
 from beam_pipelines.workspace import SCRATCH, write_result
 
 REJECTED, OWNERS, COUNTS = "rejected", "owners", "counts"
@@ -52,73 +49,9 @@ _IPC = pa.ipc.IpcWriteOptions(compression="lz4")
 _PAGE_OWNERS = pa.schema([("page_id", pa.string()), ("user_id", pa.int64())])
 
 
-class Stored(NamedTuple):
-    """Rows of a bucket in a scratch file: one of its record batches."""
-
-    table: str
-    bucket: int
-    file: str
-    batch: int
-
-
 Rejected: TypeAlias = TaggedOutput[Literal["rejected"], tuple[str, list[str]]]
 Owners: TypeAlias = TaggedOutput[Literal["owners"], tuple[int, Stored]]
 Counts: TypeAlias = TaggedOutput[Literal["counts"], tuple[int, str]]
-
-
-class PagePlan(NamedTuple):
-    """What every worker must know.
-
-    Attributes:
-        directory: the dataset. Its item and user tables are already there.
-        tables: of the logs.
-        unit: of timestamps.
-        buckets: how many there are.
-        rules: see `PageRules`.
-        pretraining: see `PretrainingRules`.
-        eligible: bool by item row: whether pre-training sees the item.
-    """
-
-    directory: Path
-    tables: Mapping[str, Table]
-    unit: TimestampUnit
-    buckets: int
-    rules: PageRules
-    pretraining: PretrainingRules
-    eligible: np.ndarray
-
-    def ids(self, name: str) -> pa.Array:
-        """The `item` or `user` IDs by row."""
-        path = self.directory / f"{name}s" / f"{name}s.parquet"
-        if not path.is_file():
-            raise InputError(f"a worker does not see {path}: all must share the output's file system")
-        return pq.read_table(path, columns=[f"{name}_id"]).column(0).combine_chunks()
-
-    def item_category(self) -> np.ndarray:
-        """Category numbers by item row, in sorted order of the categories."""
-        path = self.directory / "items" / "items.parquet"
-        category = pq.read_table(path, columns=["category"]).column(0).combine_chunks().dictionary_encode()
-        rank = np.argsort(np.argsort(np.array(category.dictionary.to_pylist(), object), kind="stable"), kind="stable")
-        return rank.astype(np.int64)[category.indices.to_numpy()]
-
-    def schema(self, table: str) -> pa.Schema:
-        """The normalised `impressions` or `events`, with rows of the item and user tables for IDs."""
-        schema = self.tables[table].schema() if table in self.tables else Table(table, (), {}).schema()
-        for name in ("user_id", "item_id"):
-            schema = schema.set(schema.get_field_index(name), pa.field(name, pa.int64()))
-        return schema
-
-    def load(self, schema: pa.Schema, stored: Iterable[Stored]) -> pa.Table:
-        """Reads back what `PartitionRows` stored."""
-        batches = []
-        for name, in_file in itertools.groupby(sorted(stored, key=lambda s: s.file), key=lambda s: s.file):
-            with pa.ipc.open_file(pa.memory_map(str(self.directory / SCRATCH / name))) as file:
-                batches += [file.get_batch(rows.batch) for rows in in_file]
-        return pa.Table.from_batches(batches, schema)
-
-    def prepared(self, bucket: int) -> Path:
-        """Where the prepared pages of a bucket are."""
-        return self.directory / SCRATCH / f"prepared-{bucket:05d}"
 
 
 @beam.typehints.with_input_types(FilePart)
@@ -164,7 +97,7 @@ class PartitionRows(beam.DoFn):
     def _chunks(self, table: Table, part: FilePart) -> Iterator[pa.RecordBatch | Rejected]:
         """Normalised rows in chunks, and rejected ones."""
         pending: list[pa.RecordBatch] = []
-        for raw in read(table, part):
+        for raw in read_part(table, part):
             batch, rejected = normalise(table, raw, self._plan.unit)
             if rejected:
                 yield TaggedOutput(REJECTED, (part.table, [row.to_json() for row in rejected]))
@@ -419,16 +352,11 @@ class WriteDeadLetters(beam.DoFn):
         write_dead_letters(self._directory, table, itertools.chain.from_iterable(lines))
 
 
-def page_parts(plan: PagePlan) -> Sequence[FilePart]:
-    """What is read, part by part."""
-    return [part for name in ("impressions", "events") if name in plan.tables for part in parts(plan.tables[name])]
-
-
 def build_pages(pipeline: beam.Pipeline, plan: PagePlan) -> None:
     """Adds the transforms from log tables to page shards and dead letters."""
     rows = (
         pipeline
-        | "Files" >> beam.Create(page_parts(plan), reshuffle=True)
+        | "Files" >> beam.Create(plan.parts(), reshuffle=True)
         | "PartitionRows" >> beam.ParDo(PartitionRows(plan)).with_outputs(REJECTED, OWNERS, main="rows")
     )
     shared = (

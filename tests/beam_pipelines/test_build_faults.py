@@ -33,11 +33,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_pipelines import build
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import Manifest
 from beam_pipelines.format.page_reader import decode_page
 from beam_pipelines.format.records import FEATURES, HISTORIES
 from beam_pipelines.format.tfrecord import read_records
-from beam_pipelines.shell.command import CommandError, run_command
+from beam_pipelines.shell.command import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 START = 1_767_225_600_000  # 2026-01-01
@@ -526,7 +527,7 @@ def test_a_killed_build_publishes_nothing_and_can_be_repeated(long_logs, tmp_pat
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".d.incomplete-")
     assert not (left / "manifest.json").exists()
-    with pytest.raises(CommandError, match="is not a page dataset"):
+    with pytest.raises(ArtifactError, match="is not a page dataset"):
         Manifest.read(left)
     build.main(arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["d"]

@@ -8,7 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from beam_pipelines.logs.directory import find_tables
-from beam_pipelines.logs.file_reader import parts, read
+from beam_pipelines.logs.file_reader import read_part, table_parts
 from beam_pipelines.logs.rows import normalise
 
 DAY = 1_700_000_000_000
@@ -40,8 +40,8 @@ def write(path, columns):
 
 def rows_of(table, unit="milliseconds"):
     valid, rejected = [], []
-    for part in parts(table):
-        for raw in read(table, part):
+    for part in table_parts(table):
+        for raw in read_part(table, part):
             batch, bad = normalise(table, raw, unit)
             valid += batch.to_pylist()
             rejected += bad
