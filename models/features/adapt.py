@@ -70,15 +70,17 @@ def adapt_features(
         cluster_ids: int32 `(items,)`, -1 without picture.
         centers: float32 `(clusters, dim)`, given with `cluster_ids`.
     """
-    item_tables, item_sizes, item_vocabulary = _tables(features.item, items, counts.items, token_buckets)
-    user_tables, user_sizes, user_vocabulary = _tables(features.user, users, counts.users, token_buckets)
-    candidate = {name: scale_of(counts.numbers[name], feature) for name, feature in features.candidate.items()}
-    pictures, image_dim, clusters = {}, 0, 0
+    spec = features.spec()
+    item_tables, item_sizes, item_vocabulary = _tables(spec.item, items, counts.items, token_buckets)
+    user_tables, user_sizes, user_vocabulary = _tables(spec.user, users, counts.users, token_buckets)
+    candidate = {name: scale_of(counts.numbers[name], feature) for name, feature in spec.candidate.items()}
+    pictures: dict[str, np.ndarray] = {}
+    image_dim = clusters = 0
     if image_embeddings is not None:
         image_dim = image_embeddings.shape[1]
         pictures["image"] = _append(l2_normalize(image_embeddings))
         pictures["similarity"] = similarity_scale(pictures["image"], np.ones(len(pictures["image"])))
-    if cluster_ids is not None:
+    if cluster_ids is not None and centers is not None:
         clusters, image_dim = centers.shape
         pictures["cluster"] = _append(cluster_ids.astype(np.int32) + 1)
         pictures["center"] = np.concatenate([np.zeros((1, image_dim), np.float32), l2_normalize(centers)])
@@ -128,26 +130,28 @@ def _tables(
     features: Mapping[str, TableFeature], table: pa.Table, counts: np.ndarray, token_buckets: int
 ) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, tuple[str, ...] | NumberScale]]:
     """Values by row, sizes of embeddings, and vocabularies and scales, by column."""
-    tables, sizes, values = {}, {}, {}
+    tables: dict[str, np.ndarray] = {}
+    sizes: dict[str, int] = {}
+    vocabulary: dict[str, tuple[str, ...] | NumberScale] = {}
     for name, feature in features.items():
         column, size = table[name], 0
         if feature.type == "id":
             rows = _frequent(counts, feature.min_count)
             size = int(rows.max(initial=0))
         elif feature.type == "category":
-            values[name] = vocabulary_of(column, counts, feature)
-            rows, size = vocabulary_ids(column, values[name]), len(values[name])
+            vocabulary[name] = values = vocabulary_of(column, counts, feature)
+            rows, size = vocabulary_ids(column, values), len(values)
         elif feature.type == "hash":
             rows, size = hash_ids(column, feature), feature.buckets
         elif feature.type == "text":
             texts = tf.constant([text or "" for text in column.to_pylist()] + [""])
             rows = hash_tokens(texts, token_buckets, feature.tokens).numpy()[:-1].astype(np.int32)
         else:
-            values[name] = scale_of(column.to_numpy().astype(np.float64)[counts > 0], feature)
-            rows = number_rows(column, values[name], feature)
+            vocabulary[name] = scale = scale_of(column.to_numpy().astype(np.float64)[counts > 0], feature)
+            rows = number_rows(column, scale, feature)
             size = feature.buckets if feature.transform == "buckets" else 0
         tables[name], sizes[name] = _append(rows, -1 if feature.type == "text" else 0), size
-    return tables, sizes, values
+    return tables, sizes, vocabulary
 
 
 def _frequent(counts: np.ndarray, min_count: int) -> np.ndarray:

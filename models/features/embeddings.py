@@ -65,7 +65,7 @@ class FeatureEmbeddings(keras.layers.Layer):
         for name, feature in self.features.items():
             if name in self.embeddings:
                 embedded[name] = self.embeddings[name](values[name], training=training)
-            elif feature.type == "text":
+            elif feature.type == "text" and self.text is not None:
                 embedded[name] = self.text(values[name])
             else:
                 embedded[name] = tf.saturate_cast(values[name][:, None], self.compute_dtype)

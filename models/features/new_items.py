@@ -58,9 +58,10 @@ class NewItemEncoder(tf.Module):
         self._scales = {name: scale for name, scale in vocabulary.item.items() if isinstance(scale, NumberScale)}
         self._clusters = clusters
         self._vocabularies = {}
-        for name, feature in self._features.items():
-            if feature.type == "category":
-                values = tf.constant(vocabulary.item[name], tf.string, shape=len(vocabulary.item[name]))
+        for name in self._features:
+            known = vocabulary.item.get(name)
+            if isinstance(known, tuple):
+                values = tf.constant(known, tf.string, shape=len(known))
                 ids = tf.range(1, tf.size(values) + 1)
                 initializer = tf.lookup.KeyValueTensorInitializer(values, ids)
                 self._vocabularies[name] = tf.lookup.StaticHashTable(initializer, default_value=0)
@@ -86,6 +87,7 @@ class NewItemEncoder(tf.Module):
             return tf.cast(tf.where(values == "", tf.zeros_like(buckets), buckets + 1), tf.int32)
         if feature.type == "text":
             return tf.cast(hash_tokens(values, self._token_buckets, feature.tokens), tf.int32)
+        assert feature.type == "number"
         return _encode_number(values, self._scales[name], feature)
 
 

@@ -1,7 +1,7 @@
 """Declares what a ranker knows of items, users and candidates, and checks it against the dataset's tables."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
@@ -119,6 +119,28 @@ class FeaturesConfig(Config):
     user: dict[str, TableFeature] | None = None
     candidate: dict[str, NumberFeature] | None = None
     query: bool = True
+
+    def spec(self) -> "FeatureSpec":
+        """The sections, once they are resolved.
+
+        Raises:
+            ConfigurationError: one is not set.
+        """
+        if self.item is None or self.user is None or self.candidate is None:
+            raise ConfigurationError(
+                "ranker.features: sections that are not set must be resolved for a dataset; `Ranker.adapt` and "
+                "`resolve_features` do so"
+            )
+        return FeatureSpec(self.item, self.user, self.candidate, self.query)
+
+
+class FeatureSpec(NamedTuple):
+    """A feature spec with all sections, see `FeaturesConfig`."""
+
+    item: dict[str, Any]
+    user: dict[str, Any]
+    candidate: dict[str, NumberFeature]
+    query: bool
 
 
 def resolve_features(config: FeaturesConfig, items: pa.Schema, users: pa.Schema) -> FeaturesConfig:

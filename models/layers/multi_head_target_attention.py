@@ -134,9 +134,12 @@ class MultiHeadTargetAttention(keras.layers.Layer):
             vectors = tf.reshape(vectors, (pages, candidates, head_dim))
             summed = []
             for k, m, bias in zip(keys, mask, biases, strict=True):
-                projected = (tf.einsum("btd,dhe->bhte", k, kernel) for kernel in (key_kernel, value_kernel))
-                projected = [tf.reshape(each, (pages, tf.shape(k)[1], head_dim)) for each in projected]
-                summed.append(_attend(vectors, *projected, tf.repeat(m, heads, axis=0), bias))
+                projected_keys, projected_values = (
+                    tf.reshape(tf.einsum("btd,dhe->bhte", k, kernel), (pages, tf.shape(k)[1], head_dim))
+                    for kernel in (key_kernel, value_kernel)
+                )
+                step_mask = tf.repeat(m, heads, axis=0)
+                summed.append(_attend(vectors, projected_keys, projected_values, step_mask, bias))
             summed = tf.reshape(tf.stack(summed), (histories, batch, heads, candidates, head_dim))
             return tf.transpose(summed, (1, 3, 0, 2, 4))
 

@@ -135,7 +135,7 @@ class TargetAttention(keras.layers.Layer):
                 lambda: self._scores_by_candidate(query, keys, pairs, mask),
                 lambda: self._scores_by_step(query, keys, pairs),
             )
-        if self.normalization == "none":
+        if self.score_bias is not None:
             weights = scores + self.score_bias.value
         else:
             weights = tf.nn.softmax(scores + tf.cast(tf.where(mask, 0.0, _MASKED), scores.dtype)[:, None, :])
@@ -159,7 +159,7 @@ class TargetAttention(keras.layers.Layer):
         moments = self.dice.moving_mean.value, self.dice.moving_variance.value
         if training:
             moments = self.dice.pool_moments(*_moments(kernels, inputs, mask, query_mask))
-        return self._dice_scores(kernels, inputs, *moments)
+        return self._dice_scores(self.dice, kernels, inputs, *moments)
 
     def _scores_by_step(self, query: tf.Tensor, keys: tf.Tensor, pairs: tf.Tensor | None) -> tf.Tensor:
         """Scores `(batch, candidates, steps)` with a kernel of each step.
@@ -173,7 +173,8 @@ class TargetAttention(keras.layers.Layer):
         if self.dice is None:
             scores = self._relu_scores(kernels, inputs)
         else:
-            scores = self._dice_scores(kernels, inputs, self.dice.moving_mean.value, self.dice.moving_variance.value)
+            moments = self.dice.moving_mean.value, self.dice.moving_variance.value
+            scores = self._dice_scores(self.dice, kernels, inputs, *moments)
         return tf.transpose(scores, (0, 2, 1))
 
     def _kernels(self, rows: tf.Tensor, on_rows: tf.Tensor, on_others: tf.Tensor) -> "_Kernels":
@@ -192,15 +193,17 @@ class TargetAttention(keras.layers.Layer):
         """`score_kernel . relu(hidden units)`."""
         return tf.matmul(self.score_kernel.value[None], tf.nn.relu(_products(kernels, inputs)))[:, :, 0]
 
-    def _dice_scores(self, kernels: "_Kernels", inputs: "_Inputs", mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+    def _dice_scores(
+        self, dice: Dice, kernels: "_Kernels", inputs: "_Inputs", mean: tf.Tensor, variance: tf.Tensor
+    ) -> tf.Tensor:
         """`score_kernel . dice(hidden units)`, with the hidden units standardised by their kernels."""
-        deviation = tf.sqrt(variance + self.dice.epsilon)
+        deviation = tf.sqrt(variance + dice.epsilon)
         on_vectors, on_pairs = kernels
         on_vectors = tf.concat([on_vectors[..., :-1], on_vectors[..., -1:] - mean[:, None]], axis=-1)
         kernels = _Kernels(on_vectors / deviation[:, None], on_pairs / deviation)
         # With z = (x - mean) / deviation and shift = mean / deviation, dice(x) = (1 - alpha) deviation (z + shift)
         # sigmoid(z) + alpha x, and the sum over units of the latter is one more product with the inputs.
-        alpha, score_kernel = self.dice.alpha.value, self.score_kernel.value
+        alpha, score_kernel = dice.alpha.value, self.score_kernel.value
         gated, linear = (1 - alpha) * score_kernel * deviation, alpha * score_kernel
         scores = _sum_gated(_products(kernels, inputs), mean / deviation, gated)
         weights = linear * deviation

@@ -113,7 +113,7 @@ class RankerMember(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # of what is not learned, before it is scaled
-        features, attention, policy = config.features, config.attention, self.dtype_policy
+        features, attention, policy = config.features.spec(), config.attention, self.dtype_policy
         self.recent_steps = attention.recent_steps
         table_features = [*features.item.values(), *features.user.values()]
         self.text = None
@@ -207,7 +207,7 @@ class RankerMember(keras.layers.Layer):
         by_candidate, by_page = [candidates], [*self.users(inputs.users, training=training).values()]
         if inputs.dense is not None:
             by_candidate.append(inputs.dense)
-        if inputs.query is not None:
+        if inputs.query is not None and self.text is not None:
             query = self.text(inputs.query)
             by_page.append(query)
             if self.title is not None:

@@ -11,6 +11,7 @@ import tensorflow_recommenders as tfrs
 
 from beam_pipelines.format.records import FEATURES, HISTORIES
 from models.clustering.clusters import Clusters
+from models.config import Config
 from models.data.pages import PADDING, Pages
 from models.embeddings.embeddings import Embeddings
 from models.features.adapt import AdaptedFeatures
@@ -134,15 +135,14 @@ class Ranker(DistributedFit, tfrs.Model):
         # Leaving out unclicked candidates divides the odds of a click by the share that is kept.
         self._correction = math.log(negative_rate)
         self.histories = [name for name in HISTORIES if getattr(config.lengths, name)]
+        features = config.features.spec()
         pictures = make_picture_feature(image_feature, sizes, config)
         # Tables, and what is compared, are float32 under any policy.
-        item_table = FeatureTable(config.features.item, sizes.items + 1, name="features", dtype="float32")
+        item_table = FeatureTable(features.item, sizes.items + 1, name="features", dtype="float32")
         self.items = ItemTable(item_table, pictures, name="items", dtype="float32")
-        self.users = FeatureTable(config.features.user, sizes.users + 1, name="users", dtype="float32")
-        self.dense = DenseFeatures(
-            config.features.candidate, config.embedding_dim, name="dense", dtype=self.dtype_policy
-        )
-        self.matcher = ItemMatcher(config.features.item, pictures, sizes.items)
+        self.users = FeatureTable(features.user, sizes.users + 1, name="users", dtype="float32")
+        self.dense = DenseFeatures(features.candidate, config.embedding_dim, name="dense", dtype=self.dtype_policy)
+        self.matcher = ItemMatcher(features.item, pictures, sizes.items)
         self.task_weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
         self.tasks = {name: make_task(name) for name in self.task_weights}
         self.outputs = [name for name in self.tasks if name in HEADS]
@@ -216,7 +216,7 @@ class Ranker(DistributedFit, tfrs.Model):
         """
         dim, policy = self.config.embedding_dim, self.dtype_policy
         features = FeatureEmbeddings(
-            self.config.features.item, self.sizes.item, dim, text, name="features", dtype=policy
+            self.config.features.spec().item, self.sizes.item, dim, text, name="features", dtype=policy
         )
         picture_encoder = self.items.pictures.item_encoder(dim, policy)
         return ItemTower(features, picture_encoder, self.config.item_dim, name="items", dtype=policy)
@@ -268,7 +268,8 @@ class Ranker(DistributedFit, tfrs.Model):
         # A compiled graph holds the calibrator that was there when it was traced.
         self._compiled_call = tf.function(lambda page: self(page), reduce_retracing=True)
         self._traced: frozenset[frozenset[str]] = frozenset()  # entries of the pages that it was traced for
-        self.train_function = self.test_function = self.predict_function = None
+        for function in ("train_function", "test_function", "predict_function"):
+            setattr(self, function, None)
 
     def logits(self, page: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """What the last layer says of pages like those it trains on; meaningless at padded candidates.
@@ -409,10 +410,10 @@ class Ranker(DistributedFit, tfrs.Model):
 
     def compute_loss(
         self,
-        x: dict[str, tf.Tensor],
-        y: Mapping[str, tf.Tensor] | tf.Tensor,
+        x: Any = None,
+        y: Any = None,
         y_pred: Any = None,
-        sample_weight: tf.Tensor | None = None,
+        sample_weight: Any = None,
         training: bool = False,
     ) -> tf.Tensor:
         """This replica's part of the weighted mean losses over all candidates of the global batch, added over members.
@@ -426,7 +427,7 @@ class Ranker(DistributedFit, tfrs.Model):
             sample_weight: `(batch,)` or `(batch, candidates)`, what candidates count in the loss. Padding never counts.
             training: as in `call`.
         """
-        labels = y if isinstance(y, Mapping) else {"clicked": y}
+        labels = dict(y) if isinstance(y, Mapping) else {"clicked": y}
         logits = self._member_logits(x, training)
         present = tf.cast(x["item"] != PADDING, tf.float32)
         weight = x[LOSS_WEIGHT][:, None] if LOSS_WEIGHT in x else 1.0
@@ -501,7 +502,7 @@ class Ranker(DistributedFit, tfrs.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Ranker":
         """Makes the ranker of a `get_config`, its tables empty."""
-        kinds = {
+        kinds: dict[str, type[Config]] = {
             "config": RankerConfig,
             "sizes": FeatureSizes,
             "vocabulary": FeatureVocabulary,

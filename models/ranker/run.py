@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -159,8 +160,10 @@ class RankerRun:
             raise ArtifactError(f"{self.path} has no {RANKER_FILE}; train the ranker again")
         try:
             ranker = keras.models.load_model(path, compile=False)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} is damaged, or of another version ({_first_line(error)})") from error
+        if ranker.vocabulary is None:
+            raise ArtifactError(f"{path} holds a ranker whose feature tables are empty; train the ranker again")
         ranker.vocabulary.check(ranker.config.features)
         return ranker
 

@@ -52,7 +52,8 @@ class ValidationMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Scores and measures."""
         metrics = measure(score_pages(self.model, self.pages), self.negative_rate)
-        logs.update({f"val_{name}": metrics[name] for name in (*get_args(Monitor), "log_loss")})
+        if logs is not None:
+            logs.update({f"val_{name}": metrics[name] for name in (*get_args(Monitor), "log_loss")})
 
 
 def train_ranker(
@@ -156,7 +157,7 @@ def train_ranker(
         )
         with checkpoints:
             history = _fit(ranker, config, train, later_batches, checkpoints, seed)
-        if not chief:
+        if scratch is None:  # not the chief
             return None
         scores = score_pages(ranker, later_batches)
         ranker.calibrator = _calibrator(config.calibration, scores, train.negative_rate)

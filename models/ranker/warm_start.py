@@ -1,7 +1,7 @@
 """Begins a ranker with what an earlier one has learned, row by row of what both know."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -61,13 +61,16 @@ class WarmStart:
         Returns:
             What was carried over, in words.
         """
+        vocabulary, old_vocabulary = ranker.vocabulary, self._ranker.vocabulary
+        if vocabulary is None or old_vocabulary is None:
+            raise ValueError("`ranker` must be filled before it is warm-started. Received: one without a vocabulary")
         old = dict(_variables(self._ranker))
         said: dict[str, None] = {}  # once, however many members there are
         new = dict(_variables(ranker))
         rows: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}  # by variable: what it embeds, rows there, rows here
-        for section, there, here, values, table in (
-            ("item", self._ranker.items.features, ranker.items.features, ranker.vocabulary.item, items),
-            ("user", self._ranker.users, ranker.users, ranker.vocabulary.user, users),
+        for section, there, here, table in (
+            ("item", self._ranker.items.features, ranker.items.features, items),
+            ("user", self._ranker.users, ranker.users, users),
         ):
             for name, feature in here.features.items():
                 if name not in there.features or there.features[name].type != feature.type:
@@ -75,7 +78,7 @@ class WarmStart:
                 if feature.type == "id":
                     found = _shared_ids(there, here, name, self._ids[f"{section}s"], table[name])
                 elif feature.type == "category":
-                    found = _shared_values(getattr(self._ranker.vocabulary, section)[name], values[name])
+                    found = _shared_values(*(getattr(each, section)[name] for each in (old_vocabulary, vocabulary)))
                 else:
                     continue  # by name and shape
                 for member in ranker.members[: len(self._ranker.members)]:
@@ -125,7 +128,7 @@ def _shared_ids(
     return tuple(np.array(pairs).T)
 
 
-def _shared_values(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _shared_values(old: Sequence[str], new: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Embedding rows of the values that both vocabularies have, in either; the unknown one first."""
     known = {value: row for row, value in enumerate(old, 1)}
     pairs = [(0, 0), *((known[value], row) for row, value in enumerate(new, 1) if value in known)]

@@ -8,12 +8,14 @@ import tensorflow as tf
 from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.features.spec import CategoryFeature, FeaturesConfig, IdFeature
+from models.metrics.copc import COPC
 from models.metrics.gauc import GAUC
 from models.ranker.calibrator import Calibrator
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths, TrainingConfig
 from models.ranker.ranker import Ranker
 from models.ranker.train import train_ranker
 from models.training.lazy_adam import LazyAdam
+from tests.models.ranker.ranker_pages import two_replicas
 from tests.models.tiny_dataset import write_tiny_dataset
 
 SMALL = RankerConfig(
@@ -24,6 +26,13 @@ SMALL = RankerConfig(
     mlp_units=(12, 8),
     token_buckets=50,
     query_tokens=5,
+)
+NO_DROPOUT = SMALL.model_copy(
+    update={
+        "features": FeaturesConfig(
+            item={"item_id": IdFeature(dropout=0.0), "category": CategoryFeature(match=True)}, user={}
+        )
+    }
 )
 
 
@@ -108,6 +117,23 @@ def test_validation_is_evaluation_with_the_averaged_weights_which_are_kept(pages
             aucs.append(((up[:, None] > down) + 0.5 * (up[:, None] == down)).mean())
     assert logs["gauc"] == pytest.approx(np.mean(aucs), rel=1e-5)
     assert logs["auc"] == pytest.approx(0.5, abs=0.5)
+
+
+def test_two_replicas_measure_what_one_does(pages, clusters):
+    train, later = pages
+    logs = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas()):
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            ranker = Ranker.adapt(train, pictures=clusters, config=NO_DROPOUT)
+            ranker.compile(keras.optimizers.SGD(0.1), metrics=[GAUC(), COPC(), keras.metrics.BinaryAccuracy()])
+        history = ranker.fit(train.batches(50), validation_data=later.batches(5), epochs=1, verbose=0).history
+        logs.append({name: values[0] for name, values in history.items()})
+        evaluated = ranker.evaluate(later.batches(5), return_dict=True, verbose=0)
+        assert {f"val_{name}": value for name, value in evaluated.items()} == pytest.approx(
+            {name: value for name, value in logs[-1].items() if name.startswith("val_")}, rel=1e-5
+        )
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4)
 
 
 def test_a_saved_ranker_predicts_and_learns_on_as_it_would_have(pages, clusters, tmp_path):
@@ -263,3 +289,17 @@ def test_pictures_must_be_those_of_the_dataset_and_of_the_feature(pages, cluster
         Ranker.adapt(pages[0], pictures=clusters, image_feature="none", config=SMALL)
     with pytest.raises(ValueError, match="`pictures` must be Clusters for the image feature cluster_id"):
         Ranker.adapt(pages[0], image_feature="cluster_id", config=SMALL)
+
+
+def test_every_layer_has_a_configuration_that_makes_it_again(ranker):
+    member = ranker.members[0]
+    layers = [ranker.items, ranker.items.features, ranker.items.pictures, ranker.users, ranker.dense, member.items]
+    for layer in [*layers, member.users, member.text, member.age, *member.recent_attention.values()]:
+        config = layer.get_config()
+        again = type(layer).from_config(config)
+        assert again.get_config() == config
+        if again.built:
+            assert [v.shape for v in again.variables] == [v.shape for v in layer.variables]
+    again = Ranker.from_config(ranker.get_config())
+    assert again.get_config() == ranker.get_config()
+    assert [v.shape for v in again.variables] == [v.shape for v in ranker.variables]
