@@ -42,7 +42,7 @@ _OLD_SIZES_FILE = "feature_sizes.yaml"
 _OLD_VOCABULARY_FILE = "feature_values.json"
 _OLD_CALIBRATOR_FILE = "calibrator.yaml"
 _OLD_GROUPS = {
-    "layers/candidate_numbers": "layers/dense_features",
+    "layers/candidate_numbers": "dense",
     "items/vars": "items/pictures/vars",
 }
 _OLD_ENCODERS = ("image_projection", "cluster_embedding")

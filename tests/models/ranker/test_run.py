@@ -72,7 +72,7 @@ def as_it_was_written_before(run, ranker):
     weights = run.path / "ranker.weights.h5"
     ranker.save_weights(weights)
     with h5py.File(weights, "r+") as file:
-        file.move("layers/dense_features", "layers/candidate_numbers")
+        file.move("dense", "layers/candidate_numbers")
         if "items/pictures/vars" in file:
             if "items/vars" in file:
                 del file["items/vars"]
