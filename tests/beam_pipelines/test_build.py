@@ -46,6 +46,9 @@ def exit_code(*arguments):
         (["--pretraining-view", "causal"], "causal needs --split-by-time"),
         (["--max-bad-fraction", "7", *SPLIT_OPTION], "--max-bad-fraction must be between 0 and 1"),
         (["--columns", "items.x=y", *SPLIT_OPTION], "items has no column 'x'"),
+        (["--columns", "article", *SPLIT_OPTION], "--columns: 'article' is not TABLE.COLUMN=NAME"),
+        (["--columns", "article=sku", *SPLIT_OPTION], "--columns: 'article=sku' is not TABLE.COLUMN=NAME"),
+        (["--columns", "items.title=name", *SPLIT_OPTION], r"--columns: no file of items has a column 'name'|which"),
     ],
 )
 def test_wrong_options_are_one_line_and_leave_nothing(logs, tmp_path, arguments, message):
