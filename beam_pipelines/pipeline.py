@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -181,20 +182,7 @@ def _build(
         schema_hash=SCHEMA_HASH,
         features=[f"{feature.name} {feature.kind} {feature.group}" for feature in FEATURES],
         notice=logs.notice,
-        options={
-            "split_by_time": rules.split_times and list(rules.split_times),
-            "click_days": rules.click_days,
-            "pay_days": rules.pay_days,
-            "same_category_clicks": rules.same_category_clicks,
-            "max_candidates": rules.max_candidates,
-            "attribute_clicks": rules.attribution_hours,
-            "previous": previous and previous[1].digest(),
-            "timestamp_unit": unit,
-            "columns": sorted(f"{column}={name}" for column, name in options.columns.items()),
-            "page_buckets": plan.buckets,
-            "image_side": options.image_side,
-            "image_format": options.image_format,
-        },
+        options=_recorded_options(options, plan, previous),
         sources=logs.sources(),
         splits=pages.splits,
         pretraining=view,
@@ -206,6 +194,24 @@ def _build(
     )
     manifest.write(directory)
     return manifest
+
+
+def _recorded_options(options: BuildOptions, plan: PagePlan, previous: tuple[Path, Manifest] | None) -> dict[str, Any]:
+    """The options that shaped the content, as they took effect: paths left out, detected values filled in."""
+    return {
+        "split_by_time": list(plan.rules.split_times) if plan.rules.split_times is not None else None,
+        "click_days": options.click_days,
+        "pay_days": options.pay_days,
+        "same_category_clicks": options.same_category_clicks,
+        "max_candidates": options.max_candidates,
+        "attribute_clicks": options.attribute_clicks,
+        "previous": previous[1].digest() if previous is not None else None,
+        "timestamp_unit": plan.unit,
+        "columns": sorted(f"{column}={name}" for column, name in options.columns.items()),
+        "page_buckets": plan.buckets,
+        "image_side": options.image_side,
+        "image_format": options.image_format,
+    }
 
 
 def _read_previous(path: Path | str | None) -> tuple[Path, Manifest] | None:
