@@ -1,0 +1,426 @@
+"""Every public Keras object of the project keeps Keras' contract: one harness over all of them."""
+
+import importlib
+import json
+import pkgutil
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from models.features.dense_features import DenseFeatures
+from models.features.embeddings import FeatureEmbeddings
+from models.features.spec import CategoryFeature, FeatureSizes, IdFeature, NumberFeature, TextFeature
+from models.features.tables import FeatureTable
+from models.layers.dice import Dice
+from models.layers.history_encoder import HistoryEncoder
+from models.layers.id_embedding import IdEmbedding
+from models.layers.multi_head_target_attention import MultiHeadTargetAttention
+from models.layers.target_attention import TargetAttention
+from models.layers.text_embedding import TextEmbedding
+from models.metrics.copc import COPC
+from models.metrics.gauc import GAUC
+from models.pretraining.courier import Courier
+from models.pretraining.official_code import OfficialCodeCourier
+from models.pretraining.projection_head import ProjectionHead
+from models.pretraining.reconstruction import SelfAttentionReconstruction, UserIntentionReconstruction
+from models.ranker.item_table import ItemTable, ItemValues
+from models.ranker.item_tower import ItemTower
+from models.ranker.pictures.cluster_id import ClusterIdFeature
+from models.ranker.pictures.picture_feature import PictureFeature, PictureValues
+from models.ranker.pictures.simscore import SimScoreFeature
+from models.ranker.pictures.vector import VectorFeature
+from models.training.adam import Adam
+from models.training.distributed_fit import LossMean
+from models.training.lazy_adam import LazyAdam
+from models.training.optimizer import OptimizerConfig, ReplicaLossScaleOptimizer, build_optimizer
+from models.vision.convnet import ConvNet, ConvNetBlock
+from models.vision.encoder import ImageEncoder
+from models.vision.swin import PatchMerging, Swin, SwinBlock
+from models.vision.window_attention import WindowAttention
+from tests.models.courier_batch import draw_batch
+
+POLICIES = ("mixed_float16", "mixed_bfloat16")
+SIZES = FeatureSizes(items=4, users=3, item={"item_id": 4, "category": 2, "title": 0}, user={}, image_dim=3, clusters=2)
+ITEM_FEATURES = {"item_id": IdFeature(), "category": CategoryFeature(), "title": TextFeature(tokens=2)}
+NUMBERS = {"price": NumberFeature(), "impressions": NumberFeature(transform="buckets", buckets=4)}
+EMBEDDED = {"item_id": 4, "category": 2}
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def mask(*shape: int) -> np.ndarray:
+    return np.arange(shape[-1]) < np.random.default_rng(1).integers(1, shape[-1] + 1, (*shape[:-1], 1))
+
+
+def item_values() -> ItemValues:
+    rows = np.array([0, 3, 4], np.int64)
+    features = {"item_id": rows, "category": rows % 3, "title": np.array([[5, -1], [1, 2], [-1, -1]], np.int32)}
+    return ItemValues(features, PictureValues(item=np.array([1, 2, 0], np.int32)))
+
+
+def feature_embeddings(**options: Any) -> FeatureEmbeddings:
+    text = TextEmbedding(8, 4, **options)
+    text.build(None)
+    return FeatureEmbeddings(ITEM_FEATURES, EMBEDDED, 4, text, **options)
+
+
+class Case(NamedTuple):
+    """A layer, made with the options of every layer, and what it is called with."""
+
+    make: Callable[..., keras.layers.Layer]
+    arguments: tuple
+
+
+ROWS = (np.array([0, 3, 4], np.int64),)
+MAP = (draw(2, 6, 5, 8),)
+PICTURES = (draw(2, 16, 12, 3),)
+STEPS = draw(3, 5, 8, seed=2)
+CANDIDATES = draw(3, 4, 8, seed=3)
+PAIRS = [draw(3, 4, 5, seed=4)]
+
+LAYERS: dict[str, Case] = {
+    "ConvNetBlock": Case(lambda **o: ConvNetBlock(kernel=3, drop_path=0.2, **o), MAP),
+    "ConvNet": Case(lambda **o: ConvNet(widths=(8, 8), depths=(1, 1), kernel=3, grid=(2, 2), **o), PICTURES),
+    "WindowAttention": Case(lambda **o: WindowAttention(2, window=4, shift=2, **o), MAP),
+    "SwinBlock": Case(lambda **o: SwinBlock(2, window=4, shift=2, drop_path=0.1, **o), MAP),
+    "PatchMerging": Case(lambda **o: PatchMerging(**o), MAP),
+    "Swin": Case(lambda **o: Swin(4, 8, (1, 1), (2, 2), 2, drop_path=0.1, checkpointing=True, **o), PICTURES),
+    "ProjectionHead": Case(lambda **o: ProjectionHead(8, **o), (draw(5, 4),)),
+    "UserIntentionReconstruction": Case(
+        lambda **o: UserIntentionReconstruction("raw", **o), (CANDIDATES, STEPS, mask(3, 5))
+    ),
+    "SelfAttentionReconstruction": Case(lambda **o: SelfAttentionReconstruction(**o), (CANDIDATES, STEPS, mask(3, 5))),
+    "Dice": Case(lambda **o: Dice(epsilon=1e-6, **o), (draw(3, 4, 8), mask(3, 4))),
+    "IdEmbedding": Case(lambda **o: IdEmbedding(6, 4, dropout=0.1, **o), (np.array([[0, 6], [2, 1]]),)),
+    "TextEmbedding": Case(lambda **o: TextEmbedding(8, 4, **o), (np.array([[5, -1], [1, 2]]),)),
+    "TargetAttention": Case(
+        lambda **o: TargetAttention(6, "none", "dice", pair_features=1, **o), (CANDIDATES, STEPS, mask(3, 5), PAIRS)
+    ),
+    "MultiHeadTargetAttention": Case(
+        lambda **o: MultiHeadTargetAttention(2, 4, pair_features=1, **o),
+        (CANDIDATES, [STEPS, STEPS], [mask(3, 5), mask(3, 5)], [PAIRS, PAIRS]),
+    ),
+    "HistoryEncoder": Case(lambda **o: HistoryEncoder(6, 2, 4, **o), (STEPS, mask(3, 5))),
+    "FeatureTable": Case(lambda **o: FeatureTable(ITEM_FEATURES, 5, **o), ROWS),
+    "FeatureEmbeddings": Case(feature_embeddings, (item_values().features,)),
+    "DenseFeatures": Case(
+        lambda **o: DenseFeatures(NUMBERS, 4, **o), ({"price": draw(3, 4), "impressions": draw(3, 4, seed=1)},)
+    ),
+    "PictureFeature": Case(lambda **o: PictureFeature(SIZES, **o), ROWS),
+    "VectorFeature": Case(lambda **o: VectorFeature(SIZES, **o), ROWS),
+    "SimScoreFeature": Case(lambda **o: SimScoreFeature(SIZES, **o), ROWS),
+    "ClusterIdFeature": Case(lambda **o: ClusterIdFeature(SIZES, embed=False, **o), ROWS),
+    "ItemTable": Case(
+        lambda **o: ItemTable(FeatureTable(ITEM_FEATURES, 5, **o), ClusterIdFeature(SIZES, **o), **o), ROWS
+    ),
+    "ItemTower": Case(
+        lambda **o: ItemTower(feature_embeddings(**o), ClusterIdFeature(SIZES, **o).item_encoder(4), 6, **o),
+        (item_values(),),
+    ),
+}
+
+
+def tensors(arguments: Any) -> Any:
+    return tf.nest.map_structure(lambda value: None if value is None else tf.convert_to_tensor(value), arguments)
+
+
+def outputs(result: Any) -> list[np.ndarray]:
+    return [np.asarray(keras.ops.convert_to_numpy(value)) for value in tf.nest.flatten(result) if value is not None]
+
+
+def assert_equal(actual: Any, expected: Any, **tolerance: float) -> None:
+    for a, b in zip(outputs(actual), outputs(expected), strict=True):
+        np.testing.assert_allclose(
+            a.astype(np.float64), b.astype(np.float64), **{"rtol": 1e-5, "atol": 1e-6, **tolerance}
+        )
+
+
+def randomize(weights: list[keras.Variable]) -> None:
+    """Gives weights values of their own, so that one that is lost changes the result."""
+    rng = np.random.default_rng(0)
+    for weight in weights:
+        drawn = rng.uniform(0.1, 0.9, weight.shape)
+        weight.assign(rng.integers(0, 2, weight.shape) if weight.dtype.startswith("int") else drawn)
+
+
+@pytest.fixture
+def layer(request):
+    """The layer of a case, built, with weights of its own."""
+    keras.utils.set_random_seed(0)
+    case = LAYERS[request.param]
+    layer = case.make()
+    layer(*tensors(case.arguments))
+    randomize([weight for weight in layer.weights if "seed" not in weight.path])
+    return layer, case
+
+
+@keras.saving.register_keras_serializable(package="test_keras_contract")
+class Holder(keras.Model):
+    """A model that is its layer, to be saved."""
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer = layer
+        self.built = True
+
+    def call(self, *arguments: Any) -> Any:
+        return self.layer(*arguments)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Holder":
+        return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})
+
+
+every_layer = pytest.mark.parametrize("layer", LAYERS, indirect=True)
+
+
+def config_of(thing: Any) -> str:
+    return json.dumps(thing.get_config(), sort_keys=True, default=str)
+
+
+@every_layer
+def test_layers_are_made_again_from_their_configuration(layer):
+    layer, case = layer
+    again = type(layer).from_config(json.loads(json.dumps(keras.saving.serialize_keras_object(layer)["config"])))
+    assert config_of(again) == config_of(layer)
+    again(*tensors(case.arguments))
+    again.set_weights(layer.get_weights())
+    assert_equal(again(*tensors(case.arguments)), layer(*tensors(case.arguments)))
+
+
+@every_layer
+def test_layers_are_saved_and_loaded(layer, tmp_path):
+    layer, case = layer
+    Holder(layer).save(tmp_path / "layer.keras")
+    loaded = keras.models.load_model(tmp_path / "layer.keras").layer
+    assert_equal(loaded(*tensors(case.arguments)), layer(*tensors(case.arguments)))
+
+
+@every_layer
+def test_graphs_of_layers_are_what_they_are_eagerly(layer):
+    layer, case = layer
+    assert_equal(tf.function(layer)(*tensors(case.arguments)), layer(*tensors(case.arguments)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@every_layer
+def test_layers_under_mixed_precision_are_close_to_float32(layer, policy):
+    layer, case = layer
+    mixed = case.make(dtype=policy)
+    mixed(*tensors(case.arguments))
+    assert all(weight.dtype != policy.removeprefix("mixed_") for weight in mixed.weights)
+    mixed.set_weights(layer.get_weights())
+    assert_equal(mixed(*tensors(case.arguments)), layer(*tensors(case.arguments)), rtol=0.05, atol=0.05)
+
+
+@every_layer
+def test_layers_build_all_that_they_hold(layer):
+    layer, case = layer
+    again = case.make()
+    if not again.built:
+        again.build_from_config(layer.get_build_config())
+    unbuilt = [part.name for part in again._flatten_layers() if not part.built]
+    assert not unbuilt
+    assert [weight.shape for weight in again.weights] == [weight.shape for weight in layer.weights]
+
+
+METRICS: dict[str, Callable[[], keras.Metric]] = {
+    "GAUC": lambda: GAUC("impressions", name="by_page"),
+    "COPC": lambda: COPC(negative_rate=0.5, from_logits=True),
+    "LossMean": lambda: LossMean(name="loss"),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics(name):
+    metric = METRICS[name]()
+    again = type(metric).from_config(json.loads(json.dumps(metric.get_config())))
+    assert config_of(again) == config_of(metric)
+    batch = (tf.constant(2.0), 3) if name == "LossMean" else (np.array([[1, 0, -1], [0, 1, 1]]), draw(2, 3))
+    metric.update_state(*batch)
+    tf.function(again.update_state)(*batch)
+    assert float(metric.result()) == pytest.approx(float(again.result()), rel=1e-6)
+    metric.reset_state()
+    assert all(float(variable.value) == 0 for variable in metric.variables)
+
+
+OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
+    "Adam": lambda: Adam(0.01, weight_decay=0.1, weight_decay_kind="coupled", global_clipnorm=1.0),
+    "Adam, decoupled": lambda: Adam(0.01, weight_decay=0.1, weight_decay_kind="decoupled"),
+    "Adam, scheduled": lambda: build_optimizer(OptimizerConfig(schedule="cosine", learning_rate=0.1), 20),
+    "LazyAdam": lambda: LazyAdam(0.01, weight_decay=0.1, average=True, global_clipnorm=1.0),
+    "ReplicaLossScaleOptimizer": lambda: ReplicaLossScaleOptimizer(Adam(0.01), initial_scale=8.0),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name):
+    optimizers = [OPTIMIZERS[name]()]
+    optimizers.append(keras.optimizers.deserialize(json.loads(json.dumps(keras.optimizers.serialize(optimizers[0])))))
+    assert config_of(optimizers[1]) == config_of(optimizers[0])
+    variables = [keras.Variable(draw(3)) for _ in optimizers]
+    for step in range(3):
+        for optimizer, variable in zip(optimizers, variables, strict=True):
+            optimizer.apply([tf.constant(draw(3, seed=step))], [variable])
+    np.testing.assert_array_equal(variables[0], variables[1])
+    assert np.abs(variables[0] - draw(3)).max() > 0
+    restored = OPTIMIZERS[name]()
+    restored.build([variables[0]])
+    store: dict[str, np.ndarray] = {}
+    optimizers[0].save_own_variables(store)
+    restored.load_own_variables(store)
+    gradient = tf.constant(draw(3, seed=9))
+    restored.apply([gradient])
+    optimizers[1].apply([gradient], [variables[1]])
+    np.testing.assert_array_equal(variables[0], variables[1])
+
+
+def encoder(**options: Any) -> ImageEncoder:
+    return ImageEncoder(ConvNet((4, 4), (0, 1), 3, (2, 2), **options), 4, **options)
+
+
+def courier_pages() -> tf.data.Dataset:
+    batches = [draw_batch(4, pictures=20, seed=seed) for seed in range(2)]
+    stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+    stacked["pictures"] = stacked["pictures"].repeat(8, axis=2).repeat(8, axis=3)
+    return tf.data.Dataset.from_tensor_slices(stacked)
+
+
+def pictures() -> tf.data.Dataset:
+    shown = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
+    return tf.data.Dataset.from_tensor_slices((shown, draw(6, 4))).batch(4)
+
+
+class ModelCase(NamedTuple):
+    """A model, the data that it is fitted on, and what it is compiled with."""
+
+    make: Callable[..., keras.Model]
+    data: Callable[[], tf.data.Dataset]
+    compiled: Callable[[], dict[str, Any]]
+
+
+def own_loss() -> dict[str, Any]:
+    return {"loss": "mse", "metrics": [keras.metrics.MeanSquaredError(name="measured")]}
+
+
+def objective() -> dict[str, Any]:
+    return {"metrics": [GAUC(name="measured")]}
+
+
+MODELS: dict[str, ModelCase] = {
+    "ImageEncoder": ModelCase(encoder, pictures, own_loss),
+    "Courier": ModelCase(lambda **o: Courier(encoder(**o), **o), courier_pages, objective),
+    "Courier, other options": ModelCase(
+        lambda **o: Courier(
+            encoder(**o),
+            temperature=0.1,
+            scores="raw",
+            click_sequence=False,
+            objective="hinge",
+            margin=1.0,
+            reconstruction="self_attention",
+            projection_head=True,
+            **o,
+        ),
+        courier_pages,
+        objective,
+    ),
+    "Courier, loss of the user": ModelCase(
+        lambda **o: Courier(encoder(**o), mask_same_item=True, **o),
+        courier_pages,
+        lambda: {**objective(), "loss": "mse"},
+    ),
+    "OfficialCodeCourier": ModelCase(lambda **o: OfficialCodeCourier(encoder(**o), **o), courier_pages, objective),
+}
+
+
+def compiled(name: str, optimizer: Any = "adam", policy: str = "float32", **options: Any) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    case = MODELS[name]
+    model = case.make(dtype=policy)
+    model.compile(optimizer, **case.compiled(), **options)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_build_all_that_they_hold(name):
+    model = MODELS[name].make()
+    assert not [layer.name for layer in model._flatten_layers() if not layer.built]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_fit_with_stock_callbacks_and_are_saved_with_all_they_need(name, tmp_path):
+    model, data = compiled(name), MODELS[name].data()
+    assert config_of(type(model).from_config(model.get_config())) == config_of(model)
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_loss", patience=3),
+        keras.callbacks.ModelCheckpoint(tmp_path / "last.keras"),
+        keras.callbacks.TensorBoard(tmp_path / "logs"),
+        keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+    ]
+    history = model.fit(data, validation_data=data, epochs=2, verbose=0, callbacks=callbacks).history
+    evaluated = model.evaluate(data, verbose=0, return_dict=True)
+    assert {"loss", "measured"} <= evaluated.keys()
+    draws = "other options" in name  # its hinge compares with other candidates each time
+    for metric in ("measured",) if draws else ("loss", "measured"):
+        assert history[f"val_{metric}"][-1] == pytest.approx(evaluated[metric], rel=1e-5)
+        assert np.isfinite(history[metric]).all()
+
+    loaded = keras.models.load_model(tmp_path / "last.keras")
+    assert_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    again = loaded.evaluate(data, verbose=0, return_dict=True)  # it is compiled as it was
+    assert again["measured"] == pytest.approx(evaluated["measured"], rel=1e-4)
+    assert draws or again["loss"] == pytest.approx(evaluated["loss"], rel=1e-4)
+    assert int(loaded.optimizer.iterations) == 2 * int(data.cardinality())
+    lines: list[str] = []
+    model.summary(print_fn=lambda text, line_break=True: lines.append(text))
+    assert f"Trainable params: {sum(np.prod(weight.shape) for weight in model.trainable_weights):,}" in "".join(lines)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_learn_eagerly_what_they_learn_as_graphs(name):
+    weights = []
+    for eagerly in (False, True):
+        model = compiled(name, keras.optimizers.SGD(0.01), run_eagerly=eagerly)
+        model.fit(MODELS[name].data(), verbose=0)
+        weights.append(model.get_weights())
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_models_learn_under_mixed_precision(name, policy, tmp_path):
+    model, data = compiled(name, policy=policy), MODELS[name].data()
+    assert np.isfinite(model.fit(data, epochs=2, verbose=0).history["loss"]).all()
+    expected = model.predict(data, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.dtype_policy.name == policy
+    assert_equal(loaded.predict(data, verbose=0), expected, rtol=1e-2, atol=1e-3)
+    assert type(loaded.optimizer) is type(model.optimizer)
+
+
+def test_no_object_is_left_out():
+    for module in pkgutil.walk_packages(models.__path__, "models."):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module.name)
+    registered = {
+        kind.__name__
+        for name, kind in keras.saving.get_custom_objects().items()
+        if name.startswith("courier>") and kind.__module__.startswith("models.")
+    }
+    tested = {name.split(",")[0] for name in (*LAYERS, *METRICS, *OPTIMIZERS, *MODELS)}
+    assert registered - tested == {"Ranker"}
