@@ -59,11 +59,28 @@ def test_commands_exist(document):
 def test_options_exist(document):
     """An option that stands in backticks is one of our commands, or of a command that the document names beside it."""
     known = "\n".join(path.read_text() for path in (ROOT / "tests" / "help").glob("*.txt"))
-    foreign = (
-        "--environment_type --environment_config --worker_pool --direct_num_workers --flink_version --artifacts_dir "
-        "--parallelism --sdk_worker_parallelism --flink_master --no_wait_until_finish --output_executable_path --test "
-        "--quick --check --source --logdir --jobs --seeds --dropouts --learning-rates"
-    ).split()
+    foreign = [
+        "--environment_type",
+        "--environment_config",
+        "--worker_pool",
+        "--direct_num_workers",
+        "--flink_version",
+        "--artifacts_dir",
+        "--parallelism",
+        "--sdk_worker_parallelism",
+        "--flink_master",
+        "--no_wait_until_finish",
+        "--output_executable_path",
+        "--test",
+        "--quick",
+        "--check",
+        "--source",
+        "--logdir",
+        "--jobs",
+        "--seeds",
+        "--dropouts",
+        "--learning-rates",
+    ]
     text = (ROOT / document).read_text()
     options = set(re.findall(r"`(--[a-z][\w-]*)", text))
     missing = [option for option in options - set(foreign) if not re.search(rf"{option}[\w-]*\b", known)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import keras_cv
 import tensorflow as tf
 
 _LARGEST_SHIFT = 0.125  # of the side
@@ -21,6 +20,8 @@ def flip_crop(seed: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         A function for `tf.data` pipelines: pictures uint8 `(n, height, width, 3)`, height and width known, and the
         number of the batch, an integer scalar, to pictures of the same shape.
     """
+    import keras_cv  # takes seconds, which trainings without augmentation save
+
     flip = keras_cv.layers.RandomFlip("horizontal")
 
     def augment(pictures: tf.Tensor, number: tf.Tensor) -> tf.Tensor:

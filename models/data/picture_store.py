@@ -35,6 +35,7 @@ class PictureStore:
         index = dataset.image_index()
         paths = dataset.image_shard_paths()
         images = dataset.manifest.images
+        assert images is not None  # the index would have been refused
         self.image_size = image_size
         self._format = images.format
         self._records = ArrayRecordDataSource(paths)

@@ -42,9 +42,9 @@ class ShownPictures:
         """Yields pictures as uint8 `(height, width, 3)` of at most `side` pixels."""
         for number in numbers:
             (record,) = self._records.__getitems__([int(number)])
-            with Image.open(io.BytesIO(record)) as picture:
-                picture.draft("RGB", (side, side))  # decodes no more than needed
-                picture = picture.convert("RGB")
+            with Image.open(io.BytesIO(record)) as file:
+                file.draft("RGB", (side, side))  # decodes no more than needed
+                picture = file.convert("RGB")
                 picture.thumbnail((side, side))
                 yield np.asarray(picture)
 

@@ -108,12 +108,12 @@ class Courier(PretrainingMethod):
         for name, value in (("temperature", temperature), ("margin", margin)):
             if value <= 0:
                 raise ValueError(f"`{name}` must be positive. Received: {value}")
-        for name, value, allowed in (
+        for option, chosen, allowed in (
             ("objective", objective, _OBJECTIVES),
             ("reconstruction", reconstruction, tuple(_RECONSTRUCTIONS)),
         ):
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
+            if chosen not in allowed:
+                raise ValueError(f"`{option}` must be one of {allowed}. Received: {chosen!r}")
         self.temperature = temperature
         self.scores = scores
         self.click_sequence = click_sequence

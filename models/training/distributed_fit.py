@@ -1,7 +1,7 @@
 """The one place that knows how Keras 3's `fit` behaves under a `tf.distribute` strategy."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -38,7 +38,11 @@ class LossMean(keras.metrics.Mean):
         super().update_state(values, sample_weight)
 
 
-class DistributedFit:
+# To a type checker, the mixin is what it is mixed into.
+_Model = keras.Model if TYPE_CHECKING else object
+
+
+class DistributedFit(_Model):
     """Mixin for models that train with plain `fit` under any `tf.distribute` strategy, or without one.
 
     What it changes in Keras:

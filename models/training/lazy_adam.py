@@ -127,7 +127,7 @@ class LazyAdam(Adam):
     def _update_rows(self, gradient: tf.IndexedSlices, variable: tf.Variable, slots: "_Slots", rates: "_Rates") -> None:
         gradient = add_up_rows(gradient)
         rows, gradient = gradient.indices, tf.cast(gradient.values, variable.dtype)
-        weight = gather_rows(variable, rows) if self.coupled_weight_decay or rates.decay is not None else None
+        weight: Any = gather_rows(variable, rows) if self.coupled_weight_decay or rates.decay is not None else None
         if self.coupled_weight_decay:
             gradient += weight * self.coupled_weight_decay
         # Every pass over the rows counts.

@@ -39,7 +39,7 @@ class BestWeights(keras.callbacks.Callback):
         self.value = -np.inf
         self.weights: list[np.ndarray] = []
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: compares."""
         self._values.append(float(logs[self.monitor]))
         if logs[self.monitor] > self.value:
@@ -144,7 +144,7 @@ class StepCheckpoints(keras.callbacks.Callback):
             write_metrics(self.model, self._arrays)
         self._arrays = {}
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: a step is done."""
         self.steps = batch + 1
         if not math.isfinite(loss := float(logs["loss"])):
@@ -156,7 +156,7 @@ class StepCheckpoints(keras.callbacks.Callback):
         if self._agreed(self._asked_to_stop)[0]:
             self._stop()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: records the logs."""
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))

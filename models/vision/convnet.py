@@ -29,7 +29,7 @@ class ConvNetBlock(keras.layers.Layer):
         self.kernel = kernel
         self.drop_path = drop_path
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the weights."""
         channels = input_shape[-1]
         policy = self.dtype_policy
@@ -119,7 +119,7 @@ class ConvNet(keras.layers.Layer):
             self.feature_norms.append(_layer_norm(policy, f"feature_norm_{stage}"))
         self.pool = keras.layers.AdaptiveAveragePooling2D(self.grid, dtype=policy, name="pool")
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the weights."""
         channels = input_shape[-1]
         for stage, width in enumerate(self.widths):

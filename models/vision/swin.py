@@ -46,7 +46,7 @@ class SwinBlock(keras.layers.Layer):
         self.drop_path = drop_path
         self.checkpointing = checkpointing
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the weights."""
         channels = input_shape[-1]
         policy = self.dtype_policy
@@ -97,7 +97,7 @@ class PatchMerging(keras.layers.Layer):
         `(batch, height, width, channels)` to `(batch, ceil(height / 2), ceil(width / 2), 2 * channels)`.
     """
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the weights."""
         channels = input_shape[-1]
         self.norm = keras.layers.LayerNormalization(epsilon=EPSILON, dtype=self.dtype_policy, name="norm")
@@ -186,7 +186,7 @@ class Swin(keras.layers.Layer):
                 self.stages.append(SwinBlock(*arguments, dtype=policy, name=name))
         self.norm = keras.layers.LayerNormalization(epsilon=EPSILON, dtype=policy, name="norm")
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the weights."""
         self.patches.build((None, None, None, input_shape[-1]))
         self.patch_norm.build((None, None, None, self.dim))

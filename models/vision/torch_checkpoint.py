@@ -157,7 +157,7 @@ class _TensorUnpickler(pickle.Unpickler):
         if storage.ndim != 1 or not storage.flags.c_contiguous:
             raise ValueError("a tensor refers to no storage")
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        if min((offset, *shape, *strides)) < 0 or (math.prod(shape) and last >= len(storage)):
+        if min((offset, *shape, *strides)) < 0 or (math.prod(shape) > 0 and last >= len(storage)):
             raise ValueError(f"a tensor of shape {shape} leaves its storage of {len(storage)} numbers")
         if not math.prod(shape):
             return np.zeros(shape, storage.dtype)

@@ -1,5 +1,6 @@
 """Multi-head self-attention inside windows of a feature map, with a learnt bias per relative position."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -41,7 +42,7 @@ class WindowAttention(keras.layers.Layer):
         relative = offsets[:, None] - offsets[None] + window - 1
         self._relative_position_index = relative[..., 0] * (2 * window - 1) + relative[..., 1]
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the weights."""
         channels = input_shape[-1]
         if channels % self.num_heads:

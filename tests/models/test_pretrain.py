@@ -17,9 +17,11 @@ from models.pretrain import main
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier import Courier
 from models.pretraining.courier_config import CourierConfig
-from models.training.optimizer import OptimizerConfig
+from models.pretraining.pretrain import pretrain
+from models.training.optimizer import OptimizerConfig, build_optimizer
 from models.vision.config import EncoderConfig, build_encoder
 from models.vision.encoder_run import EncoderMetadata
+from tests.models.courier_batch import mirrored
 from tests.models.taste_dataset import write_taste_dataset
 
 SMALL = [
@@ -90,6 +92,50 @@ def test_equal_seeds_give_equal_encoders(run, dataset, tmp_path, capsys):
     assert "made up for a test" in capsys.readouterr().out
     histories = [json.loads((path / "history.json").read_text()) for path in (run[0], tmp_path / "again")]
     np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-5)
+
+
+def test_a_script_learns_what_the_recipe_learns(dataset, tmp_path, capsys):
+    """Without validation, which also is a fault of before: layers that no validation had built were missing."""
+    config = load_config(
+        PretrainConfig,
+        None,
+        [
+            "image_size=[16, 16]",
+            "encoder={embedding_dim: 8, backbone: {name: convnet, widths: [8], depths: [1], grid: [2, 2]}}",
+            "batch_size=48",
+            "validation_share=0",
+            "epochs=3",
+        ],
+    )
+    made = pretrain(dataset, tmp_path / "encoder", config=config)
+    assert capsys.readouterr().out == ""  # a library
+    assert sorted(made.run.history) == sorted(
+        [
+            "click_sequence_loss",
+            "images_per_second",
+            "loss",
+            "negative_similarity",
+            "page_view_loss",
+            "positive_similarity",
+            "valid_rows",
+        ]
+    )
+
+    pages = Dataset(dataset).pretraining(image_size=(16, 16))
+    assert pages.training == made.pages
+    batches = pages.batches(48, seed=config.seed)
+    weights = {}
+    for replicas in (1, 2):
+        keras.utils.set_random_seed(config.seed)
+        with mirrored([f"CPU:{n}" for n in range(replicas)]).scope():
+            courier = Courier(build_encoder(config.encoder))
+            courier.compile(build_optimizer(config.optimizer, int(batches.cardinality()) * config.epochs))
+        history = courier.fit(pages.batches(48, seed=config.seed), epochs=config.epochs, verbose=0).history
+        weights[replicas] = courier.encoder.get_weights()
+        np.testing.assert_allclose(history["loss"], made.run.history["loss"], rtol=1e-6 if replicas == 1 else 1e-4)
+    for script, recipe, shared in zip(weights[1], made.run.encoder().get_weights(), weights[2], strict=True):
+        np.testing.assert_array_equal(script, recipe)
+        np.testing.assert_allclose(script, shared, atol=2e-5)
 
 
 def test_presets_are_complete_and_the_paper_preset_is_swin_tiny():

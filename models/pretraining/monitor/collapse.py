@@ -49,7 +49,7 @@ class CollapseWarning(StepCallback):
             if alike is not None and "page_view_loss" in part:
                 self._near.append(abs(part["page_view_loss"] - alike) <= _NEAR * alike)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: says what was seen."""
         if not is_chief(self.model.distribute_strategy):
             return

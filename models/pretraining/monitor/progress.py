@@ -34,8 +34,9 @@ class Progress(StepCallback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Keras' hook: looks where lines go."""
         self._in_place = sys.stdout.isatty()
-        if self._seconds is None:
-            self._seconds = _TERMINAL_SECONDS if self._in_place else _LOG_SECONDS
+        self._interval = _TERMINAL_SECONDS if self._in_place else _LOG_SECONDS
+        if self._seconds is not None:
+            self._interval = self._seconds
         self._speaks = is_progress_shown() and is_chief(self.model.distribute_strategy)
         self._start: tuple[float, float] | None = None
 
@@ -49,13 +50,13 @@ class Progress(StepCallback):
         """Prints a line, if the last one is old enough."""
         if self._start is None:  # behind the first step, which is slower than all others
             self._start = (self._epochs_done(step), time.monotonic())
-        if self._speaks and self.step_means.seconds >= self._seconds:
+        if self._speaks and self.step_means.seconds >= self._interval:
             part = self.step_means.means(step, logs)
             self.step_means.begin(step, logs)
             words = [f"step {step}/{self.params['steps']}", *_training_words(part), self._left(step)]
             self._print(f"epoch {self._epoch + 1}/{self.params['epochs']}, " + ", ".join(filter(None, words)), end="")
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: the line of the epoch."""
         if self._speaks:
             words = [

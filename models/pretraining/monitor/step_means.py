@@ -64,7 +64,7 @@ class StepCallback(keras.callbacks.Callback):
         self.step_means = StepMeans(self.model.distribute_strategy.num_replicas_in_sync)
         self._skipped = getattr(self.model, "steps_to_skip", 0)
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: leaves out the steps of an earlier process and the first one behind them."""
         if 0 < self._skipped >= batch:
             self.step_means.begin(batch + 1, logs)

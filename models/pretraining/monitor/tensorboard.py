@@ -58,7 +58,7 @@ class TensorBoardCurves(StepCallback):
             part["learning_rate"] = _learning_rate(self.model.optimizer)
             self._write("steps", int(ops.convert_to_numpy(self.model.optimizer.iterations)), "train", part)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: writes the epoch."""
         self.write_epoch(epoch + 1, logs)
 

@@ -67,7 +67,7 @@ class SimilarityValidation(keras.callbacks.Callback):
         """The similarity GAUC now."""
         return similarity_gauc(self.embed(), self.pages)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: completes the logs."""
         embeddings = self.embed()
         logs["val_similarity_gauc"] = similarity_gauc(embeddings, self.pages).gauc_page_mean
@@ -90,7 +90,7 @@ class Throughput(StepCallback):
         """Takes the time, for validation may follow."""
         self._images_per_second = self.step_means.means(step, logs)["images_per_second"]
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: completes the logs."""
         logs["images_per_second"] = self._images_per_second
         logs.pop("pictures")

@@ -93,6 +93,14 @@ def interrupt(process: subprocess.Popen, output: Path, step: int, sent: signal.S
     process.send_signal(sent)
 
 
+def terminate_at(output: Path, step: int) -> None:
+    """Sends SIGTERM to this process when the checkpoint of `step`, or a later one, is on disk."""
+    deadline = time.monotonic() + _PATIENCE
+    while (not (found := steps_on_disk(output)) or found[-1] < step) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     """Exit code, output and errors."""
     printed, errors = process.communicate(timeout=_PATIENCE)
