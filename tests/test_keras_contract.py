@@ -424,7 +424,9 @@ def test_models_fit_with_stock_callbacks_and_are_saved_with_all_they_need(name, 
     assert int(loaded.optimizer.iterations) == 2 * int(data.cardinality())
     lines: list[str] = []
     model.summary(print_fn=lambda text, line_break=True: lines.append(text))
-    assert f"Trainable params: {sum(np.prod(weight.shape) for weight in model.trainable_weights):,}" in "".join(lines)
+    assert f"Trainable params: {sum(int(np.prod(weight.shape)) for weight in model.trainable_weights):,}" in "".join(
+        lines
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,6 +1,6 @@
 """The one place that knows how Keras 3's `fit` behaves under a `tf.distribute` strategy."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -38,8 +38,10 @@ class LossMean(keras.metrics.Mean):
         super().update_state(values, sample_weight)
 
 
-# To a type checker, the mixin is what it is mixed into.
-_Model = keras.Model if TYPE_CHECKING else object
+if TYPE_CHECKING:  # a mixin is what it is mixed into
+    from keras import Model as _Model
+else:
+    _Model = object
 
 
 class DistributedFit(_Model):
@@ -132,18 +134,18 @@ class DistributedFit(_Model):
             return
         step = self._step_function(self.train_step)
 
-        def train(iterator: Iterator) -> dict[str, Any]:
+        def train(iterator: Any) -> dict[str, Any]:
             if not self.steps_to_skip:
                 return step(iterator)
             self.steps_to_skip -= 1
             return {} if self.steps_to_skip else self.get_metrics_result()
 
-        self.train_function = train
+        self.train_function: Any = train
 
     def make_test_function(self, force: bool = False) -> None:
         """Keras' hook: one validation step on every replica."""
         if self.test_function is None or force:
-            self.test_function = self._step_function(self.test_step)
+            self.test_function: Any = self._step_function(self.test_step)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         self.prepare_fit()
@@ -158,7 +160,7 @@ class DistributedFit(_Model):
         with self.distribute_strategy.scope():
             self._symbolic_build(data_batch=data_batch)
 
-    def _step_function(self, replica_step: Callable[[Any], dict[str, Any]]) -> Callable[[Iterator], dict[str, Any]]:
+    def _step_function(self, replica_step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
         strategy = self.distribute_strategy
 
         @tf.autograph.experimental.do_not_convert
@@ -175,7 +177,7 @@ class DistributedFit(_Model):
             step = tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile)
         on_data = self._autoconvert_optionals(step)
 
-        def run(iterator: Iterator) -> dict[str, Any]:
+        def run(iterator: Any) -> dict[str, Any]:
             nonlocal traced
             if not traced:
                 step.get_concrete_function(iterator.element_spec)  # calls find it
