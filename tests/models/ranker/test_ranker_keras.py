@@ -27,7 +27,9 @@ SMALL = RankerConfig(
     token_buckets=50,
     query_tokens=5,
 )
-NO_DROPOUT = SMALL.model_copy(
+BARE = SMALL.model_copy(update={"lengths": RankerLengths(click=0, pay=0, cart=0)})
+"""Reads no histories: less to trace."""
+NO_DROPOUT = BARE.model_copy(
     update={
         "features": FeaturesConfig(
             item={"item_id": IdFeature(dropout=0.0), "category": CategoryFeature(match=True)}, user={}
@@ -54,7 +56,7 @@ def clusters(tiny):
 @pytest.fixture
 def ranker(pages, clusters):
     keras.utils.set_random_seed(0)
-    return Ranker.adapt(pages[0], pictures=clusters, config=SMALL)
+    return Ranker.adapt(pages[0], pictures=clusters, config=BARE)
 
 
 def flat(ranker, batches):
@@ -160,7 +162,8 @@ def test_a_saved_ranker_predicts_and_learns_on_as_it_would_have(pages, clusters,
     ranker.summary(print_fn=lambda *_, **__: None)
 
 
-def test_predictions_of_batches_of_any_length_are_one_array(pages, ranker):
+def test_predictions_of_batches_of_any_length_are_one_array(pages, clusters):
+    ranker = Ranker.adapt(pages[0], pictures=clusters, config=SMALL)
     batches = pages[1].batches(1)
     lengths = {int(mask.shape[1]) for _, _, mask in batches}
     assert len(lengths) > 1
@@ -227,7 +230,7 @@ def test_compile_refuses_what_would_go_wrong_quietly(ranker):
 
 
 def test_labels_of_the_tasks_must_be_there(pages, clusters):
-    config = SMALL.model_copy(update={"tasks": SMALL.tasks.model_copy(update={"ctcvr": 0.5, "dwell": 0.2})})
+    config = BARE.model_copy(update={"tasks": BARE.tasks.model_copy(update={"ctcvr": 0.5, "dwell": 0.2})})
     ranker = Ranker.adapt(pages[0], pictures=clusters, config=config)
     ranker.compile(metrics=[GAUC()])
     with pytest.raises(ValueError, match=r"Missing: converted, dwell"):
@@ -241,7 +244,7 @@ def test_labels_of_the_tasks_must_be_there(pages, clusters):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_trains_and_is_saved_as_such(pages, clusters, policy, tmp_path):
     keras.utils.set_random_seed(0)
-    ranker = Ranker.adapt(pages[0], pictures=clusters, config=SMALL, dtype=policy)
+    ranker = Ranker.adapt(pages[0], pictures=clusters, config=BARE, dtype=policy)
     assert ranker.members[0].mlp_candidate.compute_dtype == policy.removeprefix("mixed_")
     ranker.compile(metrics=[GAUC()])
     losses = ranker.fit(pages[0].batches(16), epochs=3, verbose=0).history["loss"]
@@ -258,7 +261,7 @@ def test_run_eagerly_is_the_same_step(pages, clusters):
     weights = []
     for eager in (False, True):
         keras.utils.set_random_seed(0)
-        ranker = Ranker.adapt(pages[0], pictures=clusters, config=SMALL)
+        ranker = Ranker.adapt(pages[0], pictures=clusters, config=BARE)
         ranker.compile(keras.optimizers.SGD(0.1), run_eagerly=eager)
         ranker.fit(pages[0].batches(40), epochs=1, verbose=0)
         weights.append(ranker.get_weights())
@@ -284,14 +287,15 @@ def test_callbacks_of_keras_keep_the_averaged_ranker(pages, ranker, tmp_path):
 
 def test_pictures_must_be_those_of_the_dataset_and_of_the_feature(pages, clusters):
     with pytest.raises(ValueError, match="`pictures` must be Embeddings for the image feature vector"):
-        Ranker.adapt(pages[0], pictures=clusters, image_feature="vector", config=SMALL)
+        Ranker.adapt(pages[0], pictures=clusters, image_feature="vector", config=BARE)
     with pytest.raises(ValueError, match="`pictures` must be unset for the image feature none"):
-        Ranker.adapt(pages[0], pictures=clusters, image_feature="none", config=SMALL)
+        Ranker.adapt(pages[0], pictures=clusters, image_feature="none", config=BARE)
     with pytest.raises(ValueError, match="`pictures` must be Clusters for the image feature cluster_id"):
-        Ranker.adapt(pages[0], image_feature="cluster_id", config=SMALL)
+        Ranker.adapt(pages[0], image_feature="cluster_id", config=BARE)
 
 
-def test_every_layer_has_a_configuration_that_makes_it_again(ranker):
+def test_every_layer_has_a_configuration_that_makes_it_again(pages, clusters):
+    ranker = Ranker.adapt(pages[0], pictures=clusters, config=SMALL)
     member = ranker.members[0]
     layers = [ranker.items, ranker.items.features, ranker.items.pictures, ranker.users, ranker.dense, member.items]
     for layer in [*layers, member.users, member.text, member.age, *member.recent_attention.values()]:
