@@ -38,6 +38,8 @@ class PretrainingMethod(DistributedFit, keras.Model):
 
     def fit(self, x: Any = None, *args: Any, validation_data: Any = None, **options: Any) -> keras.callbacks.History:
         """Keras' `fit`."""
+        if isinstance(x, tf.data.Dataset):
+            options.setdefault("shuffle", False)  # Keras would warn that it leaves the order alone
         return super().fit(self._divided(x), *args, validation_data=self._divided(validation_data), **options)
 
     def evaluate(self, x: Any = None, *args: Any, **options: Any) -> Any:
