@@ -15,7 +15,9 @@ from typing import NoReturn
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.shell.progress import shown_progress
 
-CommandError = InputError
+
+class CommandError(Exception):
+    """A problem that the user can fix. Shown as one line without a traceback; the command exits with code 2."""
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -134,7 +134,7 @@ def items_on_pages(dataset: Dataset, split: str) -> np.ndarray:
     Nothing else of the pages is parsed, and nothing is padded.
 
     Raises:
-        CommandError: the split has no pages.
+        ArtifactError: the split has no pages.
     """
     spec = {name: tf.io.RaggedFeature(tf.int64) for name in ("item", *(f"{history}_item" for history in HISTORIES))}
 

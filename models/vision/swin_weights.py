@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import ArtifactError
 from models.vision.swin import PatchMerging, Swin
 from models.vision.torch_checkpoint import read_torch_checkpoint
 
@@ -50,7 +50,7 @@ def load_swin_weights(swin: Swin, path: str | Path) -> LoadedWeights:
             Face may begin with `swin.`, as those of its models with a head do.
 
     Raises:
-        CommandError: the file cannot be read, or it has another architecture: a tensor is missing, has another shape
+        ArtifactError: the file cannot be read, or it has another architecture: a tensor is missing, has another shape
             or belongs to nothing. No variable has changed then.
 
     Reference: the state dictionaries of `torchvision.models.swin_t` and `transformers.SwinModel`.
@@ -62,14 +62,14 @@ def load_swin_weights(swin: Swin, path: str | Path) -> LoadedWeights:
     publisher = next((name for name, (first, _) in _PUBLISHERS.items() if prefix + first in tensors), None)
     if publisher is None:
         some = ", ".join(list(tensors)[:3])
-        raise CommandError(f"{path}: not a Swin of {' or '.join(_PUBLISHERS)}; its names begin with {some}")
+        raise ArtifactError(f"{path}: not a Swin of {' or '.join(_PUBLISHERS)}; its names begin with {some}")
 
     sources = list(_PUBLISHERS[publisher][1](swin, prefix))
     values = [_value(source, tensors, path) for source in sources]
     used = {name for source in sources for name in source.names}
     ignored = tuple(name for name in tensors if name not in used)
     if unknown := [name for name in ignored if not _is_beside_the_network(name.removeprefix(prefix))]:
-        raise CommandError(
+        raise ArtifactError(
             f"{path}: {len(unknown)} tensors have no place in a Swin of depths {list(swin.depths)}: "
             f"{', '.join(unknown[:3])}"
         )
@@ -89,9 +89,9 @@ def _value(source: _Source, tensors: dict[str, np.ndarray], path: str | Path) ->
     theirs[0] //= len(source.names)
     for name in source.names:
         if name not in tensors:
-            raise CommandError(f"{path}: lacks {name} for {source.variable.path} of shape {shape}")
+            raise ArtifactError(f"{path}: lacks {name} for {source.variable.path} of shape {shape}")
         if tensors[name].shape != tuple(theirs):
-            raise CommandError(
+            raise ArtifactError(
                 f"{path}: {name} has the shape {tensors[name].shape}, but {source.variable.path} of shape {shape} "
                 f"needs {tuple(theirs)}"
             )

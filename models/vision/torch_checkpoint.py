@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import ArtifactError
 
 _BFLOAT16 = "bfloat16"  # NumPy lacks it: the upper half of a float32
 _SAFETENSORS_TYPES = {
@@ -56,21 +56,21 @@ def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
         The tensors by name. bfloat16 becomes float32, which holds the same values.
 
     Raises:
-        CommandError: the file is missing, damaged, of another format or holds more than tensors.
+        ArtifactError: the file is missing, damaged, of another format or holds more than tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise CommandError(f"no weight file {path}")
+        raise ArtifactError(f"no weight file {path}")
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if zipfile.is_zipfile(path):
             return _read_zip(path)
-    except CommandError:
+    except ArtifactError:
         raise
     except Exception as error:  # what a damaged header or pickle makes happen has no end
-        raise CommandError(f"{path}: damaged weight file ({type(error).__name__}: {error})") from error
-    raise CommandError(
+        raise ArtifactError(f"{path}: damaged weight file ({type(error).__name__}: {error})") from error
+    raise ArtifactError(
         f"{path}: neither a .safetensors file nor one of torch.save of PyTorch 1.6 or newer; an older file becomes one "
         "when PyTorch loads and saves it"
     )
@@ -86,7 +86,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         if name == "__metadata__":
             continue
         if entry["dtype"] not in _SAFETENSORS_TYPES:
-            raise CommandError(f"{path}: {name} has the unknown type {entry['dtype']}")
+            raise ArtifactError(f"{path}: {name} has the unknown type {entry['dtype']}")
         begin, end = entry["data_offsets"]
         # The reshape fails where bytes are missing.
         tensors[name] = _decode(raw[start + begin : start + end], _SAFETENSORS_TYPES[entry["dtype"]]).reshape(
@@ -99,7 +99,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise CommandError(f"{path}: a zip file, but not one of torch.save")
+            raise ArtifactError(f"{path}: a zip file, but not one of torch.save")
         content = _TensorUnpickler(path, archive, pickles[0].removesuffix("data.pkl")).load()
     state = content if isinstance(content, dict) else {}
     for name in _NESTED:
@@ -107,7 +107,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             state = state[name]
     tensors = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
     if not tensors:
-        raise CommandError(f"{path}: holds no dictionary of tensors")
+        raise ArtifactError(f"{path}: holds no dictionary of tensors")
     return tensors
 
 
@@ -128,7 +128,7 @@ class _TensorUnpickler(pickle.Unpickler):
         self._prefix = prefix
         self._storages: dict[str, np.ndarray] = {}
         if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
-            raise CommandError(f"{path}: written on a big-endian machine")
+            raise ArtifactError(f"{path}: written on a big-endian machine")
 
     def find_class(self, module: str, name: str) -> Any:
         """The few names that a pickle of tensors may use."""
@@ -140,7 +140,7 @@ class _TensorUnpickler(pickle.Unpickler):
             return self._rebuild_parameter
         if module == "torch" and name in _STORAGE_TYPES:
             return _STORAGE_TYPES[name]
-        raise CommandError(f"{self._path}: holds a {module}.{name}; only files of tensors are read")
+        raise ArtifactError(f"{self._path}: holds a {module}.{name}; only files of tensors are read")
 
     def persistent_load(self, reference: tuple) -> np.ndarray:
         """The numbers of a storage; several tensors may be views of one."""

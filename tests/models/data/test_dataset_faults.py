@@ -17,6 +17,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
+from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.records import SCHEMA_HASH
 from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.shell.command import CommandError
@@ -203,12 +204,12 @@ def test_a_split_without_a_whole_shard_is_an_error(copy):
     dataset = Dataset(copy, max_bad_shards=1000)
     for path in (copy / "pages").glob("test-*"):
         path.unlink()
-    with pytest.raises(CommandError, match="every shard of split `test` is damaged"):
+    with pytest.raises(ArtifactError, match="every shard of split `test` is damaged"):
         dataset.shard_paths("test")
 
 
 def test_the_number_of_bad_shards_is_checked(commands, copy, tmp_path):
-    with pytest.raises(CommandError, match=r"max_bad_shards. must be at least 0. Received: -1"):
+    with pytest.raises(CommandError, match=r"--max-bad-shards must be at least 0. Received: -1"):
         run_pretrain(copy, tmp_path / "output", "--max-bad-shards", "-1")
 
 

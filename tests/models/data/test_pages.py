@@ -6,7 +6,6 @@ import tensorflow as tf
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Window
 from beam_pipelines.format.records import FEATURES, HISTORIES, encode_page
-from beam_pipelines.shell.command import CommandError
 from models.data.dataset import Dataset
 from models.data.pages import (
     GROUPS,
@@ -99,12 +98,12 @@ def test_records_are_what_batches_parse(dataset):
 def test_a_damaged_shard_and_a_missing_split_are_named(tmp_path):
     tiny = write_tiny_dataset(tmp_path, pages=12)
     dataset = Dataset(tiny.data)
-    with pytest.raises(CommandError, match="no pages in split `later`"):
+    with pytest.raises(InputError, match="no pages in split `later`"):
         page_batches(dataset, "later", LENGTHS, batch_size=4)
     shard = dataset.manifest.splits["train"].shards[1].path
     with open(tiny.data / shard, "ab") as file:
         file.write(b"x")
-    with pytest.raises(CommandError, match=r"train-00001-of-00002.tfrecord is not the file"):
+    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord is not the file"):
         page_batches(dataset, "train", LENGTHS, batch_size=4)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
 from models.data.augmentation import flip_crop
 from models.data.dataset import Dataset
 from models.data.picture_store import PictureStore
@@ -56,7 +56,7 @@ def test_damaged_shard_is_refused(tmp_path):
     dataset = write_picture_dataset(tmp_path, SHARDS, PLACES)
     with open(tmp_path / dataset.manifest.images.shards[1].path, "ab") as file:
         file.write(b"x")
-    with pytest.raises(CommandError, match="images-00001-of-00002"):
+    with pytest.raises(InputError, match="images-00001-of-00002"):
         PictureStore(Dataset(tmp_path), (8, 8))
 
 

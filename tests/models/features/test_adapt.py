@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Window
 from beam_pipelines.format.records import FEATURES
-from beam_pipelines.shell.command import CommandError
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import PageLengths, Pages, page_batches, split_by_share
@@ -96,7 +96,7 @@ def test_a_feature_that_cannot_be_is_refused_by_name(override, message):
         config = load_config(TrainingConfig, None, [f"ranker.features.{override}"])
         resolve_features(config.ranker.features, ITEMS.schema, USERS.schema)
 
-    with pytest.raises(CommandError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)):
         resolve()
 
 
@@ -188,10 +188,10 @@ def test_a_vocabulary_that_is_missing_is_named():
     values = tables_of().vocabulary
     values.check(resolved)
     bare = FeatureVocabulary(item={**values.item, "category": NumberScale(mean=0, deviation=1)}, user={}, candidate={})
-    with pytest.raises(CommandError, match=r"ranker.features.item.category: the ranker has no vocabulary of it"):
+    with pytest.raises(InputError, match=r"ranker.features.item.category: the ranker has no vocabulary of it"):
         bare.check(resolved)
     without = values.model_copy(update={"candidate": {}})
-    with pytest.raises(CommandError, match=r"ranker.features.candidate.impressions_7d: the ranker has no scale of it"):
+    with pytest.raises(InputError, match=r"ranker.features.candidate.impressions_7d: the ranker has no scale of it"):
         without.check(resolved)
 
 

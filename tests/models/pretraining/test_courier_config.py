@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
 from models.config import Config, load_config
 from models.pretraining.courier import Courier
 from models.pretraining.courier_config import CourierConfig, build_courier
@@ -70,5 +70,5 @@ def test_yaml_round_trip(tmp_path):
     ],
 )
 def test_values_without_an_effect_are_refused_by_name(overrides, message):
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(InputError, match=message):
         load(*overrides)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
 from models.config import load_config
 from models.metrics.auc import auc
 from models.metrics.log_loss import candidate_weights, log_loss
@@ -160,11 +160,11 @@ def test_errors():
             fit(np.r_[0.0, np.inf], np.r_[True, False])
         with pytest.raises(ValueError, match="same length"):
             fit(np.zeros(3), np.zeros(2, bool))
-    with pytest.raises(CommandError, match="strictly increasing"):
+    with pytest.raises(InputError, match="strictly increasing"):
         load_config(Calibrator, None, ["x=[0, 0]", "y=[0, 1]"])
-    with pytest.raises(CommandError, match="slope above 0"):
+    with pytest.raises(InputError, match="slope above 0"):
         load_config(Calibrator, None, ["slope=0"])
-    with pytest.raises(CommandError, match="same length"):
+    with pytest.raises(InputError, match="same length"):
         load_config(Calibrator, None, ["x=[0, 1]"])
 
 

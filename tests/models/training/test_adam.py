@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
 from models.config import load_config
 from models.training.adam import Adam
 from models.training.optimizer import OptimizerConfig, ReplicaLossScaleOptimizer, build_optimizer
@@ -154,7 +154,7 @@ def test_configured_optimizer():
     [("weight_decay=-1", "weight_decay"), ("schedule=linear", "schedule"), ("clip_norm=0", "clip_norm")],
 )
 def test_impossible_values_are_refused_by_name(override, key):
-    with pytest.raises(CommandError, match=key):
+    with pytest.raises(InputError, match=key):
         load_config(OptimizerConfig, None, [override])
     with pytest.raises(ValueError, match=r"`weight_decay` must not be negative\. Received: -1"):
         Adam(0.1, weight_decay=-1)

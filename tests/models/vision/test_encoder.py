@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
 from models.config import load_config
 from models.vision.config import ConvNetConfig, EncoderConfig, SwinConfig, build_encoder, load_pretrained
 from models.vision.convnet import ConvNet
@@ -122,7 +122,7 @@ def test_without_a_file_weights_stay_random():
 
 def test_mistakes_about_weights_are_one_clear_line():
     config = load_config(EncoderConfig, None, ["weights=nowhere.pth", "backbone={name: swin}"])
-    with pytest.raises(CommandError, match=r"no weight file nowhere.pth"):
+    with pytest.raises(InputError, match=r"no weight file nowhere.pth"):
         load_pretrained(build_encoder(config), config)
-    with pytest.raises(CommandError, match=r"weights are for the backbone swin. Received: convnet"):
+    with pytest.raises(InputError, match=r"weights are for the backbone swin. Received: convnet"):
         load_config(EncoderConfig, None, ["weights=swin.pth", "backbone={name: convnet}"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
 from models.vision.encoder import ImageEncoder
 from models.vision.swin import Swin
 from models.vision.swin_weights import load_swin_weights
@@ -101,7 +101,7 @@ def test_an_encoder_saved_after_loading_is_the_same(tmp_path):
 )
 def test_another_architecture_is_refused_and_nothing_changes(architecture, message):
     swin = unset_swin(**{**TINY, **architecture})
-    with pytest.raises(CommandError, match=f"torchvision.pth: .*{message}"):
+    with pytest.raises(InputError, match=f"torchvision.pth: .*{message}"):
         load_swin_weights(swin, HERE / "torchvision.pth")
     assert all(np.isnan(ops.convert_to_numpy(variable)).all() for variable in swin.weights)
 
@@ -110,16 +110,14 @@ def test_a_file_of_hugging_face_is_checked_part_by_part(tmp_path):
     tensors = read_torch_checkpoint(HERE / "hugging_face.safetensors")
     key = "swin.encoder.layers.1.blocks.0.attention.self.key.weight"
     write_safetensors(tmp_path / "x.safetensors", {**tensors, key: tensors[key][:8]})
-    with pytest.raises(
-        CommandError, match=rf"{key} .*\(8, 16\), but .*qkv/kernel of shape \(16, 48\) needs \(16, 16\)"
-    ):
+    with pytest.raises(InputError, match=rf"{key} .*\(8, 16\), but .*qkv/kernel of shape \(16, 48\) needs \(16, 16\)"):
         load_swin_weights(Swin(**TINY), tmp_path / "x.safetensors")
     del tensors[key]
     write_safetensors(tmp_path / "x.safetensors", tensors)
-    with pytest.raises(CommandError, match=f"lacks {key} for "):
+    with pytest.raises(InputError, match=f"lacks {key} for "):
         load_swin_weights(Swin(**TINY), tmp_path / "x.safetensors")
 
 
 def test_files_of_other_networks_are_refused():
-    with pytest.raises(CommandError, match="not a Swin of torchvision or Hugging Face; its names begin with float32"):
+    with pytest.raises(InputError, match="not a Swin of torchvision or Hugging Face; its names begin with float32"):
         load_swin_weights(Swin(**TINY), HERE / "tensors.pth")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beam_pipelines.shell.command import CommandError
+from beam_pipelines.format.errors import InputError
 from models.vision.torch_checkpoint import read_torch_checkpoint
 from tests.models.fixtures.make_swin_fixtures import HERE, example_tensors
 
@@ -48,7 +48,7 @@ def test_a_file_that_was_cut_is_refused(name, tmp_path):
     cut = tmp_path / name
     for size in range(0, len(whole), 61):
         cut.write_bytes(whole[:size])
-        with pytest.raises(CommandError, match=name):
+        with pytest.raises(InputError, match=name):
             read_torch_checkpoint(cut)
 
 
@@ -58,7 +58,7 @@ def test_a_tensor_cannot_leave_its_storage(tmp_path):
     storages = [name for name in entries if name.startswith("data/")]
     entries = {name: data[: len(data) // 2] if name in storages else data for name, data in entries.items()}
     path = write_zip(tmp_path / "short.pth", entries.pop("data.pkl"), **entries)
-    with pytest.raises(CommandError, match=r"short.pth: damaged .* leaves its storage"):
+    with pytest.raises(InputError, match=r"short.pth: damaged .* leaves its storage"):
         read_torch_checkpoint(path)
 
 
@@ -73,7 +73,7 @@ class Harmful:
 def test_a_pickle_that_calls_anything_else_is_refused_before_it_does(tmp_path):
     content = pickle.dumps(OrderedDict(weight=Harmful(tmp_path / "made")), protocol=2)
     path = write_zip(tmp_path / "harmful.pth", content)
-    with pytest.raises(CommandError, match=r"harmful.pth: holds a posix.mkdir; only files of tensors are read"):
+    with pytest.raises(InputError, match=r"harmful.pth: holds a posix.mkdir; only files of tensors are read"):
         read_torch_checkpoint(path)
     assert not (tmp_path / "made").exists()
     pickle.loads(content)  # it would have
@@ -94,5 +94,5 @@ def test_a_pickle_that_calls_anything_else_is_refused_before_it_does(tmp_path):
 )
 def test_other_files_are_one_clear_line(make, message, tmp_path):
     make(tmp_path / "weights.pth")
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(InputError, match=message):
         read_torch_checkpoint(tmp_path / "weights.pth")
