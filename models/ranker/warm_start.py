@@ -64,26 +64,25 @@ class WarmStart:
         vocabulary, old_vocabulary = ranker.vocabulary, self._ranker.vocabulary
         if vocabulary is None or old_vocabulary is None:
             raise ValueError("`ranker` must be filled before it is warm-started. Received: one without a vocabulary")
-        old = dict(_variables(self._ranker))
-        said: dict[str, None] = {}  # once, however many members there are
-        new = dict(_variables(ranker))
-        rows: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}  # by variable: what it embeds, rows there, rows here
-        for section, there, here, table in (
+        old_variables = dict(_variables(self._ranker))
+        # By variable: the feature that it embeds, and the rows of the values that both rankers know, there and here.
+        shared: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}
+        for section, old_table, new_table, rows in (
             ("item", self._ranker.items.features, ranker.items.features, items),
             ("user", self._ranker.users, ranker.users, users),
         ):
-            for name, feature in here.features.items():
-                if name not in there.features or there.features[name].type != feature.type:
+            for name, feature in new_table.features.items():
+                if name not in old_table.features or old_table.features[name].type != feature.type:
                     continue
                 if feature.type == "id":
-                    found = _shared_ids(there, here, name, self._ids[f"{section}s"], table[name])
+                    pairs = _shared_ids(old_table, new_table, name, self._ids[f"{section}s"], rows[name])
                 elif feature.type == "category":
-                    found = _shared_values(*(getattr(each, section)[name] for each in (old_vocabulary, vocabulary)))
+                    pairs = _shared_values(*(getattr(each, section)[name] for each in (old_vocabulary, vocabulary)))
                 else:
                     continue  # by name and shape
                 for member in ranker.members[: len(self._ranker.members)]:
-                    embeddings_of = member.items.features if section == "item" else member.users
-                    rows[id(embeddings_of.embeddings[name].embeddings)] = (f"{section}.{name}", *found)
+                    embeddings_layer = member.items.features if section == "item" else member.users
+                    shared[id(embeddings_layer.embeddings[name].embeddings)] = (f"{section}.{name}", *pairs)
         stale = set()
         for member in ranker.members:
             encoder = member.items.picture_encoder
@@ -95,43 +94,44 @@ class WarmStart:
             ):
                 stale |= {id(variable) for variable in encoder.variables}
 
-        carried, initialised = 0, []
-        for name, variable in new.items():
-            if id(variable) in rows:
-                what, rows_there, rows_here = rows[id(variable)]
-                if old[name].shape[1] == variable.shape[1]:
+        embedded: dict[str, None] = {}  # once, however many members there are
+        others, initialised = 0, []
+        for name, variable in _variables(ranker):
+            old = old_variables.get(name)
+            if id(variable) in shared:
+                feature_name, old_rows, new_rows = shared[id(variable)]
+                if old is not None and old.shape[1] == variable.shape[1]:
                     weights = variable.numpy()
-                    weights[rows_here] = old[name].numpy()[rows_there]
+                    weights[new_rows] = old.numpy()[old_rows]
                     variable.assign(weights)
                     # Row 0, which stands for the unknown, is no value.
-                    said[f"{what} {len(rows_here) - 1} of {variable.shape[0] - 1}"] = None
+                    embedded[f"{feature_name} {len(new_rows) - 1} of {variable.shape[0] - 1}"] = None
                     continue
-            elif id(variable) not in stale and name in old and old[name].shape == variable.shape:
-                variable.assign(old[name].numpy())
-                carried += 1
+            elif id(variable) not in stale and old is not None and old.shape == variable.shape:
+                variable.assign(old.numpy())
+                others += 1
                 continue
             initialised.append(name)
-        others = f", {carried} other variables"
         fresh = f"; initialised: {', '.join(initialised)}" if initialised else ""
-        return f"carried over: {', '.join(said)}{others}{fresh}"
+        return f"carried over: {', '.join(embedded)}, {others} other variables{fresh}"
 
 
 def _shared_ids(
-    there: FeatureTable, here: FeatureTable, name: str, old_ids: pa.ChunkedArray, new_ids: pa.ChunkedArray
+    old_table: FeatureTable, new_table: FeatureTable, name: str, old_ids: pa.ChunkedArray, new_ids: pa.ChunkedArray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embedding rows of the IDs that both rankers know, in either; the unknown one first."""
-    known = dict(zip(old_ids.to_pylist(), there.tables[name].numpy().tolist(), strict=False))
+    old_rows = dict(zip(old_ids.to_pylist(), old_table.tables[name].numpy().tolist(), strict=False))
     pairs = [(0, 0)]
-    for text, row in zip(new_ids.to_pylist(), here.tables[name].numpy().tolist(), strict=False):
-        if row and known.get(text, 0):
-            pairs.append((known[text], row))
+    for text, row in zip(new_ids.to_pylist(), new_table.tables[name].numpy().tolist(), strict=False):
+        if row and old_rows.get(text, 0):
+            pairs.append((old_rows[text], row))
     return tuple(np.array(pairs).T)
 
 
 def _shared_values(old: Sequence[str], new: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Embedding rows of the values that both vocabularies have, in either; the unknown one first."""
-    known = {value: row for row, value in enumerate(old, 1)}
-    pairs = [(0, 0), *((known[value], row) for row, value in enumerate(new, 1) if value in known)]
+    old_rows = {value: row for row, value in enumerate(old, 1)}
+    pairs = [(0, 0), *((old_rows[value], row) for row, value in enumerate(new, 1) if value in old_rows)]
     return tuple(np.array(pairs).T)
 
 
