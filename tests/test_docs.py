@@ -17,6 +17,29 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 README_LINES = 150
+FOREIGN_OPTIONS = {
+    "--artifacts_dir",
+    "--check",
+    "--direct_num_workers",
+    "--dropouts",
+    "--environment_config",
+    "--environment_type",
+    "--flink_master",
+    "--flink_version",
+    "--jobs",
+    "--learning-rates",
+    "--logdir",
+    "--no_wait_until_finish",
+    "--output_executable_path",
+    "--parallelism",
+    "--quick",
+    "--sdk_worker_parallelism",
+    "--seeds",
+    "--source",
+    "--test",
+    "--worker_pool",
+}
+"""Of Beam, of other programs and of benchmarks."""
 
 
 def without_code(text):
@@ -59,32 +82,19 @@ def test_commands_exist(document):
 def test_options_exist(document):
     """An option that stands in backticks is one of our commands, or of a command that the document names beside it."""
     known = "\n".join(path.read_text() for path in (ROOT / "tests" / "help").glob("*.txt"))
-    foreign = [
-        "--environment_type",
-        "--environment_config",
-        "--worker_pool",
-        "--direct_num_workers",
-        "--flink_version",
-        "--artifacts_dir",
-        "--parallelism",
-        "--sdk_worker_parallelism",
-        "--flink_master",
-        "--no_wait_until_finish",
-        "--output_executable_path",
-        "--test",
-        "--quick",
-        "--check",
-        "--source",
-        "--logdir",
-        "--jobs",
-        "--seeds",
-        "--dropouts",
-        "--learning-rates",
-    ]
     text = (ROOT / document).read_text()
     options = set(re.findall(r"`(--[a-z][\w-]*)", text))
-    missing = [option for option in options - set(foreign) if not re.search(rf"{option}[\w-]*\b", known)]
+    missing = [option for option in options - FOREIGN_OPTIONS if not re.search(rf"{option}[\w-]*\b", known)]
     assert missing == []
+
+
+def test_files_named_for_contributors_exist():
+    """Paths in backticks; those with a part in capitals are patterns."""
+    folders = "beam_pipelines|models|export|tests|docs|examples|benchmarks"
+    paths = re.findall(rf"`((?:{folders})/[\w.*/]*)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(paths) > 20
+    named = [path for path in paths if not re.search(r"[A-Z]{3}", path)]
+    assert [path for path in named if not list(ROOT.glob(path.rstrip("/")))] == []
 
 
 def test_readme_is_short():
