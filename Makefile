@@ -25,9 +25,10 @@ test: .venv/.installed ## run the tests
 test-random: .venv/.installed ## property tests with many random examples; CI does not wait for it
 	HYPOTHESIS_PROFILE=random $(PY) -m pytest -m hypothesis --numprocesses auto --maxprocesses 4 --dist loadfile
 
-lint: .venv/.installed ## check style and formatting
+lint: .venv/.installed ## check style, formatting and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 BENCH_NEEDS := .venv/.installed bench-env $(A)/dataset/manifest.json $(A)/embeddings/metadata.json $(A)/clusters/metadata.json
 
