@@ -82,7 +82,8 @@ $(A)/encoder/metadata.json: $(A)/dataset/manifest.json models/pretrain.py $(READ
     $(call code,models/pretraining) models/configs/courier_cpu.yaml
 	$(PY) -m models.pretrain --data $(<D) --output $(@D) --config courier_cpu --overwrite
 
-$(A)/embeddings/metadata.json: $(A)/encoder/metadata.json models/embed.py
+$(A)/embeddings/metadata.json: $(A)/encoder/metadata.json models/embed.py models/embeddings/embed.py \
+    models/embeddings/embeddings.py
 	$(PY) -m models.embed --data $(A)/dataset --encoder $(<D) --output $(@D) --overwrite
 
 $(A)/clusters/metadata.json: $(A)/embeddings/metadata.json models/cluster.py $(call code,models/embeddings models/clustering)
