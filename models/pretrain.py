@@ -34,10 +34,11 @@ def main(options: argparse.Namespace) -> str:
     from models.data.dataset import Dataset
     from models.pretraining.config import PretrainConfig
     from models.pretraining.pretrain import pretrain
+    from models.training.replicas import configured_workers
 
     config = load_config(PretrainConfig, options.config, options.overrides)
     dataset = Dataset(options.data, options.max_bad_shards)
-    run, pages, workers = pretrain(
+    run, pages = pretrain(
         dataset,
         options.output,
         config=config,
@@ -46,7 +47,7 @@ def main(options: argparse.Namespace) -> str:
         overwrite=options.overwrite,
     )
     if run is None:
-        return f"did its part of the training; the chief of the {workers} workers writes {options.output}"
+        return f"did its part of the training; the chief of the {configured_workers()} workers writes {options.output}"
     best = ""
     if gauc := run.history.get("val_similarity_gauc"):
         epoch = int(np.argmax(gauc))

@@ -54,6 +54,7 @@ def main(options: argparse.Namespace) -> str:
     from models.ranker.adapt import check_pictures
     from models.ranker.config import TrainingConfig
     from models.ranker.train import train_ranker
+    from models.training.replicas import configured_workers
 
     config = load_config(TrainingConfig, options.config, options.set)
     dataset = Dataset(require_directory(options.data, "--data", "beam_pipelines.build"), options.max_bad_shards)
@@ -76,7 +77,7 @@ def main(options: argparse.Namespace) -> str:
         overwrite=options.overwrite,
     )
     if run is None:
-        return f"did its part of the training; the chief of the workers writes {options.output}"
+        return f"did its part of the training; the chief of the {configured_workers()} workers writes {options.output}"
     best = run.metadata.validation
     left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
     return (

@@ -27,7 +27,7 @@ from models.pretraining.monitor.tensorboard import TensorBoardCurves
 from models.pretraining.monitor.validation import SimilarityValidation, Throughput
 from models.training.checkpoints import Checkpoints
 from models.training.optimizer import build_optimizer
-from models.training.replicas import ends_with_other_workers, is_chief, training_strategy, workers
+from models.training.replicas import ends_with_other_workers, is_chief, training_strategy
 from models.training.resumable_fit import resumable_fit
 from models.vision.config import build_encoder, load_pretrained
 from models.vision.encoder import ImageEncoder
@@ -49,12 +49,10 @@ class Pretrained(NamedTuple):
     Attributes:
         run: the encoder's run directory; `None` in a worker that is not the chief, which writes it.
         pages: number of pages that the encoder learned on.
-        workers: number of processes that trained together.
     """
 
     run: EncoderRun | None
     pages: int
-    workers: int
 
 
 def pretrain(
@@ -129,7 +127,7 @@ def pretrain(
             similarity = _similarity_validation(model, pages, config.validation_share) if pages.validation else None
             history = _fit(model, config, pages, checkpoints, logs, similarity)
         if directory is None:
-            return Pretrained(None, pages.training, workers(strategy))
+            return Pretrained(None, pages.training)
         if similarity is not None:
             write_learning_figures(directory, logs, similarity, model, dataset, pages.store.picture_of_item)
         shutil.move(logs, directory / LOGS)
@@ -144,7 +142,7 @@ def pretrain(
             history=history,
         )
     checkpoints.remove()
-    return Pretrained(EncoderRun(output, run.metadata), pages.training, workers(strategy))
+    return Pretrained(EncoderRun(output, run.metadata), pages.training)
 
 
 def _open_pages(dataset: Dataset, config: PretrainConfig, strategy: tf.distribute.Strategy) -> PretrainingPages:

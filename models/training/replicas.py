@@ -17,7 +17,7 @@ def training_strategy() -> tf.distribute.MirroredStrategy | tf.distribute.MultiW
 
     Call it before anything else of TensorFlow. It returns when every worker has called it.
     """
-    if not json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster"):
+    if not _cluster():
         return mirrored_strategy()
     # Its watch over the other workers delays the end of every run by a minute. The connections tell as much.
     CollectiveAllReduceExtended._enable_check_health = False
@@ -35,6 +35,11 @@ def workers(strategy: tf.distribute.Strategy) -> int:
     """Number of processes that train together."""
     resolver = strategy.cluster_resolver
     return sum(len(tasks) for tasks in resolver.cluster_spec().as_dict().values()) if resolver else 1
+
+
+def configured_workers() -> int:
+    """Number of processes of the cluster that `TF_CONFIG` describes; 1 without one."""
+    return sum(len(tasks) for tasks in _cluster().values()) or 1
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -81,3 +86,7 @@ def gather_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     if tensor.dtype == tf.bool:
         return tf.cast(context.all_gather(tf.cast(tensor, tf.int32), axis=0), tf.bool)
     return context.all_gather(tensor, axis=0)
+
+
+def _cluster() -> dict[str, list[str]]:
+    return json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
