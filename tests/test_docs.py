@@ -102,12 +102,15 @@ def test_readme_is_short():
 
 
 def test_python_in_the_readme_is_an_example():
-    """Each paragraph of its code stands in one example, in this order, there perhaps inside a function."""
+    """Each paragraph of its code stands in one example, in this order, there perhaps inside a function.
+
+    A line "# arguments of main" gives its arguments.
+    """
     examples = [path.read_text() for path in (ROOT / "examples").glob("*.py")]
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:
-        paragraphs = block.strip("\n").split("\n\n")
+        paragraphs = re.sub(r".*# arguments of main\n", "", block).strip("\n").split("\n\n")
         assert any(all(at >= 0 for at in positions(paragraphs, example)) for example in examples), block
 
 
