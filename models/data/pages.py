@@ -367,7 +367,8 @@ class TrainingBatches:
         return map_ahead(records, self._parse)
 
     def _epoch_seed(self, epoch: int) -> np.int64:
-        return np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0].astype(np.int64)
+        seed = np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0]
+        return np.int64(seed % np.iinfo(np.int32).max)  # as `tf.data.Dataset.shuffle` does with Python's numbers
 
     def _epoch(self, epoch_seed: tf.Tensor | np.int64) -> tf.data.Dataset:
         """The serialized records of an epoch's batches."""
