@@ -82,10 +82,10 @@ def rendered(page: Path) -> Elements:
 
 
 def screenshot(page: Path, width: int, height: int) -> np.ndarray:
-    """The pixels of a page in a window, int `(height, width, 3)`; fails where it is wider than the window."""
+    """The pixels of a page in a window, int16 `(height, width, 3)`; fails where it is wider than the window."""
     file = page.with_name(f"{page.stem}-{width}.png")
     _browse(page, f"--window-size={width},{height}", f"--screenshot={file}")
-    pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    pixels = np.asarray(Image.open(file).convert("RGB")).astype(np.int16)
     assert pixels.shape == (height, width, 3)
     edge = pixels[:, -4:].reshape(-1, 3)
     assert (np.abs(edge - (244, 245, 248)).max(-1) <= 2).all()
@@ -94,7 +94,8 @@ def screenshot(page: Path, width: int, height: int) -> np.ndarray:
 
 def covered(pixels: np.ndarray, colour: tuple[int, int, int], tolerance: int = 6) -> int:
     """How many pixels have a colour."""
-    return int((np.abs(pixels - colour).max(-1) <= tolerance).sum())
+    red, green, blue = (np.abs(pixels[..., n] - value) <= tolerance for n, value in enumerate(colour))
+    return int((red & green & blue).sum())
 
 
 def _browse(page: Path, *options: str) -> str:

@@ -1,6 +1,8 @@
-"""Shared fixtures: one small run of the whole stack on the shipped sample, made by the real commands."""
+"""Shared fixtures: the sample, and one small run of the whole stack on it."""
 
+import contextlib
 import fcntl
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -59,35 +61,23 @@ def sample_dataset(work, sample_logs) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample_encoder(work, sample_dataset) -> Path:
-    from models.pretrain import main as pretrain_command
+def published_sample(work) -> Path:
+    """What `examples/logs_to_published_version.py` makes of a small sample, and what that prints (`printed`)."""
+    from beam_pipelines import BuildOptions
+    from beam_pipelines.datasets.sample_logs import write_sample_logs
+    from examples import logs_to_published_version
 
-    options = ["--data", str(sample_dataset), "--config", "courier_cpu", "--set", "epochs=1", "--set", "batch_size=16"]
-    return make_once(work / "encoder", lambda path: pretrain_command([*options, "--output", path]))
+    def make(path):
+        logs, made = Path(f"{path}.logs"), Path(f"{path}.made")
+        write_sample_logs(logs, photos=100, users=50, pages=300)
+        options = BuildOptions(page_buckets=2)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            version = logs_to_published_version.main(logs, made, options, encoder_epochs=1, ranker_epochs=1)
+        assert version == made / "serving" / "1"
+        (made / "printed").write_text(printed.getvalue())
+        made.rename(path)
 
-
-@pytest.fixture(scope="session")
-def sample_embeddings(work, sample_dataset, sample_encoder) -> Path:
-    from models.embed import main as embed_command
-
-    options = ["--data", str(sample_dataset), "--encoder", str(sample_encoder)]
-    return make_once(work / "embeddings", lambda path: embed_command([*options, "--output", path]))
-
-
-@pytest.fixture(scope="session")
-def sample_clusters(work, sample_embeddings) -> Path:
-    from models.cluster import main as cluster_command
-
-    options = ["--embeddings", str(sample_embeddings), "--num-clusters", "12"]
-    return make_once(work / "clusters", lambda path: cluster_command([*options, "--output", path]))
-
-
-@pytest.fixture(scope="session")
-def sample_ranker(work, sample_dataset, sample_clusters) -> Path:
-    from models.train_ctr import main as train_ctr_command
-
-    options = ["--data", str(sample_dataset), "--clusters", str(sample_clusters), "--set", "epochs=1"]
-    return make_once(work / "ranker", lambda path: train_ctr_command([*options, "--output", path]))
+    return make_once(work / "published_sample", make)
 
 
 @pytest.fixture(scope="session")

@@ -491,7 +491,7 @@ def test_the_logs_are_never_replaced(tmp_path, capsys, place):
 @pytest.fixture(scope="module")
 def long_logs(tmp_path_factory):
     """A log whose build takes long enough to be killed in the middle."""
-    return write_logs(tmp_path_factory.mktemp("long") / "logs", *random_rows(pages=2000, users=200))
+    return write_logs(tmp_path_factory.mktemp("long") / "logs", *random_rows(pages=900, users=90))
 
 
 LONG = ("--page-buckets", "60")

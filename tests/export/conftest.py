@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export import RankerClient, publish
+from export import RankerClient, saved_model
 from export.server.admission import RequestLimits, RequestQueue
 from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
@@ -33,7 +33,7 @@ def toy_run(work) -> RankerRun:
 
 @pytest.fixture(scope="session")
 def toy_base_path(toy_run, work) -> Path:
-    """A base path with version 11: the toy ranker, published without a word beside a number of distractions."""
+    """A base path with version 11: the toy ranker, published by the command beside a number of distractions."""
 
     def make(path):
         scratch = Path(f"{path}.made")
@@ -41,10 +41,11 @@ def toy_base_path(toy_run, work) -> Path:
             (scratch / name).mkdir(parents=True)
         (scratch / "40").write_text("a file")
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            published = publish(toy_run.path, scratch)
-        assert published[:2] == (11, scratch / "11")
-        assert published.largest_difference <= MAX_DIFFERENCE
-        assert printed.getvalue() == ""
+            closing = saved_model.main(["--model", str(toy_run.path), "--base-path", str(scratch), "--skew-pages", "5"])
+        assert closing.startswith(f"version 11 in {scratch / '11'}: passed all gates, differs by ")
+        assert float(closing.split("differs by ")[1].split()[0]) <= MAX_DIFFERENCE
+        assert f"12 example pages, 5 example pages in {toy_run.path}" in printed.getvalue()
+        assert "passed `train / serve skew`: 15 pages, largest difference: gRPC " in printed.getvalue()
         scratch.rename(path)
 
     return make_once(work / "toy_serving", make)

@@ -3,10 +3,11 @@ import shutil
 
 import pytest
 
-from beam_pipelines.format.manifest import Manifest
 from beam_pipelines.shell.command import CommandError
-from export import endpoint_check, saved_model
-from models.ranker.run import RANKER_FILE, load_ranker
+from export import endpoint_check
+from export.gates.skew import has_tables_of, logged_pages
+from models.data.dataset import Dataset
+from models.ranker.run import RANKER_FILE, RankerRun, load_ranker
 
 
 def check(run, base_path, *options):
@@ -35,17 +36,19 @@ def test_what_does_not_fit_is_refused_before_a_server_starts(toy_run, toy_base_p
         check(run, toy_base_path)
 
 
-def test_a_trained_ranker_goes_all_the_way(sample_ranker, sample_dataset, tmp_path, capsys):
-    options = ["--data", str(sample_dataset), "--skew-pages", "100"]
-    closing = saved_model.main(["--model", str(sample_ranker), "--base-path", str(tmp_path / "serving"), *options])
-    assert str(tmp_path / "serving" / "1") in closing
-    printed = capsys.readouterr().out
-    assert "100 test pages of" in printed
-    assert "passed `train / serve skew`: 116 pages" in printed
-    card = json.loads((tmp_path / "serving/1/assets.extra/model_card.json").read_text())
-    assert card["data"]["pages"] == Manifest.read(sample_dataset).splits["train"].pages
+def test_a_trained_ranker_goes_all_the_way(published_sample, tmp_path, capsys):
+    run, base_path = published_sample / "ranker", published_sample / "serving"
+    data = Dataset(published_sample / "dataset")
+    splits = data.manifest.splits
+    assert has_tables_of(data.path, run)
+    logged = logged_pages(data, RankerRun(run), 1000)
+    assert len(logged.records) == splits["test"].pages > 20
+    assert logged.source == f"test pages of {data.path}"
+    assert len(logged_pages(data, RankerRun(run), 20).records) == 20
+    card = json.loads((base_path / "1/assets.extra/model_card.json").read_text())
+    assert card["data"]["pages"] == splits["train"].pages
     output = tmp_path / "new" / "check.json"
-    assert "answers like" in check(sample_ranker, tmp_path / "serving", "--output", str(output))
+    assert "answers like" in check(run, base_path, "--output", str(output))
     printed = capsys.readouterr().out
     result = json.loads(output.read_text())
     assert result["version"] == 1
