@@ -27,6 +27,12 @@ from tests.models.ranker.ranker_pages import (
     with_tasks,
 )
 
+CLICKS = {
+    "lengths": RankerLengths(candidates=6, click=12, pay=0, cart=0),
+    "attention": CONFIG.attention.model_copy(update={"histories": "none"}),
+}
+"""Less to trace: one history, its newest steps."""
+
 
 def test_scores_are_probabilities_and_padding_is_exactly_zero(ranker, page):
     scores, present = ctr(ranker, page), page["item"].numpy() != -1
@@ -111,7 +117,8 @@ def test_label_columns_never_reach_a_table(dataset, counts, resolve):
 
 @pytest.mark.parametrize("rate", [0.25, 0.003])
 def test_predictions_are_those_for_pages_with_all_negatives(make, page, rate):
-    whole, sampled = make("none"), make("none", negative_rate=rate)
+    config = CONFIG.model_copy(update=CLICKS)
+    whole, sampled = make("none", config), make("none", config, negative_rate=rate)
     p, corrected, present = np.float64(ctr(whole, page)), ctr(sampled, page), page["item"].numpy() != -1
     # Of 1 clicked and n unclicked candidates, sampling leaves 1 and n * rate.
     np.testing.assert_allclose(corrected, rate * p / (rate * p + 1 - p), rtol=1e-4)
@@ -160,19 +167,16 @@ def test_two_replicas_equal_one(make, page, image_feature, sizes, pairwise):
         for name in page
     }
 
-    @tf.function
-    def step(page):
-        loss, gradients = strategy.run(lambda page: gradients_of(ranker, page), args=(page,))
-        return [strategy.reduce("SUM", value, axis=None) for value in (loss, *gradients)]
-
-    loss, *gradients = step(distributed)
+    # A graph of both replicas would take longer than the one step.
+    values = strategy.run(lambda page: gradients_of(ranker, page), args=(distributed,))
+    loss, *gradients = (strategy.reduce("SUM", value, axis=None) for value in (values[0], *values[1]))
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     for ours, theirs in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
 def test_fit_learns_the_same_on_two_replicas_with_an_uneven_last_batch(make, dataset):
-    config = CONFIG.model_copy(update={"lengths": RankerLengths(candidates=6, click=12, pay=0, cart=0)})
+    config = CONFIG.model_copy(update=CLICKS)
 
     def fit(ranker):
         with ranker.distribute_strategy.scope():
@@ -287,7 +291,8 @@ def test_padding_moves_no_statistics_of_dice(make, page):
 
 
 def test_calibration_changes_probabilities_and_no_order(make, page):
-    ranker, present = make("none", negative_rate=0.5), page["item"].numpy() != -1
+    ranker = make("none", CONFIG.model_copy(update=CLICKS), negative_rate=0.5)
+    present = page["item"].numpy() != -1
     before = ranker.score(inputs_of(page))["ctr"].numpy()
     ranker.calibrator = Calibrator(kind="platt", x=(0.0,), y=(-1.0,), slope=2.0)
     after = ranker.score(inputs_of(page))["ctr"].numpy()
@@ -297,7 +302,7 @@ def test_calibration_changes_probabilities_and_no_order(make, page):
 
 
 def test_calibrated_scores_are_those_of_a_calibrated_ranker(make, page):
-    ranker = make("none", three_tasks(), negative_rate=0.5)
+    ranker = make("none", three_tasks().model_copy(update=CLICKS), negative_rate=0.5)
     before = score_pages(ranker, [page])
     ranker.calibrator = Calibrator(kind="isotonic", x=(-2.0, 0.0, 1.5), y=(-2.5, -1.0, 2.0), slope=0.7)
     expected, ours = score_pages(ranker, [page]), before.calibrated(ranker.calibrator)

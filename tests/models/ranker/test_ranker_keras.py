@@ -1,5 +1,7 @@
 """The ranker as a Keras model: compile, fit, evaluate, predict, save and load."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -53,10 +55,35 @@ def clusters(tiny):
     return Clusters.load(tiny.clusters)
 
 
+@pytest.fixture(scope="module")
+def early(pages):
+    """`early(8)`: batches of the pages to learn on; those of one size are traced once."""
+    return functools.cache(pages[0].batches)
+
+
+@pytest.fixture(scope="module")
+def late(pages):
+    """`late(8)`: batches of the later pages."""
+    return functools.cache(pages[1].batches)
+
+
 @pytest.fixture
 def ranker(pages, clusters):
     keras.utils.set_random_seed(0)
     return Ranker.adapt(pages[0], pictures=clusters, config=BARE)
+
+
+@pytest.fixture(scope="module")
+def untrained(pages, clusters):
+    """Of tests that evaluate it alone."""
+    keras.utils.set_random_seed(0)
+    return Ranker.adapt(pages[0], pictures=clusters, config=BARE)
+
+
+@pytest.fixture(scope="module")
+def log_loss(untrained, late):
+    untrained.compile("adam")
+    return untrained.evaluate(late(5), return_dict=True, verbose=0)["loss"]
 
 
 def flat(ranker, batches):
@@ -73,43 +100,38 @@ def test_a_script_trains_what_the_command_trains_to_the_last_bit(tiny, pages, cl
     config = TrainingConfig(ranker=SMALL, epochs=2, batch_size=16)
     run = train_ranker(tiny.data, tmp_path / "run", pictures=clusters, config=config, seed=3)
     train, later = pages
-    trained = []
-    for _ in range(2):
-        keras.utils.set_random_seed(3)
-        ranker = Ranker.adapt(train, pictures=clusters, config=SMALL)
-        ranker.compile(metrics=[GAUC()])
-        best = keras.callbacks.EarlyStopping("val_gauc", mode="max", patience=3, restore_best_weights=True)
-        history = ranker.fit(
-            train.batches(16, shuffle=True, seed=3),
-            validation_data=later.batches(128),
-            epochs=2,
-            callbacks=[best],
-            verbose=0,
-        ).history
-        trained.append(ranker)
-        np.testing.assert_allclose(history["val_gauc"], run.history()["val_gauc_page_mean"], rtol=1e-5)
-        assert history["loss"] == run.history()["loss"]
-    for expected, first, second in zip(run.ranker().get_weights(), *(r.get_weights() for r in trained), strict=True):
-        np.testing.assert_array_equal(first, expected)
-        np.testing.assert_array_equal(second, expected)
+    keras.utils.set_random_seed(3)
+    ranker = Ranker.adapt(train, pictures=clusters, config=SMALL)
+    ranker.compile(metrics=[GAUC()])
+    best = keras.callbacks.EarlyStopping("val_gauc", mode="max", patience=3, restore_best_weights=True)
+    history = ranker.fit(
+        train.batches(16, shuffle=True, seed=3),
+        validation_data=later.batches(128),
+        epochs=2,
+        callbacks=[best],
+        verbose=0,
+    ).history
+    np.testing.assert_allclose(history["val_gauc"], run.history()["val_gauc_page_mean"], rtol=1e-5)
+    assert history["loss"] == run.history()["loss"]
+    for actual, expected in zip(ranker.get_weights(), run.ranker().get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
-def test_a_ranker_whose_tables_are_empty_refuses_to_learn(pages, ranker):
+def test_a_ranker_whose_tables_are_empty_refuses_to_learn(ranker, early):
     empty = Ranker.from_config(ranker.get_config())
     empty.compile()
     with pytest.raises(ValueError, match=r"tables of this ranker are empty: make it with `Ranker.adapt\(pages\)`"):
-        empty.fit(pages[0].batches(16), verbose=0)
+        empty.fit(early(16), verbose=0)
 
 
-def test_validation_is_evaluation_with_the_averaged_weights_which_are_kept(pages, ranker):
-    train, later = pages
+def test_validation_is_evaluation_with_the_averaged_weights_which_are_kept(ranker, early, late):
     ranker.compile(metrics=[GAUC(), "auc", keras.metrics.BinaryAccuracy(name="accuracy")])
     assert isinstance(ranker.optimizer, LazyAdam)
-    history = ranker.fit(train.batches(16), validation_data=later.batches(5), epochs=2, verbose=0).history
-    logs = ranker.evaluate(later.batches(5), return_dict=True, verbose=0)
+    history = ranker.fit(early(16), validation_data=late(5), epochs=2, verbose=0).history
+    logs = ranker.evaluate(late(5), return_dict=True, verbose=0)
     for name, value in logs.items():
         assert history[f"val_{name}"][-1] == pytest.approx(value, rel=1e-5), name
-    clicked, ctr, lengths = flat(ranker, later.batches(7))
+    clicked, ctr, lengths = flat(ranker, late(7))
     assert logs["loss"] == pytest.approx(-np.where(clicked == 1, np.log(ctr), np.log1p(-ctr)).mean(), rel=1e-4)
     assert logs["accuracy"] == pytest.approx(((ctr > 0.5) == (clicked == 1)).mean(), rel=1e-5)
     aucs = []
@@ -121,54 +143,56 @@ def test_validation_is_evaluation_with_the_averaged_weights_which_are_kept(pages
     assert logs["auc"] == pytest.approx(0.5, abs=0.5)
 
 
-def test_two_replicas_measure_what_one_does(pages, clusters):
-    train, later = pages
+def test_two_replicas_measure_what_one_does(pages, clusters, early, late):
     logs = []
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
         with strategy.scope():
             keras.utils.set_random_seed(0)
-            ranker = Ranker.adapt(train, pictures=clusters, config=NO_DROPOUT)
-            ranker.compile(keras.optimizers.SGD(0.1), metrics=[GAUC(), COPC(), keras.metrics.BinaryAccuracy()])
-        history = ranker.fit(train.batches(50), validation_data=later.batches(5), epochs=1, verbose=0).history
+            ranker = Ranker.adapt(pages[0], pictures=clusters, config=NO_DROPOUT)
+            # A graph would take longer than the few steps of the one that is compared with.
+            options = {"run_eagerly": strategy.num_replicas_in_sync == 1}
+            metrics = [GAUC(), COPC(), keras.metrics.BinaryAccuracy()]
+            ranker.compile(keras.optimizers.SGD(0.1), metrics=metrics, **options)
+        history = ranker.fit(early(50), validation_data=late(5), epochs=1, verbose=0).history
         logs.append({name: values[0] for name, values in history.items()})
-        evaluated = ranker.evaluate(later.batches(5), return_dict=True, verbose=0)
+        evaluated = ranker.evaluate(late(5), return_dict=True, verbose=0)
         assert {f"val_{name}": value for name, value in evaluated.items()} == pytest.approx(
             {name: value for name, value in logs[-1].items() if name.startswith("val_")}, rel=1e-5
         )
     assert logs[1] == pytest.approx(logs[0], rel=1e-4)
 
 
-def test_a_saved_ranker_predicts_and_learns_on_as_it_would_have(pages, clusters, tmp_path):
-    train, later = pages
+def test_a_saved_ranker_predicts_and_learns_on_as_it_would_have(pages, clusters, early, late, tmp_path):
     # Saved models of Keras have no random states.
     features = FeaturesConfig(
         item={"item_id": IdFeature(dropout=0.0), "category": CategoryFeature(match=True)}, user={}
     )
-    ranker = Ranker.adapt(train, pictures=clusters, config=SMALL.model_copy(update={"features": features}))
+    ranker = Ranker.adapt(pages[0], pictures=clusters, config=SMALL.model_copy(update={"features": features}))
     ranker.compile(metrics=[GAUC()])
-    ranker.fit(train.batches(16), epochs=1, verbose=0)
     ranker.calibrator = Calibrator(kind="platt", x=(0.0,), y=(-0.5,), slope=1.5)
-    scores = ranker.predict(later.batches(4), verbose=0)["ctr"]
+    ranker.fit(early(16), epochs=1, verbose=0)
+    page, _, _ = next(iter(late(12)))
+    scores = ranker(page)["ctr"]
     ranker.save(tmp_path / "ranker.keras")
     loaded = keras.models.load_model(tmp_path / "ranker.keras")
     assert loaded.vocabulary == ranker.vocabulary
     assert loaded.calibrator == ranker.calibrator
     assert loaded.get_config() == ranker.get_config()
-    np.testing.assert_array_equal(loaded.predict(later.batches(4), verbose=0)["ctr"], scores)
-    losses = [each.fit(train.batches(16), epochs=1, verbose=0).history for each in (ranker, loaded)]
+    np.testing.assert_array_equal(loaded(page)["ctr"], scores)
+    losses = [each.fit(early(16), epochs=1, verbose=0).history for each in (ranker, loaded)]
     assert losses[0] == losses[1]
     for a, b in zip(ranker.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     ranker.summary(print_fn=lambda *_, **__: None)
 
 
-def test_predictions_of_batches_of_any_length_are_one_array(pages, clusters):
+def test_predictions_of_batches_of_any_length_are_one_array(pages, clusters, late):
     ranker = Ranker.adapt(pages[0], pictures=clusters, config=SMALL)
-    batches = pages[1].batches(1)
+    batches = late(1)
     lengths = {int(mask.shape[1]) for _, _, mask in batches}
     assert len(lengths) > 1
     scores = ranker.predict(batches, verbose=0)
-    whole = ranker.predict(pages[1].batches(len(pages[1])), verbose=0)
+    whole = ranker(next(iter(late(len(pages[1]))))[0])
     assert scores["ctr"].shape == (len(pages[1]), max(lengths))
     np.testing.assert_allclose(scores["ctr"], whole["ctr"], rtol=1e-4)
 
@@ -191,30 +215,29 @@ def pairwise(y_true, y_pred):
     "loss",
     ["binary_crossentropy", keras.losses.BinaryCrossentropy(from_logits=True), keras.losses.BinaryFocalCrossentropy],
 )
-def test_losses_of_keras_never_see_padding(pages, ranker, loss):
+def test_losses_of_keras_never_see_padding(untrained, log_loss, late, loss):
     if isinstance(loss, type):
         loss = loss(from_logits=True, gamma=0.0, apply_class_balancing=False)
-    ranker.compile("adam", loss=loss)
-    losses = [ranker.evaluate(pages[1].batches(n), return_dict=True, verbose=0)["loss"] for n in (1, 5, 12)]
-    ranker.compile("adam")
-    own = ranker.evaluate(pages[1].batches(5), return_dict=True, verbose=0)["loss"]
-    np.testing.assert_allclose(losses, own, rtol=1e-4)
+    untrained.compile("adam", loss=loss)
+    losses = [untrained.evaluate(late(n), return_dict=True, verbose=0)["loss"] for n in (1, 5, 12)]
+    np.testing.assert_allclose(losses, log_loss, rtol=1e-4)
 
 
-def test_losses_of_one_s_own_see_pages(pages, ranker):
-    clicked, ctr, lengths = flat(ranker, pages[1].batches(5))
+def test_losses_of_one_s_own_see_pages(ranker, early, late):
+    clicked, ctr, lengths = flat(ranker, late(5))
     ranker.compile(loss=squared)
-    logs = [ranker.evaluate(pages[1].batches(n), return_dict=True, verbose=0)["loss"] for n in (1, 12)]
+    logs = [ranker.evaluate(late(n), return_dict=True, verbose=0)["loss"] for n in (1, 12)]
     np.testing.assert_allclose(logs, np.square(clicked - ctr).mean(), rtol=1e-4)
     ranker.compile(loss=pairwise)
-    logs = [ranker.evaluate(pages[1].batches(n), return_dict=True, verbose=0)["loss"] for n in (1, 12)]
+    logs = [ranker.evaluate(late(n), return_dict=True, verbose=0)["loss"] for n in (1, 12)]
     logits, means = np.log(ctr) - np.log1p(-ctr), []
     for page in np.split(np.arange(len(ctr)), np.cumsum(lengths)[:-1]):
         up, down = logits[page][clicked[page] == 1], logits[page][clicked[page] == 0]
         means.append(np.log1p(np.exp(down - up[:, None])).mean() if len(up) and len(down) else 0.0)
     np.testing.assert_allclose(logs, np.mean(means), rtol=1e-3)
     before = ranker.get_weights()
-    ranker.fit(pages[0].batches(32), epochs=1, verbose=0)
+    ranker.compile(loss=pairwise, run_eagerly=True)  # two steps: a graph would take longer
+    ranker.fit(early(54), epochs=1, verbose=0)
     assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(before, ranker.get_weights(), strict=True))
 
 
@@ -229,60 +252,60 @@ def test_compile_refuses_what_would_go_wrong_quietly(ranker):
         ranker.compile(loss_weights=[1.0])
 
 
-def test_labels_of_the_tasks_must_be_there(pages, clusters):
+def test_labels_of_the_tasks_must_be_there(pages, clusters, early, late):
     config = BARE.model_copy(update={"tasks": BARE.tasks.model_copy(update={"ctcvr": 0.5, "dwell": 0.2})})
     ranker = Ranker.adapt(pages[0], pictures=clusters, config=config)
-    ranker.compile(metrics=[GAUC()])
+    ranker.compile(metrics=[GAUC()], run_eagerly=True)
     with pytest.raises(ValueError, match=r"Missing: converted, dwell"):
-        ranker.fit(pages[0].batches(16), verbose=0)
-    batches = pages[0].batches(16, labels=("clicked", "converted", "dwell"))
+        ranker.fit(early(16), verbose=0)
+    batches = early(54, labels=("clicked", "converted", "dwell"))
     logs = ranker.fit(batches, epochs=1, verbose=0).history
     assert set(logs) == {"loss", "ctr_loss", "ctcvr_loss", "dwell_loss", "gauc"}
-    assert set(ranker.predict(pages[1].batches(16), verbose=0)) == {"ctr", "ctcvr", "dwell"}
+    assert set(ranker.predict(late(16), verbose=0)) == {"ctr", "ctcvr", "dwell"}
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_half_precision_trains_and_is_saved_as_such(pages, clusters, policy, tmp_path):
+def test_half_precision_trains_and_is_saved_as_such(pages, clusters, early, late, policy, tmp_path):
     keras.utils.set_random_seed(0)
     ranker = Ranker.adapt(pages[0], pictures=clusters, config=BARE, dtype=policy)
     assert ranker.members[0].mlp_candidate.compute_dtype == policy.removeprefix("mixed_")
     ranker.compile(metrics=[GAUC()])
-    losses = ranker.fit(pages[0].batches(16), epochs=3, verbose=0).history["loss"]
+    losses = ranker.fit(early(16), epochs=3, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
-    scores = ranker.predict(pages[1].batches(16), verbose=0)["ctr"]
+    scores = ranker.predict(late(16), verbose=0)["ctr"]
     assert scores.dtype == np.float32
     ranker.save(tmp_path / "ranker.keras")
     loaded = keras.models.load_model(tmp_path / "ranker.keras")
     assert loaded.dtype_policy.name == policy
-    np.testing.assert_allclose(loaded.predict(pages[1].batches(16), verbose=0)["ctr"], scores, atol=1e-3)
+    np.testing.assert_allclose(loaded.predict(late(16), verbose=0)["ctr"], scores, atol=1e-3)
 
 
-def test_run_eagerly_is_the_same_step(pages, clusters):
+def test_run_eagerly_is_the_same_step(pages, clusters, early):
     weights = []
     for eager in (False, True):
         keras.utils.set_random_seed(0)
         ranker = Ranker.adapt(pages[0], pictures=clusters, config=BARE)
         ranker.compile(keras.optimizers.SGD(0.1), run_eagerly=eager)
-        ranker.fit(pages[0].batches(40), epochs=1, verbose=0)
+        ranker.fit(early(40), epochs=1, verbose=0)
         weights.append(ranker.get_weights())
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_callbacks_of_keras_keep_the_averaged_ranker(pages, ranker, tmp_path):
-    train, later = pages
+def test_callbacks_of_keras_keep_the_averaged_ranker(ranker, early, late, tmp_path):
     ranker.compile(metrics=[GAUC()])
     callbacks = [
         keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "val_gauc", mode="max"),
         keras.callbacks.TensorBoard(tmp_path / "logs"),
         keras.callbacks.BackupAndRestore(tmp_path / "backup"),
     ]
-    ranker.fit(train.batches(40), validation_data=later.batches(128), epochs=1, callbacks=callbacks, verbose=0)
+    ranker.fit(early(40), validation_data=late(128), epochs=1, callbacks=callbacks, verbose=0)
     kept = keras.models.load_model(tmp_path / "best.keras")
     for a, b in zip(kept.get_weights(), ranker.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    logs = kept.evaluate(later.batches(128), return_dict=True, verbose=0)
-    assert logs == pytest.approx(ranker.evaluate(later.batches(128), return_dict=True, verbose=0))
+    kept.run_eagerly = True
+    logs = kept.evaluate(late(128), return_dict=True, verbose=0)
+    assert logs == pytest.approx(ranker.evaluate(late(128), return_dict=True, verbose=0))
 
 
 def test_pictures_must_be_those_of_the_dataset_and_of_the_feature(pages, clusters):
