@@ -46,7 +46,7 @@ def _toy_page(random, number):
     return page
 
 
-def make_toy_ranker(path, image_feature="cluster_id"):
+def make_toy_ranker(path, image_feature="cluster_id", **architecture):
     """Writes a complete run directory of `models.train_ctr`, apart from the training."""
     random = np.random.default_rng(0)
     items = pa.table(
@@ -68,7 +68,9 @@ def make_toy_ranker(path, image_feature="cluster_id"):
         pictures = {"image_embeddings": random.standard_normal((len(ITEM_IDS), 6), np.float32)}
     features = resolve_features(FeaturesConfig(), items.schema, users.schema)
     config = TrainingConfig(
-        ranker=RankerConfig(lengths=LENGTHS, features=features, token_buckets=50, mlp_units=(16, 8))
+        ranker=RankerConfig(
+            **{"lengths": LENGTHS, **architecture}, features=features, token_buckets=50, mlp_units=(16, 8)
+        )
     )
     keras.utils.set_random_seed(0)
     adapted = adapt_features(features, items, users, counts, token_buckets=config.ranker.token_buckets, **pictures)

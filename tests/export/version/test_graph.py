@@ -12,6 +12,7 @@ from export.version.graph import RankerModule
 from export.version.reference_pages import scores_in_process
 from export.version.request_rows import pad_rows, request_row
 from models.features.spec import STATISTICS
+from models.ranker.config import AttentionConfig
 from tests.export.toy_ranker import ITEM_IDS, LENGTHS, PAGES, USER_IDS, make_toy_ranker, toy_pages, with_defaults
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -95,7 +96,8 @@ def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows
 
 @pytest.mark.parametrize("image_feature", ["vector", "simscore"])
 def test_every_image_feature_is_exported(tmp_path, image_feature):
-    run = make_toy_ranker(tmp_path, image_feature)
+    clicks_alone = {"lengths": LENGTHS.model_copy(update={"pay": 0, "cart": 0})}
+    run = make_toy_ranker(tmp_path, image_feature, **clicks_alone, attention=AttentionConfig(histories="none"))
     ranker, ids, records = run.ranker(), run.row_ids(), run.example_records()
     RankerModule(ranker, ids, tmp_path).save(tmp_path / "1")
     servable = Servable(tmp_path / "1", 1)
