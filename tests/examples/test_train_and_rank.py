@@ -11,6 +11,7 @@ def test_it_trains_ranks_and_saves(sample_dataset, tmp_path):
     assert 0.4 < gauc < 1
     assert len(Clusters.load(tmp_path / "clusters").centers) > 1
     ranker = keras.models.load_model(tmp_path / "ranker.keras")
+    ranker.run_eagerly = True  # a few batches: a graph would take longer
     pages = Dataset(sample_dataset).pages("test")
     scores = ranker.predict(pages.batches(64), verbose=0)["ctr"]
     assert len(scores) == len(pages)

@@ -1,3 +1,5 @@
+import copy
+import functools
 import itertools
 import time
 
@@ -153,8 +155,10 @@ def pages_of(tmp_path_factory):
     records = [(usable + others)[i] for i in order]
     dataset = write_picture_dataset(tmp_path_factory.mktemp("pages") / "data", [shades], places, records)
 
+    made = functools.cache(functools.partial(PretrainingPages, image_size=(6, 6)))
+
     def make(data=dataset, read=lambda numbers: numbers, **options):
-        pages = PretrainingPages(data, (6, 6), **{"candidates": 2, "clicks": 3, "validation_share": 0.25, **options})
+        pages = copy.copy(made(data, **{"candidates": 2, "clicks": 3, "validation_share": 0.25, **options}))
         pages.read = read  # picture numbers for pictures, unless a test says otherwise
         return pages
 
@@ -195,17 +199,17 @@ def assert_equal_batches(actual, expected):
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.mark.parametrize("first_step", [1, 3, 7, 1_000_003])
-def test_batches_go_on_exactly_where_they_stopped(pages_of, first_step):
+def test_batches_go_on_exactly_where_they_stopped(pages_of):
     store = tf.constant(np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), np.uint8))
     options = {"batch_size": 4, "seed": 5, "augment": flip_crop(5)}  # 15 pages: passes end within batches
-    start = max(0, first_step - 3)
     read = lambda numbers: tf.gather(store, numbers)  # noqa: E731
-    whole = pages_of(read=read).training_batches(first_step=start, **options).take(first_step - start + 4)
-    rest = pages_of(read=read).training_batches(first_step=first_step, **options).take(4)
-    expected = list(whole.as_numpy_iterator())
-    assert_equal_batches(list(rest.as_numpy_iterator()), expected[-4:])
-    assert (expected[0]["pictures"][0] != expected[1]["pictures"][0]).any()
+    for start, first_steps in ((0, (1, 3, 7)), (1_000_000, (1_000_003,))):
+        whole = pages_of(read=read).training_batches(first_step=start, **options)
+        expected = list(whole.take(first_steps[-1] - start + 4).as_numpy_iterator())
+        assert (expected[0]["pictures"][0] != expected[1]["pictures"][0]).any()
+        for first_step in first_steps:
+            rest = pages_of(read=read).training_batches(first_step=first_step, **options).take(4)
+            assert_equal_batches(list(rest.as_numpy_iterator()), expected[first_step - start :][:4])
 
 
 def test_batches_do_not_depend_on_the_parallelism_of_the_machine(pages_of):
@@ -260,14 +264,16 @@ def test_batches_that_are_divided_later_are_those_that_were_made_divided(pages_o
         assert_equal_batches(list(divided.as_numpy_iterator()), list(made.as_numpy_iterator()))
 
 
-@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4), (4, 4)])
-def test_workers_and_replicas_divide_each_step_between_them(pages_of, workers, replicas):
-    pages, steps, here = pages_of(), 5, replicas // workers
-    for make in (
-        lambda **options: pages.training_batches(batch_size=4, seed=0, first_step=2, **options),
-        lambda **options: pages.endless_validation_batches(batch_size=4, **options),
-    ):
-        parts = []
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_workers_and_replicas_divide_each_step_between_them(pages_of, split):
+    pages, steps = pages_of(), 5
+    if split == "training":
+        make = functools.partial(pages.training_batches, batch_size=4, seed=0, first_step=2)
+    else:
+        make = functools.partial(pages.endless_validation_batches, batch_size=4)
+    whole = [shown(batch) for batch in make().take(steps).as_numpy_iterator()]
+    for workers, replicas in ((1, 2), (2, 2), (2, 4), (4, 4)):
+        parts, here = [], replicas // workers
         for worker in range(workers):
             context = tf.distribute.InputContext(workers, worker, replicas)
             parts.append([shown(b) for b in make(context=context).take(steps * here).as_numpy_iterator()])
@@ -275,7 +281,7 @@ def test_workers_and_replicas_divide_each_step_between_them(pages_of, workers, r
             [page for part in parts for replica in range(here) for page in part[step * here + replica]]
             for step in range(steps)
         ]
-        assert divided == [shown(batch) for batch in make().take(steps).as_numpy_iterator()]
+        assert divided == whole, (workers, replicas)
 
 
 def shown(batch):
