@@ -4,6 +4,7 @@ import json
 import random
 import re
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.models.training.command_process import (
     ranker_arguments,
     start,
     steps_on_disk,
+    terminate_at,
 )
 
 MODULE = "models.train_ctr"
@@ -45,10 +47,14 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys
     assert finish(process)[0] == -signal.SIGKILL
     killed_at = steps_on_disk(output)[-1]
 
-    process = start(command, module=MODULE)
-    interrupt(process, output, max(second, killed_at + 1), signal.SIGTERM)
-    code, printed, errors = finish(process)
-    assert code == 143, errors
+    # From here on in this process: what counts is on disk.
+    terminator = threading.Thread(target=terminate_at, args=(output, max(second, killed_at + 1)))
+    terminator.start()
+    with pytest.raises(SystemExit) as left:
+        train_ctr.main(command)
+    terminator.join()
+    printed, errors = capsys.readouterr()
+    assert left.value.code == 143, errors
     assert f"resuming at step {killed_at} of {EPOCHS * STEPS}" in printed
     (stopped_at,) = re.findall(rf"stopped by SIGTERM at step (\d+) of {EPOCHS * STEPS}", errors)
     assert [path.name for path in tmp_path.iterdir()] == [checkpoints_of(output).name]

@@ -30,14 +30,14 @@ from models.train_ctr import main as train_ctr_command
 TINY_ENCODER = {
     "image_size": "[16, 16]",
     "encoder.embedding_dim": 8,
-    "encoder.backbone": "{name: swin, patch_size: 8, dim: 8, depths: [1], num_heads: [2]}",
+    "encoder.backbone": "{name: convnet, widths: [8], depths: [1], kernel: 3}",
     "batch_size": 16,
     "epochs": 1,
 }
 TINY_RANKER = {
     "ranker.mlp_units": "[8]",
-    "ranker.lengths": "{click: 4, pay: 0, cart: 0}",
-    "ranker.attention.histories": "none",
+    "ranker.lengths": "{click: 0, pay: 0, cart: 0}",
+    "ranker.features": "{item: {item_id: {type: id}}, user: {user_id: {type: id}}, candidate: {}, query: false}",
     "epochs": 1,
 }
 
