@@ -399,8 +399,8 @@ def test_models_build_all_that_they_hold(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_fit_with_stock_callbacks_and_are_saved_with_all_they_need(name, tmp_path):
-    model, data = compiled(name), MODELS[name].data()
+def test_models_fit_with_stock_callbacks_are_saved_with_all_they_need_and_learn_the_same_eagerly(name, tmp_path):
+    model, data = compiled(name, keras.optimizers.SGD(0.01, momentum=0.9)), MODELS[name].data()
     assert config_of(type(model).from_config(model.get_config())) == config_of(model)
     callbacks = [
         keras.callbacks.EarlyStopping("val_loss", patience=3),
@@ -427,20 +427,17 @@ def test_models_fit_with_stock_callbacks_and_are_saved_with_all_they_need(name, 
     trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     assert f"Trainable params: {trainable:,}" in "".join(lines)
 
-
-@pytest.mark.parametrize("name", MODELS)
-def test_models_learn_eagerly_what_they_learn_as_graphs(name):
-    weights = []
-    for eagerly in (False, True):
-        model = compiled(name, keras.optimizers.SGD(0.01), run_eagerly=eagerly)
-        model.fit(MODELS[name].data(), verbose=0)
-        weights.append(model.get_weights())
-    for a, b in zip(*weights, strict=True):
+    # Without graphs it learns the same.
+    eager = compiled(name, keras.optimizers.SGD(0.01, momentum=0.9), run_eagerly=True)
+    eager.fit(data, validation_data=data, epochs=2, verbose=0)
+    for a, b in zip(model.get_weights(), eager.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [*((name, "mixed_float16") for name in MODELS), ("Courier", "mixed_bfloat16"), ("Ranker", "mixed_bfloat16")],
+)
 def test_models_learn_under_mixed_precision(name, policy, tmp_path):
     model, data = compiled(name, policy=policy), MODELS[name].data()
     assert np.isfinite(model.fit(data, epochs=2, verbose=0).history["loss"]).all()

@@ -70,7 +70,8 @@ def ends_with_other_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if workers(strategy) == 1:
             raise
         message = "another worker has ended; start all of them again with the same options, and they go on"
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"error: {message}\n")  # no handler of an exception would get to say it
+        sys.stderr.flush()
         sys.stdout.flush()
         os._exit(2)  # an orderly end of TensorFlow would wait for the other worker
 

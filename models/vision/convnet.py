@@ -117,7 +117,15 @@ class ConvNet(keras.layers.Layer):
             names = [f"stage_{stage}_block_{block}" for block in range(depth)]
             self.blocks.append([ConvNetBlock(kernel, next(drop_paths), dtype=policy, name=name) for name in names])
             self.feature_norms.append(_layer_norm(policy, f"feature_norm_{stage}"))
-        self.pool = keras.layers.AdaptiveAveragePooling2D(self.grid, dtype=policy, name="pool")
+        # Keras' adaptive pooling fails in graphs for one row or column. That is the mean over the axis.
+        self.whole_axes = tuple(axis for axis, cells in enumerate(self.grid, start=1) if cells == 1)
+        cells = tuple(cells for cells in self.grid if cells != 1)
+        if len(cells) == 2:
+            self.pool = keras.layers.AdaptiveAveragePooling2D(cells, dtype=policy, name="pool")
+        elif cells:
+            self.pool = keras.layers.AdaptiveAveragePooling1D(cells, dtype=policy, name="pool")
+        else:
+            self.pool = None
 
     def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the weights."""
@@ -128,7 +136,8 @@ class ConvNet(keras.layers.Layer):
             for layer in (*self.blocks[stage], self.feature_norms[stage]):
                 layer.build((None, None, None, width))
             channels = width
-        self.pool.build((None, None, None, channels))
+        if self.pool is not None:
+            self.pool.build((*[None] * (3 - len(self.whole_axes)), channels))
 
     def call(self, x: Any, training: bool = False) -> Any:
         """See the class."""
@@ -139,8 +148,15 @@ class ConvNet(keras.layers.Layer):
             for block in self.blocks[stage]:
                 x = block(x, training=training)
             features.append(ops.mean(self.feature_norms[stage](x), axis=(1, 2)))
+        if self.whole_axes:
+            x = ops.mean(x, axis=self.whole_axes)
+        if self.pool is not None:
+            for axis in range(1, len(x.shape) - 1):
+                if x.shape[axis] == 1:  # it fails in graphs for a map of one row or column as well
+                    x = ops.repeat(x, 2, axis=axis)
+            x = self.pool(x)
         cells = self.grid[0] * self.grid[1]
-        return ops.concatenate([*features, ops.reshape(self.pool(x), (-1, cells * self.widths[-1]))], axis=-1)
+        return ops.concatenate([*features, ops.reshape(x, (-1, cells * self.widths[-1]))], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

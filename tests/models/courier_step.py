@@ -1,13 +1,14 @@
 """One step of COURIER without its trainer, on whatever backend Keras computes: embeddings, loss and gradients.
 
-    KERAS_BACKEND=jax python -m tests.models.courier_step ENCODER.keras BATCH.npz RESULT.npz
+    KERAS_BACKEND=jax python -m tests.models.courier_step DIRECTORY ...
 
-`BATCH.npz` has `pictures`, `candidate_picture`, `click_picture` and `clicked` as `Courier` takes them, and `centers`
-that embeddings are assigned to.
+A directory has `encoder.keras` and `batch.npz`, and gets `BACKEND.npz`. The batch has `pictures`, `candidate_picture`,
+`click_picture` and `clicked` as `Courier` takes them, and `centers` that embeddings are assigned to.
 """
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -80,6 +81,7 @@ def results(encoder: ImageEncoder, batch: Mapping[str, np.ndarray]) -> dict[str,
 
 
 if __name__ == "__main__":
-    with np.load(sys.argv[2]) as file:
-        np.savez(sys.argv[3], **results(keras.models.load_model(sys.argv[1], compile=False), dict(file)))
-    print(keras.backend.backend())
+    for directory in map(Path, sys.argv[1:]):
+        saved = keras.models.load_model(directory / "encoder.keras", compile=False)
+        with np.load(directory / "batch.npz") as file:
+            np.savez(directory / f"{keras.backend.backend()}.npz", **results(saved, dict(file)))

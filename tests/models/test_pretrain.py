@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 
 import keras
@@ -48,12 +50,15 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
+    """The output directory, the closing line, and what was printed before it."""
     output = tmp_path_factory.mktemp("runs") / "encoder"
-    return output, main(["--data", str(dataset), "--output", str(output), *small()])
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        closing = main(["--data", str(dataset), "--output", str(output), *small()])
+    return output, closing, printed.getvalue()
 
 
 def test_encoder_learns_the_taste(run):
-    output, closing = run
+    output, closing, _ = run
     history = json.loads((output / "history.json").read_text())
     best = max(history["val_similarity_gauc"])
     assert best > 0.9
@@ -68,7 +73,7 @@ def test_encoder_learns_the_taste(run):
 
 
 def test_run_directory_describes_itself(run, dataset):
-    output, _ = run
+    output, _, _ = run
     assert sorted(path.name for path in output.iterdir()) == [
         "attention.html",
         "config.yaml",
@@ -88,10 +93,10 @@ def test_run_directory_describes_itself(run, dataset):
 
 
 def test_equal_seeds_give_equal_encoders(run, dataset, tmp_path, capsys):
-    main(["--data", str(dataset), "--output", str(tmp_path / "again"), *small(epochs=6)])
+    main(["--data", str(dataset), "--output", str(tmp_path / "again"), *small(epochs=2)])
     assert "made up for a test" in capsys.readouterr().out
     histories = [json.loads((path / "history.json").read_text()) for path in (run[0], tmp_path / "again")]
-    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(histories[0]["loss"][:2], histories[1]["loss"], rtol=1e-5)
 
 
 def test_a_script_learns_what_the_recipe_learns(dataset, tmp_path, capsys):
@@ -231,11 +236,10 @@ def test_the_causal_view_trains_an_encoder_that_the_ranker_accepts(causal, tmp_p
     assert not window.overlaps(manifest.splits["train"].window)
 
 
-def test_pictures_that_are_missing_from_the_store_are_counted(dataset, tmp_path, capsys):
+def test_pictures_that_are_missing_from_the_store_are_counted(run, dataset):
     counts = PretrainingPages(Dataset(dataset), (16, 16), validation_share=0.2).counts
     assert counts["without_clicked_picture"] > 0
-    main(["--data", str(dataset), "--output", str(tmp_path / "encoder"), *small(epochs=1)])
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("of these, "))
+    line = next(line for line in run[2].splitlines() if line.startswith("of these, "))
     figures = [int(word) for word in line.split() if word.isdigit()]
     assert figures[:2] == [counts["without_history_picture"], counts["without_clicked_picture"]]
     assert sum(figures) == 200

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,9 +26,10 @@ _OPTIONS = {
 }
 
 
-def encoder(drop_path: float) -> str:
+def encoder(drop_path: float = 0.0) -> str:
     """The value of `encoder.backbone`."""
-    return f"{{name: convnet, widths: [8, 8], depths: [1, 1], kernel: 3, drop_path: {drop_path}}}"
+    depth = 2 if drop_path else 1  # the first block is never left out
+    return f"{{name: convnet, widths: [8], depths: [{depth}], kernel: 3, grid: [2, 2], drop_path: {drop_path}}}"
 
 
 def arguments(dataset: Path, output: Path, **changes) -> list[str]:
@@ -107,10 +109,17 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, printed, errors
 
 
-def start_two(arguments: list[str], module: str = "models.pretrain") -> list[subprocess.Popen]:
-    """Starts two workers of a command over loopback."""
+def start_two(*commands: tuple[str, list[str]]) -> list[subprocess.Popen]:
+    """Starts two workers over loopback that run commands, modules and arguments, one after the other."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
     for free in sockets:
         free.close()
-    return [start(arguments, addresses, index, module) for index in range(2)]
+    words = [json.dumps(commands)]
+    return [start(words, addresses, index, "tests.models.training.command_sequence") for index in range(2)]
+
+
+def parts_of(printed: str) -> list[tuple[int, str]]:
+    """Exit codes and output of all commands of `start_two` but the last one, whose exit code is the process'."""
+    pieces = re.split(r"^== (\d+)\n", printed, flags=re.MULTILINE)
+    return list(zip(map(int, pieces[1::2]), pieces[:-1:2], strict=True))

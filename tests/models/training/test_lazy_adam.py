@@ -81,11 +81,17 @@ def train(optimizer, table, rows, gradients):
     return state_of(optimizer, variable)
 
 
-@pytest.mark.parametrize("kind", ["coupled", "decoupled"])
-@pytest.mark.parametrize("decay", [0.0, DECAY])
-@pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize(
-    ("lookups", "shape", "dtype"), [(8, (3,), np.int64), (1, (), np.int32), (40, (2, 2), np.int32)]
+    ("kind", "decay", "clip", "lookups", "shape", "dtype"),
+    [  # every pair of values
+        ("coupled", 0.0, None, 8, (3,), np.int64),
+        ("coupled", DECAY, None, 8, (3,), np.int64),
+        ("decoupled", DECAY, 0.5, 8, (3,), np.int64),
+        ("coupled", DECAY, 0.5, 1, (), np.int32),
+        ("decoupled", 0.0, None, 1, (), np.int32),
+        ("decoupled", DECAY, None, 40, (2, 2), np.int32),
+        ("coupled", 0.0, 0.5, 40, (2, 2), np.int32),
+    ],
 )
 def test_equals_the_equations_row_by_row(kind, decay, clip, lookups, shape, dtype):
     table, rows, gradients = draw(lookups, shape=shape, dtype=dtype)
@@ -252,9 +258,10 @@ def assert_two_replicas_are_one(make, disjoint, scale=1.0):
     return copies
 
 
-@pytest.mark.parametrize("kind", ["coupled", "decoupled"])
-@pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("disjoint", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "clip", "disjoint"),
+    [("coupled", None, False), ("coupled", 0.5, True), ("decoupled", None, True), ("decoupled", 0.5, False)],
+)
 def test_two_replicas_train_as_one_does(kind, clip, disjoint):
     make = lambda: LazyAdam(  # noqa: E731
         RATE, weight_decay=DECAY, weight_decay_kind=kind, global_clipnorm=clip, average=True
@@ -278,9 +285,16 @@ def shapes_in(graph):
         yield from shapes_in(function.graph) if hasattr(function, "graph") else ()
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize("options", [{}, {"weight_decay": DECAY, "global_clipnorm": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    ("replicas", "average", "options"),
+    [
+        (1, False, {}),
+        (1, True, {"weight_decay": DECAY, "global_clipnorm": 0.5}),
+        (2, False, {"weight_decay": DECAY, "global_clipnorm": 0.5}),
+        (2, True, {}),
+    ],
+    ids=str,
+)
 def test_no_tensor_of_a_step_has_the_size_of_the_table(replicas, options, average):
     """A step that computed or read one would cost what the table costs."""
     rows = 9973

@@ -46,14 +46,27 @@ def strategy_of(devices):
 
 
 def train(
-    path, *, devices=ONE, policy="float32", units=5, callbacks=(), bad_step=None, bad=np.nan, validate=False, **options
+    path,
+    *,
+    devices=ONE,
+    policy="float32",
+    graph=False,
+    units=5,
+    callbacks=(),
+    bad_step=None,
+    bad=np.nan,
+    validate=False,
+    **options,
 ):
-    """Trains from the seed on, or from the checkpoints at `path`; returns the model's weights and the history."""
+    """Trains from the seed on, or from the checkpoints at `path`; returns the model's weights and the history.
+
+    Eager steps are enough where the step itself is not the point: a graph takes longer to make than all of them.
+    """
     keras.utils.set_random_seed(0)
     strategy = strategy_of(devices)
     with strategy.scope():
         model = Noisy(units, dtype=policy)
-        model.compile(LazyAdam(0.01, average=True), jit_compile=False)
+        model.compile(LazyAdam(0.01, average=True), run_eagerly=not graph)
 
     def batches(first):
         def values(number):  # of a replica
@@ -112,13 +125,12 @@ class Kill(keras.callbacks.Callback):
     ("devices", "policy", "kills", "resumed"),
     [
         (ONE, "float32", [(0, 2), (1, 0), (1, "test"), (2, 3)], [2, 4, 8, 11]),
-        (TWO, "float32", [(1, 2)], [6]),
         (TWO, "mixed_float16", [(1, 2)], [6]),
         (ONE, "mixed_bfloat16", [(1, 2)], [6]),
     ],
 )
 def test_an_interrupted_run_ends_like_a_whole_one(tmp_path, capsys, devices, policy, kills, resumed):
-    options = {"devices": devices, "policy": policy, "validate": True}
+    options = {"devices": devices, "policy": policy, "graph": policy != "float32", "validate": True}
     expected, expected_history = train(tmp_path / "whole", **options)
     for at in kills:
         with pytest.raises(Killed):
@@ -198,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(tmp_path, devices):
 
 
 def test_an_overflow_on_any_replica_leaves_a_float16_step_out(tmp_path):
-    options = {"devices": TWO, "policy": "mixed_float16"}
+    options = {"devices": TWO, "policy": "mixed_float16", "graph": True}
     weights, history = train(tmp_path / "run", bad_step=7, bad=200.0, **options)
     assert np.isfinite(history["loss"]).all()
     others, _ = train(tmp_path / "other", bad_step=7, bad=201.0, **options)

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.special import erf
 
 from models.vision.convnet import EPSILON, ConvNet
@@ -65,6 +66,8 @@ def randomised(net: ConvNet) -> ConvNet:
     [
         ((24, 16), {"widths": (4, 6), "depths": (1, 2), "kernel": 3}),
         ((24, 16), {"widths": (4,), "depths": (0,), "grid": (1, 1)}),
+        ((24, 17), {"widths": (4,), "depths": (0,), "grid": (1, 3)}),
+        ((23, 16), {"widths": (4,), "depths": (0,), "grid": (2, 1)}),
         ((30, 17), {"widths": (4, 6, 8), "depths": (1, 0, 1), "kernel": 5, "grid": (2, 3)}),
         ((5, 4), {"widths": (4, 6), "depths": (1, 1), "kernel": 3, "grid": (2, 2)}),
     ],
@@ -75,6 +78,7 @@ def test_features_equal_the_network_written_out(size, settings):
     features = np.array(net(pictures))
     assert features.shape == (2, net.features)
     np.testing.assert_allclose(features, [reference(net, p) for p in pictures], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(tf.function(net)(pictures), features, rtol=1e-4, atol=1e-4)
 
 
 def test_a_constant_grid_cell_is_the_cell():

@@ -176,7 +176,8 @@ def test_drop_path_keeps_the_expectation():
 def training_gradients(checkpointing, dtype, drop_path):
     """Outputs, gradients, and how often the graph of a training step computes a GELU."""
     keras.utils.set_random_seed(0)  # the same weights and the same draws
-    swin = Swin(**SMALL, drop_path=drop_path, checkpointing=checkpointing, dtype=dtype)
+    one_stage = {**SMALL, "depths": (2,), "num_heads": (2,)}  # a block of either kind
+    swin = Swin(**one_stage, drop_path=drop_path, checkpointing=checkpointing, dtype=dtype)
     swin.build((None, None, None, 3))
     x = tf.constant(pictures(8, 40, 56) / 128 - 1, tf.float32)
 
@@ -191,12 +192,11 @@ def training_gradients(checkpointing, dtype, drop_path):
     return *gradients(), computed
 
 
-@pytest.mark.parametrize("drop_path", [0.0, 0.5])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("mixed_float16", 2e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance", "drop_path"), [("float32", 1e-5, 0.5), ("mixed_float16", 2e-3, 0.0)])
 def test_checkpointing_recomputes_to_the_same_gradients(dtype, tolerance, drop_path):
     plain, plain_gradients, once = training_gradients(False, dtype, drop_path)
     checkpointed, gradients, twice = training_gradients(True, dtype, drop_path)
-    assert (once, twice) == (3, 6)  # one per block, and again in the backward pass
+    assert (once, twice) == (2, 4)  # one per block, and again in the backward pass
     np.testing.assert_allclose(checkpointed, plain, atol=tolerance)
     for gradient, expected in zip(gradients, plain_gradients, strict=True):
         scale = np.abs(expected).max()

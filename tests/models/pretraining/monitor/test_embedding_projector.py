@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 import time
 import urllib.request
 
@@ -8,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorboard import default, program
 
 from models.pretraining.monitor.embedding_projector import write_embedding_projector
 
@@ -65,30 +64,23 @@ def test_tensorboard_serves_them(tmp_path):
     with tf.summary.create_file_writer(str(run)).as_default(0):
         tf.summary.scalar("loss", 1.0)
     write_embedding_projector(run, embeddings, pictures, COLUMNS)
-    log = tmp_path / "tensorboard.log"
-    with log.open("w") as file:
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "logs"), "--port", "0"]
-        server = subprocess.Popen([*command, "--load_fast", "false"], stdout=file, stderr=subprocess.STDOUT)
-    try:
-        url = _wait(lambda: next((w for w in log.read_text().split() if w.startswith("http://localhost:")), None))
-        plugin = url.rstrip("/") + "/data/plugin/projector/"
+    server = program.TensorBoard(default.get_plugins())
+    server.configure(logdir=str(tmp_path / "logs"), port=0, load_fast="false", reload_interval=0)
+    plugin = server.launch().rstrip("/") + "/data/plugin/projector/"  # in a thread, until the process ends
 
-        def get(path):
-            with urllib.request.urlopen(plugin + path, timeout=10) as response:
-                return response.read()
+    def get(path):
+        with urllib.request.urlopen(plugin + path, timeout=10) as response:
+            return response.read()
 
-        assert _wait(lambda: json.loads(get("runs"))) == ["validation"]
-        (info,) = json.loads(get("info?run=validation"))["embeddings"]
-        assert info["tensorShape"] == [5, 3]
-        tensor = np.frombuffer(get(f"tensor?run=validation&name={info['tensorName']}"), np.float32).reshape(5, 3)
-        np.testing.assert_allclose(tensor @ tensor.T, _cosines(embeddings), atol=1e-4)
-        metadata = get(f"metadata?run=validation&name={info['tensorName']}").decode()
-        assert metadata.startswith("item_id\tcategory\n007\tcoat\n")
-        sprite = get(f"sprite_image?run=validation&name={info['tensorName']}")
-        assert sprite == (run / "sprite.png").read_bytes()
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+    assert _wait(lambda: json.loads(get("runs"))) == ["validation"]
+    (info,) = json.loads(get("info?run=validation"))["embeddings"]
+    assert info["tensorShape"] == [5, 3]
+    tensor = np.frombuffer(get(f"tensor?run=validation&name={info['tensorName']}"), np.float32).reshape(5, 3)
+    np.testing.assert_allclose(tensor @ tensor.T, _cosines(embeddings), atol=1e-4)
+    metadata = get(f"metadata?run=validation&name={info['tensorName']}").decode()
+    assert metadata.startswith("item_id\tcategory\n007\tcoat\n")
+    sprite = get(f"sprite_image?run=validation&name={info['tensorName']}")
+    assert sprite == (run / "sprite.png").read_bytes()
 
 
 def _cosines(embeddings):
