@@ -93,10 +93,10 @@ def test_run_directory_describes_itself(run, dataset):
 
 
 def test_equal_seeds_give_equal_encoders(run, dataset, tmp_path, capsys):
-    main(["--data", str(dataset), "--output", str(tmp_path / "again"), *small(epochs=2)])
+    main(["--data", str(dataset), "--output", str(tmp_path / "again"), *small()])
     assert "made up for a test" in capsys.readouterr().out
     histories = [json.loads((path / "history.json").read_text()) for path in (run[0], tmp_path / "again")]
-    np.testing.assert_allclose(histories[0]["loss"][:2], histories[1]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-5)
 
 
 def test_a_script_learns_what_the_recipe_learns(dataset, tmp_path, capsys):

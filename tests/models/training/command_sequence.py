@@ -9,6 +9,7 @@ import importlib
 import json
 import sys
 
+import tensorflow as tf
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
 from beam_pipelines.shell.command import run_command
@@ -21,6 +22,8 @@ if __name__ == "__main__":
         except SystemExit as end:
             for stream in (sys.stdout, sys.stderr):
                 print(f"== {end.code}", file=stream, flush=True)
-        # The next command makes a strategy of the same workers: its collective operations need keys of their own.
-        CollectiveAllReduceExtended._collective_key_base += 100_000
+        # The next command makes another strategy of the same workers: it shares their connection, and its collective
+        # operations need keys of their own.
+        CollectiveAllReduceExtended._std_server_started = True
+        tf.distribute.MultiWorkerMirroredStrategy._collective_key_base += 100_000
     run_command(importlib.import_module(last[0]).main, last[1])
