@@ -42,6 +42,16 @@ def page_view_loss(embeddings: Any, batch: Mapping[str, np.ndarray]) -> Any:
     return ops.cast(total, "float32")
 
 
+def embed(encoder: ImageEncoder, pictures: np.ndarray) -> Any:
+    """The pictures' embeddings; JAX would compile every operation by itself, and takes long for it."""
+    if keras.backend.backend() != "jax":
+        return encoder(pictures)
+    import jax
+
+    weights, others = ([v.value for v in vs] for vs in (encoder.trainable_variables, encoder.non_trainable_variables))
+    return jax.jit(lambda pictures: encoder.stateless_call(weights, others, pictures)[0])(pictures)
+
+
 def loss_and_gradients(encoder: ImageEncoder, batch: Mapping[str, np.ndarray]) -> tuple[Any, list[Any]]:
     """The loss and its gradients to the encoder's weights."""
     return {"tensorflow": _with_tensorflow, "jax": _with_jax}[keras.backend.backend()](encoder, batch)
@@ -71,7 +81,7 @@ def _with_jax(encoder: ImageEncoder, batch: Mapping[str, np.ndarray]) -> tuple[A
 def results(encoder: ImageEncoder, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Everything that two backends must agree on."""
     loss, gradients = loss_and_gradients(encoder, batch)
-    embeddings = ops.convert_to_numpy(encoder(batch["pictures"]))
+    embeddings = ops.convert_to_numpy(embed(encoder, batch["pictures"]))
     return {
         "embeddings": embeddings,
         "loss": ops.convert_to_numpy(loss),

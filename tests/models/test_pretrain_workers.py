@@ -59,7 +59,7 @@ def runs(dataset, tiny, tmp_path_factory):
     stopped = [finish(process) for process in both]
     stopped_at = steps_on_disk(root / "encoder")
 
-    endless = arguments(dataset, root / "endless", **OPTIONS, epochs=1000)
+    endless = arguments(dataset, root / "endless", **OPTIONS, epochs=1000, validation_share=0)
     both = start_two(("models.pretrain", command), ("models.pretrain", endless))
     interrupt(both[1], root / "endless", 2, signal.SIGKILL)
     killed = [finish(process) for process in both]
