@@ -180,12 +180,13 @@ def test_a_stock_model_trains_on_batches(dataset):
         return keras.ops.binary_crossentropy(labels, logits, from_logits=True)
 
     train, later = dataset.pages("train").split(0.8)
+    validation = later.batches(16)
     model = Popularity()
     model.compile("sgd", per_candidate, weighted_metrics=[keras.metrics.AUC(from_logits=True)])
     model.fit(train.batches(16, shuffle=True), epochs=2, verbose=0)
-    logits = np.concatenate([np.ravel(model(page)[mask == 1]) for page, _, mask in later.batches(16)])
-    clicked = np.concatenate([np.ravel(labels[mask == 1]) for _, labels, mask in later.batches(16)])
+    logits = np.concatenate([np.ravel(model(page)[mask == 1]) for page, _, mask in validation])
+    clicked = np.concatenate([np.ravel(labels[mask == 1]) for _, labels, mask in validation])
     loss = np.logaddexp(0, logits) - clicked * logits
-    padded = sum(int(tf.size(mask)) for *_, mask in later.batches(16))
+    padded = sum(int(tf.size(mask)) for *_, mask in validation)
     # Keras divides by all entries, padding included: a model of ours divides by the candidates.
-    assert model.evaluate(later.batches(16), verbose=0)[0] == pytest.approx(loss.sum() / padded, rel=0.2)
+    assert model.evaluate(validation, verbose=0)[0] == pytest.approx(loss.sum() / padded, rel=0.2)
