@@ -180,7 +180,7 @@ class RankerMember(keras.layers.Layer):
         self.mlp_candidate = keras.layers.Dense(units[0], name="mlp_candidate", dtype=policy)
         self.mlp_candidate.build((None, None, candidate_dim + (page_dim if self.cross else 0)))
         self.mlp_page = None
-        if not self.cross:
+        if page_dim and not self.cross:
             self.mlp_page = keras.layers.Dense(units[0], use_bias=False, name="mlp_page", dtype=policy)
             self.mlp_page.build((None, page_dim))
         self.mlp_rest = [
@@ -242,17 +242,20 @@ class RankerMember(keras.layers.Layer):
             by_candidate.append(self.attention(candidates, [*keys.values()], masks, pairs, training=training))
         for name, encoder in self.encoders.items():
             by_page.append(encoder(keys[name], inputs.histories[name].mask))
-        return self._mlp(self._concat(by_candidate), self._concat(by_page), training)
+        pages = self._concat(by_page) if by_page else None
+        return self._mlp(self._concat(by_candidate), pages, training)
 
     def _concat(self, features: list[tf.Tensor]) -> tf.Tensor:
         return tf.concat([tf.saturate_cast(feature, self.compute_dtype) for feature in features], axis=-1)
 
-    def _mlp(self, candidates: tf.Tensor, pages: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        """The logits of `(batch, candidates, dim)` and `(batch, dim)`."""
+    def _mlp(self, candidates: tf.Tensor, pages: tf.Tensor | None, training: bool) -> dict[str, tf.Tensor]:
+        """The logits of `(batch, candidates, dim)` and `(batch, dim)`, `None` if nothing is known of pages."""
         shape = tf.shape(candidates)
         if self.cross:
-            pages = tf.broadcast_to(pages[:, None, :], (shape[0], shape[1], pages.shape[-1]))
-            inputs = crossed = tf.concat([candidates, pages], axis=-1)
+            inputs = crossed = candidates
+            if pages is not None:
+                pages = tf.broadcast_to(pages[:, None, :], (shape[0], shape[1], pages.shape[-1]))
+                inputs = crossed = tf.concat([candidates, pages], axis=-1)
             for layer in self.cross:
                 crossed = layer(inputs, crossed)
             candidates = crossed

@@ -249,6 +249,21 @@ def test_every_option_scores_pages_without_regard_to_padding_or_others(make, pag
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("cross_layers", [0, 1])
+def test_a_ranker_may_know_nothing_of_pages(make, page, cross_layers):
+    """No history, nothing of the user, no query: what is left are the candidates."""
+    features = FeaturesConfig(item={"item_id": IdFeature()}, user={}, candidate={}, query=False)
+    lengths = RankerLengths(candidates=6, click=0, pay=0, cart=0)
+    options = {"features": features, "lengths": lengths, "cross_layers": cross_layers}
+    ranker = make("none", CONFIG.model_copy(update=options))
+    scores = ctr(ranker, page)
+    items = page["item"].numpy()
+    present = items != -1
+    assert np.unique(scores[present]).size > 10
+    for item in np.unique(items[present])[:5]:  # an item has one score, wherever it is shown
+        np.testing.assert_allclose(scores[items == item], scores[items == item][0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("image_feature", ["simscore", "cluster_id"])
 def test_pages_of_one_candidate_are_scored_the_same(make, page, image_feature):
     """Page-wise and row-wise, as others do it, are the same function."""
