@@ -406,8 +406,8 @@ def with_labels(
     """
     mask = tf.cast(page["item"] != PADDING, tf.float32)
     labels = {name: tf.cast(page[name], tf.float32) * mask for name in names}
-    known = {name: values for name, values in page.items() if name not in LABELS}
-    return known, labels if len(names) > 1 else labels[names[0]], mask
+    inputs = {name: values for name, values in page.items() if name not in LABELS}
+    return inputs, labels if len(names) > 1 else labels[names[0]], mask
 
 
 def _timestamps(serialized: tf.Tensor) -> tf.Tensor:
