@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import grpc
 import numpy as np
@@ -106,7 +106,7 @@ class PredictClient:
         self._channel = grpc.insecure_channel(address, limits)
         self._stub = PredictionServiceStub(self._channel)
 
-    def __enter__(self) -> "PredictClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -138,7 +138,7 @@ class PredictClient:
         outputs = {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
         return Prediction(response.model_spec.version.value, outputs)
 
-    def inputs(self, signature: str) -> SignatureInputs:
+    def signature_inputs(self, signature: str) -> SignatureInputs:
         """Asks what the inputs of a signature are.
 
         Raises:

@@ -1,6 +1,5 @@
 """A Python client for a served ranker, over gRPC: `RankerClient(address).rank(page)`."""
 
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,47 +13,19 @@ from export.client.predict_client import PredictClient, RankerError, SignatureIn
 _SIGNATURE = "serving_default"
 
 
-class RankerClient:
+class RankerClient(PredictClient):
     """Ranks pages with a ranker behind TensorFlow Serving or `export.serve`; a context manager.
 
-    One client may be used by several threads.
-
-    Args:
-        address: `host:port` of the gRPC services.
-        model: the model's name.
-        version: asks for this version; `None` for the latest.
-        label: asks for the version with this label instead.
-        timeout: seconds after which a request is given up; the server is told.
-
-    Raises:
-        ValueError: both `version` and `label` are given.
+    One client may be used by several threads. For its arguments see `PredictClient`.
 
     Example:
         >>> with RankerClient("127.0.0.1:8500") as client:
         ...     scores = client.rank(Page(user_id="anna", item_ids=["ring-1", "ring-2"]))
     """
 
-    def __init__(
-        self,
-        address: str,
-        model: str = "ranker",
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        timeout: float = 10.0,
-    ) -> None:
-        self._client = PredictClient(address, model, version=version, label=label, timeout=timeout)
-        self._inputs: SignatureInputs | None = None
-        self.version: int | None = None
-        """The version that gave the last scores."""
-
-    def __enter__(self) -> "RankerClient":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
-        self.close()
+    version: int | None = None
+    """The version that gave the last scores."""
+    _inputs: SignatureInputs | None = None
 
     def rank(self, page: Page, output: str = "ctr") -> dict[str, float]:
         """Scores the candidates of a page.
@@ -74,7 +45,7 @@ class RankerClient:
             return {}
         inputs = page_inputs(page, self.inputs)
         try:
-            self.version, outputs = self._client.predict(_SIGNATURE, inputs, [output])
+            self.version, outputs = self.predict(_SIGNATURE, inputs, [output])
         except RankerError:
             self._inputs = None  # perhaps those of another version
             raise
@@ -93,12 +64,8 @@ class RankerClient:
         """
         inputs = self._inputs
         if inputs is None:
-            inputs = self._inputs = self._client.inputs(_SIGNATURE)
+            inputs = self._inputs = self.signature_inputs(_SIGNATURE)
         return inputs.types
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._client.close()
 
 
 def page_inputs(page: Page, types_by_name: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:

@@ -131,6 +131,14 @@ class Dataset:
         """The user table: `user_id` and the other columns of the logs, by user row."""
         return pq.read_table(self.path / self.manifest.users.file.path)
 
+    def item_schema(self) -> pa.Schema:
+        """The columns of the item table, without reading it."""
+        return pq.read_schema(self.path / self.manifest.items.file.path)
+
+    def user_schema(self) -> pa.Schema:
+        """The columns of the user table, without reading it."""
+        return pq.read_schema(self.path / self.manifest.users.file.path)
+
     def image_index(self) -> pa.Table:
         """Columns `shard`, `index` (both -1 without picture) and `sha256`, by item row."""
         return pq.read_table(self.path / self._images().index.path)

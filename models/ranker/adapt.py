@@ -79,7 +79,7 @@ def check_negatives(pages: Pages) -> None:
 
 def resolve(config: RankerConfig, dataset: Dataset) -> RankerConfig:
     """Fills in what a configuration leaves to the dataset: features that are not set, and the number of candidates."""
-    features = resolve_features(config.features, dataset.items().schema, dataset.users().schema)
+    features = resolve_features(config.features, dataset.item_schema(), dataset.user_schema())
     lengths = config.lengths
     if lengths.candidates == 0:
         lengths = lengths.model_copy(update={"candidates": dataset.manifest.max_candidates})
