@@ -52,7 +52,7 @@ from models.metrics.bootstrap import bootstrap_counts
 from models.ranker.calibrator import to_logits
 from models.ranker.config import TrainingConfig
 from models.ranker.ranker import Ranker
-from models.ranker.run import CONFIG_FILE, HISTORY_FILE, load_ranker
+from models.ranker.run import CONFIG_FILE, HISTORY_FILE, RankerRun
 
 SPLIT_TIMES = "2022-04-25,2022-05-04"
 STEPS = 50  # newest clicks that both read
@@ -192,7 +192,7 @@ class Ours:
 
     def scores(self, run: Path, split: str, window: Window | None) -> ScoredPages:
         """Scores of the pages of a split."""
-        ranker = load_ranker(run)
+        ranker = RankerRun(run).ranker()
         lengths = ranker.config.lengths.model_copy(update={"candidates": self.dataset.manifest.max_candidates})
         pages = page_batches(self.dataset, split, lengths, batch_size=_BATCH, window=window, to_longest=GROUPS)
         return score_pages(ranker, tqdm(pages, desc="scoring", leave=False))
@@ -235,7 +235,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         history = json.loads((run / HISTORY_FILE).read_text())
         tried["ours"][point].append(max(history["val_auc"]))
     windows = part_windows(dataset, load_config(TrainingConfig, str(run / CONFIG_FILE)))
-    rows, file = make_rows(load_ranker(run), dataset, windows), runs_dir / "rows.npz"
+    rows, file = make_rows(RankerRun(run).ranker(), dataset, windows), runs_dir / "rows.npz"
     np.savez(file, **rows)
     clicked = rows["clicked"] == 1
     parts = {part: rows["part"] == number for number, part in enumerate(PARTS)}

@@ -252,15 +252,6 @@ class RankerRun:
         return ranker
 
 
-def load_ranker(run: Path | str) -> Ranker:
-    """Loads the ranker of a run directory.
-
-    Raises:
-        ArtifactError: the directory holds no ranker, or a damaged one.
-    """
-    return RankerRun(run).ranker()
-
-
 def _move(file: h5py.File, old: str, new: str) -> None:
     if new in file:
         del file[new]

@@ -7,7 +7,7 @@ from beam_pipelines.shell.command import CommandError
 from export import endpoint_check
 from export.gates.skew import has_tables_of, logged_pages
 from models.data.dataset import Dataset
-from models.ranker.run import RANKER_FILE, RankerRun, load_ranker
+from models.ranker.run import RANKER_FILE, RankerRun
 
 
 def check(run, base_path, *options):
@@ -16,7 +16,7 @@ def check(run, base_path, *options):
 
 def test_a_difference_fails_and_writes_nothing(toy_run, toy_base_path, tmp_path):
     run = shutil.copytree(toy_run.path, tmp_path / "run")
-    ranker = load_ranker(run)
+    ranker = RankerRun(run).ranker()
     ranker.members[0].heads["ctr"].bias.assign(ranker.members[0].heads["ctr"].bias + 1e-4)
     ranker.save(run / RANKER_FILE)
     with pytest.raises(CommandError, match="the endpoint differs by"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.pretrain import main as pretrain_command
-from models.ranker.run import load_ranker
+from models.ranker.run import RankerRun
 from models.train_ctr import main as train_ctr_command
 from tests.models.taste_dataset import write_taste_dataset
 from tests.models.tiny_dataset import write_tiny_dataset
@@ -110,7 +110,9 @@ def test_two_workers_train_the_ranker_that_one_process_does(runs, tiny, tmp_path
     assert "the chief of the 2 workers writes" in other_printed
     output, single = root / "ranker", tmp_path / "single"
     train_ctr_command(ranker_arguments(tiny, single, **RANKER_CHANGES))
-    for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(single).get_weights(), strict=True):
+    for actual, expected in zip(
+        RankerRun(output).ranker().get_weights(), RankerRun(single).ranker().get_weights(), strict=True
+    ):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     histories = [json.loads((path / "history.json").read_text()) for path in (output, single)]
     for name in ("val_gauc_page_mean", "val_log_loss"):

@@ -18,7 +18,7 @@ from models.embeddings.embeddings import EmbeddingsMetadata
 from models.evaluation.measure import measure
 from models.evaluation.scored_pages import score_pages
 from models.ranker.config import TrainingConfig
-from models.ranker.run import RankerMetadata, load_ranker
+from models.ranker.run import RankerMetadata, RankerRun
 from tests.models.tiny_dataset import write_tiny_dataset
 
 ITEM = "{item_id: {type: id, min_count: 2}, category: {type: category, match: true}, title: {type: text}}"
@@ -89,7 +89,7 @@ def test_the_run_holds_what_serving_needs(tiny, run):
     for name, table in (("items", "item_id"), ("users", "user_id")):
         ids = pq.read_table(run / f"{name}.parquet")[table].to_pylist()
         assert ids_sha256(ids) == getattr(Dataset(tiny.data).manifest, name).ids_sha256
-    ranker = load_ranker(run)
+    ranker = RankerRun(run).ranker()
     dataset, window = validation_window(tiny)
     examples = list(tf.data.TFRecordDataset(str(run / "example_pages.tfrecord")).as_numpy_iterator())
     assert examples == list(page_records(dataset, "train", window=window).as_numpy_iterator())
@@ -99,7 +99,7 @@ def test_the_run_holds_what_serving_needs(tiny, run):
 def test_the_loaded_ranker_is_the_one_validated(tiny, run):
     metadata = read_metadata(RankerMetadata, run, "models.train_ctr")
     dataset, window = validation_window(tiny)
-    ranker = load_ranker(run)
+    ranker = RankerRun(run).ranker()
     again = measure(
         score_pages(ranker, page_batches(dataset, "train", ranker.config.lengths, batch_size=5, window=window))
     )
@@ -110,7 +110,7 @@ def test_the_loaded_ranker_is_the_one_validated(tiny, run):
 def test_training_counts_cover_all_train_pages_and_whole_histories(tiny, run):
     counts = np.load(run / "training_counts.npy")
     expected = np.zeros(len(counts), int)
-    lengths = load_ranker(run).config.lengths.model_copy(update={"click": 1000, "pay": 1000})
+    lengths = RankerRun(run).ranker().config.lengths.model_copy(update={"click": 1000, "pay": 1000})
     for page in page_batches(Dataset(tiny.data), "train", lengths, batch_size=64).as_numpy_iterator():
         for name in ("item", "click_item", "pay_item"):
             np.add.at(expected, page[name][page[name] != -1], 1)
@@ -121,12 +121,12 @@ def test_training_counts_cover_all_train_pages_and_whole_histories(tiny, run):
 def test_ids_are_known_from_pages_before_validation_only(tiny, run):
     dataset, window = validation_window(tiny)
     before = np.zeros(len(dataset.items()), int)
-    lengths = load_ranker(run).config.lengths.model_copy(update={"click": 1000, "pay": 1000})
+    lengths = RankerRun(run).ranker().config.lengths.model_copy(update={"click": 1000, "pay": 1000})
     for page in page_batches(dataset, "train", lengths, batch_size=1).as_numpy_iterator():
         if page["timestamp"][0] < window.first:
             for name in ("item", "click_item", "pay_item"):
                 np.add.at(before, page[name][page[name] != -1], 1)
-    known = load_ranker(run).items.features.tables["item_id"].numpy()[:-1] > 0
+    known = RankerRun(run).ranker().items.features.tables["item_id"].numpy()[:-1] > 0
     np.testing.assert_array_equal(known, before >= 2)
 
 
@@ -182,7 +182,7 @@ def test_pictures_of_an_overlapping_encoder_can_be_allowed(tiny, tmp_path):
     metadata = read_metadata(RankerMetadata, tmp_path / "run", "models.train_ctr")
     assert metadata.image_feature == "simscore"
     assert metadata.embeddings == read_metadata(EmbeddingsMetadata, overlapping, "models.embed")
-    assert load_ranker(tmp_path / "run").image_feature == "simscore"
+    assert RankerRun(tmp_path / "run").ranker().image_feature == "simscore"
 
 
 @pytest.fixture(scope="module", params=[1.0, 0.25])
@@ -199,7 +199,7 @@ def sampled(request, tmp_path_factory):
 
 def test_predictions_are_calibrated_whatever_share_of_negatives_was_kept(sampled):
     tiny, run, rate = sampled
-    ranker = load_ranker(run)
+    ranker = RankerRun(run).ranker()
     assert read_metadata(RankerMetadata, run, "models.train_ctr").negative_rate == rate
     pages = list(page_batches(Dataset(tiny.data), "test", ranker.config.lengths, batch_size=64))
     scores = score_pages(ranker, pages)
@@ -216,7 +216,7 @@ def test_predictions_are_calibrated_whatever_share_of_negatives_was_kept(sampled
 def test_validation_loss_stands_for_all_candidates(sampled):
     tiny, run, rate = sampled
     validation = read_metadata(RankerMetadata, run, "models.train_ctr").validation
-    dataset, ranker = Dataset(tiny.data), load_ranker(run)
+    dataset, ranker = Dataset(tiny.data), RankerRun(run).ranker()
     timestamps = np.sort(page_timestamps(dataset, "train"))
     late = timestamps[len(timestamps) - round(len(timestamps) * 0.1)]
     window = Window(first=int(late), last=int(timestamps[-1]))
@@ -235,10 +235,10 @@ def test_a_run_goes_on_from_an_earlier_ranker(tiny, run, tmp_path, capsys):
     options = ["--set", "epochs=1", "--set", "learning_rate=0.000000001"]  # what it begins with is what it ends with
     train(tiny, tmp_path / "run", "--warm-start", str(run), *options)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("carried over: ")]
-    known = load_ranker(run).sizes.item["item_id"]
+    known = RankerRun(run).ranker().sizes.item["item_id"]
     assert f"item.item_id {known} of {known}" in line
     assert "initialised" not in line
-    weights = [load_ranker(path).get_weights() for path in (run, tmp_path / "run")]
+    weights = [RankerRun(path).ranker().get_weights() for path in (run, tmp_path / "run")]
     for before, after in zip(*weights, strict=True):
         if before.dtype == np.float32:
             np.testing.assert_allclose(before, after, atol=1e-5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from models import train_ctr
-from models.ranker.run import load_ranker
+from models.ranker.run import RankerRun
 from tests.models.tiny_dataset import write_tiny_dataset
 from tests.models.training.command_process import (
     checkpoints_of,
@@ -64,7 +64,9 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys
     assert not checkpoints_of(output).exists()
 
     train_ctr.main(ranker_arguments(tiny, whole, **changes, checkpoint_minutes=10))
-    for actual, expected in zip(load_ranker(output).get_weights(), load_ranker(whole).get_weights(), strict=True):
+    for actual, expected in zip(
+        RankerRun(output).ranker().get_weights(), RankerRun(whole).ranker().get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(actual, expected)
     assert history(output) == history(whole)
-    assert load_ranker(output).calibrator == load_ranker(whole).calibrator
+    assert RankerRun(output).ranker().calibrator == RankerRun(whole).ranker().calibrator

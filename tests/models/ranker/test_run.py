@@ -10,15 +10,7 @@ from beam_pipelines.format.errors import ArtifactError, ConfigurationError
 from beam_pipelines.format.manifest import Window, ids_sha256
 from models.ranker.calibrator import Calibrator
 from models.ranker.config import IMAGE_FEATURES, TrainingConfig
-from models.ranker.run import (
-    CONFIG_FILE,
-    HISTORY_FILE,
-    ITEMS_FILE,
-    RANKER_FILE,
-    RankerMetadata,
-    RankerRun,
-    load_ranker,
-)
+from models.ranker.run import CONFIG_FILE, HISTORY_FILE, ITEMS_FILE, RANKER_FILE, RankerMetadata, RankerRun
 from tests.models.ranker.ranker_pages import ctr
 
 
@@ -89,7 +81,7 @@ def as_it_was_written_before(run, ranker):
 
 def test_a_run_of_before_loads_with_the_same_scores(saved, ranker, page):
     as_it_was_written_before(saved, ranker)
-    again = load_ranker(saved.path)
+    again = RankerRun(saved.path).ranker()
     np.testing.assert_array_equal(ctr(again, page), ctr(ranker, page))
     for ours, theirs in zip(again.get_weights(), ranker.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -97,7 +89,7 @@ def test_a_run_of_before_loads_with_the_same_scores(saved, ranker, page):
     del values["item"]["category"]
     (saved.path / "feature_values.json").write_text(json.dumps(values))
     with pytest.raises(ConfigurationError, match=r"ranker\.features\.item\.category: the ranker has no vocabulary"):
-        load_ranker(saved.path)
+        RankerRun(saved.path).ranker()
 
 
 @pytest.mark.parametrize("ranker", [IMAGE_FEATURES[0]], indirect=True)
