@@ -22,6 +22,7 @@ from beam_pipelines.images.index import index_images, kept_hashes
 from beam_pipelines.images.transforms import store_images
 from beam_pipelines.logs.catalog import write_catalog
 from beam_pipelines.logs.directory import LogDirectory
+from beam_pipelines.logs.reading_rules import ReadingRules
 from beam_pipelines.logs.rejections import count_dead_letters
 from beam_pipelines.logs.scan import scan
 from beam_pipelines.options import BuildOptions
@@ -110,7 +111,9 @@ def _build(
     if options.timestamp_unit is None:
         say(f"timestamp unit: {unit} (detected; `timestamp_unit` overrides)")
     counters: Counter[str] = Counter({f"rows.{name}": rows for name, rows in seen.rows.items()})
-    catalog = write_catalog(directory, tables, seen, unit, counters, previous)
+    columns = ("impressions.timestamp", "events.timestamp", "items.published_at")
+    reading = ReadingRules(units=dict.fromkeys(columns, unit))
+    catalog = write_catalog(directory, tables, seen, reading, counters, previous)
 
     kept = kept_hashes(previous, catalog.image_of_item, options.image_side, options.image_format)
     names = sorted({name for name in catalog.image_of_item if name})
@@ -125,7 +128,7 @@ def _build(
     plan = PagePlan(
         directory=directory,
         tables=tables,
-        unit=unit,
+        reading=reading,
         buckets=options.page_buckets or _buckets(sum(seen.rows.values()), options.bucket_memory_mb),
         rules=rules,
         pretraining=_pretraining_rules(options),
@@ -206,7 +209,7 @@ def _recorded_options(options: BuildOptions, plan: PagePlan, previous: tuple[Pat
         "max_candidates": options.max_candidates,
         "attribute_clicks": options.attribute_clicks,
         "previous": previous[1].digest() if previous is not None else None,
-        "timestamp_unit": plan.unit,
+        "timestamp_unit": plan.reading.units["impressions.timestamp"],
         "columns": sorted(f"{column}={name}" for column, name in options.columns.items()),
         "page_buckets": plan.buckets,
         "image_side": options.image_side,

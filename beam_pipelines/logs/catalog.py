@@ -14,7 +14,7 @@ from beam_pipelines.format.manifest import File, Manifest, ids_sha256
 from beam_pipelines.format.manifest import Table as TableEntry
 from beam_pipelines.logs.contract import Table
 from beam_pipelines.logs.file_reader import read_part, table_parts
-from beam_pipelines.logs.moments import TimestampUnit
+from beam_pipelines.logs.reading_rules import ReadingRules
 from beam_pipelines.logs.rejections import RejectedRow, write_dead_letters
 from beam_pipelines.logs.rows import normalise
 from beam_pipelines.logs.scan import Scan
@@ -41,7 +41,7 @@ def write_catalog(
     directory: Path,
     tables: Mapping[str, Table],
     seen: Scan,
-    unit: TimestampUnit,
+    rules: ReadingRules,
     counters: Counter[str],
     previous: tuple[Path, Manifest] | None = None,
 ) -> Catalog:
@@ -51,15 +51,15 @@ def write_catalog(
         directory: the dataset.
         tables: of the logs.
         seen: the IDs in impressions and events.
-        unit: of timestamps.
+        rules: how values are read.
         counters: what is counted is added here.
         previous: an earlier dataset, whose rows keep their numbers.
 
     Raises:
         InputError: a table cannot be read, or one of the previous dataset is not what its manifest lists.
     """
-    items, image = _write_table(directory, "items", tables.get("items"), seen.item_ids, unit, counters, previous)
-    users, _ = _write_table(directory, "users", tables.get("users"), seen.user_ids, unit, counters, previous)
+    items, image = _write_table(directory, "items", tables.get("items"), seen.item_ids, rules, counters, previous)
+    users, _ = _write_table(directory, "users", tables.get("users"), seen.user_ids, rules, counters, previous)
     return Catalog(items, users, image)
 
 
@@ -68,7 +68,7 @@ def _write_table(
     name: Literal["items", "users"],
     table: Table | None,
     ids: pa.Array,
-    unit: TimestampUnit,
+    rules: ReadingRules,
     counters: Counter[str],
     previous: tuple[Path, Manifest] | None,
 ) -> tuple[TableEntry, list[str | None]]:
@@ -79,7 +79,7 @@ def _write_table(
         file = (manifest.items if name == "items" else manifest.users).file
         manifest.verify(dataset, [file])
         earlier = pq.read_table(dataset / file.path)
-    built, rejected = build_table(name, table, ids, unit, counters, earlier)
+    built, rejected = build_table(name, table, ids, rules, counters, earlier)
     if rejected:
         write_dead_letters(directory, name, [row.to_json() for row in rejected])
     images: list[str | None] = []
@@ -97,7 +97,7 @@ def build_table(
     name: str,
     table: Table | None,
     seen_ids: pa.Array,
-    unit: TimestampUnit,
+    rules: ReadingRules,
     counters: Counter[str],
     previous: pa.Table | None = None,
 ) -> tuple[pa.Table, list[RejectedRow]]:
@@ -108,7 +108,7 @@ def build_table(
         table: the table in the logs, if there is one.
         seen_ids: the distinct IDs in impressions and events. Those without a row of their own get one with empty
             fields. Of several rows of one ID that differ, the one that sorts first is kept.
-        unit: of timestamps.
+        rules: how values are read.
         counters: what is counted is added here.
         previous: the table of an earlier dataset. Its rows keep their numbers; those that the logs no longer have keep
             their features, too.
@@ -122,7 +122,7 @@ def build_table(
     batches, rejected = [], []
     if table is not None:
         for raw in (raw for part in table_parts(table) for raw in read_part(table, part)):
-            batch, bad = normalise(table, raw, unit)
+            batch, bad, _ = normalise(table, raw, rules)
             counters[f"rows.{name}"] += raw.rows.num_rows + len(raw.malformed)
             batches.append(batch)
             rejected += bad

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -28,12 +29,28 @@ class FilePart(NamedTuple):
     row_group: int
 
 
+class MalformedLine(NamedTuple):
+    """A line that is no row: its number in the file, from 1; why; what it says, as far as it can be shown."""
+
+    line: int
+    reason: str
+    text: str
+
+
 class RawBatch(NamedTuple):
-    """Rows as they are in the file `path`, under the contract's column names, and lines that are no rows at all."""
+    """Rows as they are in a file, and lines that are no rows at all.
+
+    Attributes:
+        rows: under the contract's column names.
+        malformed: what is between them.
+        path: the file.
+        lines: int64 `(rows,)`: where each row begins, as the number of a line (of a row in Parquet), from 1.
+    """
 
     rows: pa.RecordBatch
-    malformed: list[str]
+    malformed: list[MalformedLine]
     path: Path
+    lines: np.ndarray
 
 
 def file_columns(path: Path) -> list[str]:
@@ -100,14 +117,17 @@ def read_part(table: Table, part: FilePart, only: Sequence[str] | None = None) -
 def _read_parquet(part: FilePart, columns: Mapping[str, str]) -> Iterator[RawBatch]:
     with pq.ParquetFile(part.path) as file:
         there = {c: n for c, n in columns.items() if n in file.schema_arrow.names}
+        first = 1 + sum(file.metadata.row_group(group).num_rows for group in range(part.row_group))
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[part.row_group], columns=list(there.values())):
             arrays = [batch.column(name) for name in there.values()]
-            yield RawBatch(pa.RecordBatch.from_arrays(arrays, names=list(there)), [], part.path)
+            rows = pa.RecordBatch.from_arrays(arrays, names=list(there))
+            yield RawBatch(rows, [], part.path, np.arange(first, first + len(rows)))
+            first += len(rows)
 
 
-def _open_csv(path: Path, columns: Sequence[str] | None, malformed: list[str]) -> pa.csv.CSVStreamingReader:
+def _open_csv(path: Path, columns: Sequence[str] | None, malformed: list[MalformedLine]) -> pa.csv.CSVStreamingReader:
     def skip(row: pa.csv.InvalidRow) -> str:
-        malformed.append(row.text or f"{row.actual_columns} columns")
+        malformed.append(MalformedLine(row.number or 0, "malformed row", row.text or f"{row.actual_columns} columns"))
         return "skip"
 
     types = None if columns is None else {name: pa.string() for name in columns}
@@ -124,28 +144,38 @@ def _open_csv(path: Path, columns: Sequence[str] | None, malformed: list[str]) -
 def _read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[RawBatch]:
     in_file = set(file_columns(path))
     there = {c: n for c, n in columns.items() if n in in_file}
-    malformed: list[str] = []
+    malformed: list[MalformedLine] = []
+    line = 2
     with _open_csv(path, list(there.values()), malformed) as reader:
         for batch in reader:
             rows = pa.RecordBatch.from_arrays([batch.column(name) for name in there.values()], names=list(there))
-            yield RawBatch(rows, malformed[:], path)
+            yield RawBatch(rows, malformed[:], path, np.arange(line, line + len(rows)))
+            line += len(rows) + len(malformed)
             malformed.clear()
     if malformed:
         none = pa.RecordBatch.from_pylist([], pa.schema([(c, pa.string()) for c in there]))
-        yield RawBatch(none, malformed, path)
+        yield RawBatch(none, malformed, path, np.zeros(0, np.int64))
 
 
 def _read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[RawBatch]:
+    first = 1
     with pa.input_stream(path) as stream:
         lines = _lines(stream)
         while block := [line for line, _ in zip(lines, range(BATCH_ROWS), strict=False)]:
             rows = [_parse_json(line) for line in block]
-            malformed = [line.decode(errors="replace") for line, row in zip(block, rows, strict=True) if row is None]
+            numbers = np.arange(first, first + len(block))
+            first += len(block)
+            malformed = [
+                MalformedLine(number, "malformed row", line.decode(errors="replace"))
+                for number, line, row in zip(numbers.tolist(), block, rows, strict=True)
+                if row is None
+            ]
+            numbers = numbers[[row is not None for row in rows]]
             arrays = [
                 pa.array([_json_text(row.get(name)) for row in rows if row is not None], pa.string())
                 for name in columns.values()
             ]
-            yield RawBatch(pa.RecordBatch.from_arrays(arrays, names=list(columns)), malformed, path)
+            yield RawBatch(pa.RecordBatch.from_arrays(arrays, names=list(columns)), malformed, path, numbers)
 
 
 def _lines(stream: pa.NativeFile) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.logs.contract import Table
 from beam_pipelines.logs.file_reader import FilePart, table_parts
-from beam_pipelines.logs.moments import TimestampUnit
+from beam_pipelines.logs.reading_rules import ReadingRules
 from beam_pipelines.pages.rules import PageRules, PretrainingRules
 from beam_pipelines.workspace import SCRATCH
 
@@ -32,7 +32,7 @@ class PagePlan(NamedTuple):
     Attributes:
         directory: the dataset. Its item and user tables are already there.
         tables: of the logs.
-        unit: of timestamps.
+        reading: how the values of the tables are read.
         buckets: how many there are.
         rules: see `PageRules`.
         pretraining: see `PretrainingRules`.
@@ -41,7 +41,7 @@ class PagePlan(NamedTuple):
 
     directory: Path
     tables: Mapping[str, Table]
-    unit: TimestampUnit
+    reading: ReadingRules
     buckets: int
     rules: PageRules
     pretraining: PretrainingRules

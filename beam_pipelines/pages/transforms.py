@@ -98,7 +98,7 @@ class PartitionRows(beam.DoFn):
         """Normalised rows in chunks, and rejected ones."""
         pending: list[pa.RecordBatch] = []
         for raw in read_part(table, part):
-            batch, rejected = normalise(table, raw, self._plan.unit)
+            batch, rejected, _ = normalise(table, raw, self._plan.reading)
             if rejected:
                 yield TaggedOutput(REJECTED, (part.table, [row.to_json() for row in rejected]))
             pending.append(batch)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from beam_pipelines.logs.directory import find_tables
 from beam_pipelines.logs.file_reader import read_part, table_parts
+from beam_pipelines.logs.reading_rules import ReadingRules
 from beam_pipelines.logs.rows import normalise
 
 DAY = 1_700_000_000_000
@@ -39,10 +40,11 @@ def write(path, columns):
 
 
 def rows_of(table, unit="milliseconds"):
+    rules = ReadingRules(units=dict.fromkeys(("impressions.timestamp", "events.timestamp", "items.published_at"), unit))
     valid, rejected = [], []
     for part in table_parts(table):
         for raw in read_part(table, part):
-            batch, bad = normalise(table, raw, unit)
+            batch, bad, _ = normalise(table, raw, rules)
             valid += batch.to_pylist()
             rejected += bad
     return valid, rejected
