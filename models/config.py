@@ -15,9 +15,9 @@ PRESETS = Path(__file__).parent / "configs"
 
 
 class Config(pydantic.BaseModel):
-    """Base of all configurations: unknown keys and wrong types are errors, values cannot change later."""
+    """Base of all configurations: unknown keys, wrong types and NaN are errors, values cannot change later."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def to_yaml(self) -> str:
         """The configuration as a YAML document that `load_config` reads back."""

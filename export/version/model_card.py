@@ -11,6 +11,7 @@ from beam_pipelines.format.manifest import Manifest, Window, file_sha256
 from beam_pipelines.shell.report import write_json
 from export.version.inputs import RequestInput
 from models.evaluation.comparison import METRICS
+from models.features.number_scale import LARGEST, LARGEST_COUNT, NumberScale
 from models.features.spec import IdFeature, NumberFeature, TableFeature
 from models.ranker.ranker import Ranker
 from models.ranker.run import TRAINING_COUNTS_FILE, RankerRun
@@ -127,6 +128,7 @@ def model_card(
                 ("users", ranker.config.features.user, ranker.sizes.user),
             )
         },
+        "numbers": _numbers(ranker),
         "limits": _limits(run, ranker),
     }
 
@@ -143,6 +145,20 @@ def _feature_text(feature: TableFeature, size: int) -> str:
         return f"number, {feature.transform}"
     counted = {"id": f"{size} known", "category": f"{size} known values", "hash": f"{size} buckets"}
     return ", ".join(filter(None, [feature.type, counted.get(feature.type)]))
+
+
+def _numbers(ranker: Ranker) -> list[dict[str, Any]]:
+    """The scale of each number, and what training has seen of it."""
+    return [
+        {
+            "of": section,
+            "name": name,
+            **scale.model_dump(include={"mean", "deviation", "low", "high", "seen", "missing", "clipped"}),
+        }
+        for section in ("item", "user", "candidate")
+        for name, scale in (getattr(ranker.vocabulary, section) if ranker.vocabulary else {}).items()
+        if isinstance(scale, NumberScale)
+    ]
 
 
 def _inputs(inputs: Mapping[str, RequestInput]) -> list[dict[str, Any]]:
@@ -200,6 +216,10 @@ def _limits(run: RankerRun, ranker: Ranker) -> list[str]:
         "are read."
     )
     limits.append(f"Page records (`tf_example`) are read up to {lengths.candidates} candidates.")
+    limits.append(
+        f"A number that is NaN, infinite or of a magnitude of {LARGEST:g} or more, and a count of a magnitude of "
+        f"{LARGEST_COUNT:.0f} or more, is a missing one."
+    )
     limits.append("The position of a candidate on the page is not an input.")
     if metadata.negative_rate < 1:
         limits.append(
@@ -289,6 +309,24 @@ def _markdown(card: dict[str, Any]) -> str:
         for column, text in features.items()
     ]
     lines += _table(("table", "column", "read as"), columns)
+    lines += [
+        "",
+        "Numbers are clipped to the range that training has seen, but for outliers; then `mean` and `deviation` are "
+        "those of what is standardised, the logarithm where the transform has one. Training pages had:",
+        "",
+    ]
+    lines += _table(
+        ("of", "number", "from", "to", "mean", "deviation", "values", "missing", "clipped"),
+        [
+            (
+                each["of"],
+                f"`{each['name']}`",
+                *("n/a" if each[key] is None else f"{each[key]:.6g}" for key in ("low", "high", "mean", "deviation")),
+                *(str(each[key]) for key in ("seen", "missing", "clipped")),
+            )
+            for each in card["numbers"]
+        ],
+    )
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in card["limits"]), ""]
     return "\n".join(lines)
 

@@ -10,11 +10,20 @@ import numpy as np
 
 from beam_pipelines.format.errors import ArtifactError
 
+_LEAST_NORM, _LARGEST_NORM = 1e-12, 1e18  # whose squares float32 holds
+
 
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     """Scales rows to unit length, so that Euclidean order is cosine order (equation 10); zero rows stay zero."""
     vectors = np.asarray(vectors, np.float32)  # squares of float16 overflow
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    extreme = ~((norms[..., 0] > _LEAST_NORM) & (norms[..., 0] < _LARGEST_NORM)) & vectors.any(axis=-1)
+    if extreme.any():  # squares of float32 overflow, too, or vanish
+        exact = vectors[extreme].astype(np.float64)
+        vectors = vectors.copy()
+        vectors[extreme] = exact / np.linalg.norm(exact, axis=-1, keepdims=True)
+        norms[extreme] = 1
     return vectors / np.maximum(norms, 1e-12)
 
 

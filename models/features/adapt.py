@@ -3,6 +3,7 @@
 Vocabularies and scales come from the training pages alone; the scale of similarity from the pictures of all items.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,18 +11,12 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from models.embeddings.vectors import l2_normalize
+from beam_pipelines.shell.progress import warn
+from models.embeddings.vectors import check_finite, l2_normalize
+from models.features.number_scale import LARGEST, NumberScale, as_numbers, encode_numbers, scale_of
 from models.features.spec import FeaturesConfig, FeatureSizes, TableFeature
 from models.features.training_counts import TrainingCounts
-from models.features.vocabulary import (
-    FeatureVocabulary,
-    NumberScale,
-    hash_ids,
-    number_rows,
-    scale_of,
-    vocabulary_ids,
-    vocabulary_of,
-)
+from models.features.vocabulary import FeatureVocabulary, hash_ids, vocabulary_ids, vocabulary_of
 from models.layers.text_embedding import hash_tokens
 
 _BLOCK = 2**16  # vectors
@@ -69,6 +64,9 @@ def adapt_features(
         image_embeddings: float32 or float16 `(items, dim)`, zeros without picture.
         cluster_ids: int32 `(items,)`, -1 without picture.
         centers: float32 `(clusters, dim)`, given with `cluster_ids`.
+
+    Raises:
+        ArtifactError: an embedding or a center is not finite.
     """
     spec = features.spec()
     item_tables, item_sizes, item_vocabulary = _tables(spec.item, items, counts.items, token_buckets)
@@ -77,11 +75,13 @@ def adapt_features(
     pictures: dict[str, np.ndarray] = {}
     image_dim = clusters = 0
     if image_embeddings is not None:
+        check_finite(image_embeddings, np.arange(len(image_embeddings)), "the image embeddings")
         image_dim = image_embeddings.shape[1]
         pictures["image"] = _append(l2_normalize(image_embeddings))
         pictures["similarity"] = similarity_scale(pictures["image"], np.ones(len(pictures["image"])))
     if cluster_ids is not None and centers is not None:
         clusters, image_dim = centers.shape
+        check_finite(centers, np.arange(clusters), "the cluster centers")
         pictures["cluster"] = _append(cluster_ids.astype(np.int32) + 1)
         pictures["center"] = np.concatenate([np.zeros((1, image_dim), np.float32), l2_normalize(centers)])
         members = np.bincount(pictures["cluster"], minlength=len(pictures["center"]))
@@ -147,11 +147,28 @@ def _tables(
             texts = tf.constant([text or "" for text in column.to_pylist()] + [""])
             rows = hash_tokens(texts, token_buckets, feature.tokens).numpy()[:-1].astype(np.int32)
         else:
-            vocabulary[name] = scale = scale_of(column.to_numpy().astype(np.float64)[counts > 0], feature)
-            rows = number_rows(column, scale, feature)
+            values = column.to_numpy().astype(np.float64)
+            _tell_of_marks(values, table, name)
+            numbers = as_numbers(values)
+            vocabulary[name] = scale = scale_of(numbers[counts > 0], feature)
+            rows = encode_numbers(tf.constant(numbers, tf.float32), scale, feature).numpy()
             size = feature.buckets if feature.transform == "buckets" else 0
         tables[name], sizes[name] = _append(rows, -1 if feature.type == "text" else 0), size
     return tables, sizes, vocabulary
+
+
+def _tell_of_marks(values: np.ndarray, table: pa.Table, name: str) -> None:
+    """Warns of values that are no numbers, such as the largest float64: nobody means them."""
+    marks = np.isnan(as_numbers(values)) & ~np.isnan(values)
+    if marks.any():
+        id_column, first = table.column_names[0], int(marks.argmax())
+        first_id = str(table[id_column][first])
+        if id_column == "user_id":
+            first_id = f"with the SHA-256 {hashlib.sha256(first_id.encode()).hexdigest()[:16]}"
+        warn(
+            f"{name}: {marks.sum()} of {len(values)} values are infinite or of a magnitude of {LARGEST:g} or more, "
+            f"and are taken for missing; the first is {values[first]:g}, of the {id_column} {first_id[:60]}"
+        )
 
 
 def _frequent(counts: np.ndarray, min_count: int) -> np.ndarray:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from models.features.spec import NumberFeature, TableFeature
-from models.features.vocabulary import FeatureVocabulary, NumberScale, log_magnitude
+from models.features.number_scale import NumberScale, encode_numbers
+from models.features.spec import TableFeature
+from models.features.vocabulary import FeatureVocabulary
 from models.layers.text_embedding import hash_tokens
 
 NEW_ITEMS = "new_items"
@@ -88,15 +89,4 @@ class NewItemEncoder(tf.Module):
         if feature.type == "text":
             return tf.cast(hash_tokens(values, self._token_buckets, feature.tokens), tf.int32)
         assert feature.type == "number"
-        return _encode_number(values, self._scales[name], feature)
-
-
-def _encode_number(values: tf.Tensor, scale: NumberScale, feature: NumberFeature) -> tf.Tensor:
-    present = tf.math.is_finite(values)
-    if feature.transform == "buckets":
-        buckets = tf.searchsorted(tf.constant(scale.boundaries, tf.float32), values, side="right") + 1
-        return tf.where(present, buckets, 0)
-    numbers = tf.cast(tf.where(present, values, 0.0), tf.float64)  # the item table is made in double precision, too
-    if feature.transform == "log":
-        numbers = log_magnitude(numbers)
-    return tf.where(present, tf.cast((numbers - scale.mean) / scale.deviation, tf.float32), 0.0)
+        return encode_numbers(values, self._scales[name], feature)

@@ -8,7 +8,8 @@ import tensorflow as tf
 from beam_pipelines.format.records import HISTORIES
 from beam_pipelines.shell.progress import progress_bar
 from models.data.map_ahead import map_ahead
-from models.data.pages import Pages, page_records
+from models.data.pages import PADDING, Pages, page_records
+from models.features.number_scale import LARGEST, LARGEST_COUNT
 from models.features.spec import STATISTICS
 
 _PARSE_TOGETHER = 1024
@@ -22,7 +23,8 @@ class TrainingCounts(NamedTuple):
     Attributes:
         items: int64 by item row, as candidates and history steps.
         users: int64 by user row, as pages.
-        numbers: for each number of `STATISTICS` its values for the first million candidates, float64.
+        numbers: for each number of `STATISTICS` its values for the first million candidates, float64; NaN for those
+            that are missing.
     """
 
     items: np.ndarray
@@ -70,7 +72,14 @@ def count_training(pages: Pages) -> tuple[TrainingCounts, np.ndarray]:
                 candidates = counted[page["page_of_item"]]
                 number_count += int(candidates.sum())
                 for name in STATISTICS:
-                    kept[name].append(page[name][candidates].astype(np.float64))
+                    kept[name].append(_known(page[name][candidates]))
             progress.update(len(counted))
     counts.numbers.update({name: np.concatenate(values)[:_NUMBERS_KEPT] for name, values in kept.items()})
     return counts, everywhere
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """Values of candidates as float64, NaN for what stands for a missing one."""
+    largest = LARGEST_COUNT if values.dtype.kind == "i" else LARGEST
+    numbers = values.astype(np.float64)
+    return np.where((values != PADDING) & (np.abs(numbers) < largest), numbers, np.nan)

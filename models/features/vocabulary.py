@@ -4,24 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
-from pydantic import Field
 
 from beam_pipelines.format.errors import ConfigurationError
 from models.config import Config
-from models.features.spec import CategoryFeature, FeaturesConfig, HashFeature, NumberFeature
-
-
-class NumberScale(Config):
-    """Scale of a number, or of `log_magnitude` of it if its feature's transform is `log`.
-
-    Attributes:
-        mean, deviation: over what training has seen; 0 and 1 if it has seen nothing or one value.
-        boundaries: of the quantiles, ascending; empty unless the transform is `buckets`.
-    """
-
-    mean: float
-    deviation: float = Field(gt=0)
-    boundaries: tuple[float, ...] = ()
+from models.features.number_scale import NumberScale
+from models.features.spec import CategoryFeature, FeaturesConfig, HashFeature
 
 
 class FeatureVocabulary(Config):
@@ -78,42 +65,3 @@ def hash_ids(column: pa.ChunkedArray, feature: HashFeature) -> np.ndarray:
     texts = pc.fill_null(column.combine_chunks(), "").to_pylist()
     buckets = tf.strings.to_hash_bucket_fast(tf.constant(texts, tf.string), feature.buckets).numpy()
     return np.where([bool(text) for text in texts], buckets + 1, 0).astype(np.int32)
-
-
-def scale_of(values: np.ndarray, feature: NumberFeature) -> NumberScale:
-    """The scale of a number.
-
-    Args:
-        values: float `(n,)`, as training has seen them; what is not finite is missing.
-        feature: the declaration.
-    """
-    values = values[np.isfinite(values)]
-    boundaries: tuple[float, ...] = ()
-    if feature.transform == "buckets":
-        quantiles = np.arange(1, feature.buckets) / feature.buckets
-        # Equal boundaries leave the buckets between them empty.
-        boundaries = tuple(np.quantile(values, quantiles).tolist()) if len(values) else (0.0,) * (feature.buckets - 1)
-    if feature.transform == "log":
-        values = log_magnitude(values).numpy()
-    deviation = float(values.std()) if len(values) else 0.0
-    return NumberScale(
-        mean=float(values.mean()) if len(values) else 0.0, deviation=deviation or 1.0, boundaries=boundaries
-    )
-
-
-def number_rows(column: pa.ChunkedArray, scale: NumberScale, feature: NumberFeature) -> np.ndarray:
-    """The column as a table holds it: float32 transformed, 0 = missing; or int32 buckets from 1 on, 0 = missing."""
-    values = column.to_numpy().astype(np.float64)
-    present = np.isfinite(values)
-    if feature.transform == "buckets":
-        buckets = np.searchsorted(np.array(scale.boundaries, np.float32), values.astype(np.float32), side="right") + 1
-        return np.where(present, buckets, 0).astype(np.int32)
-    values = np.where(present, values, 0.0)
-    if feature.transform == "log":
-        values = log_magnitude(values).numpy()
-    return np.where(present, (values - scale.mean) / scale.deviation, 0.0).astype(np.float32)
-
-
-def log_magnitude(values: np.ndarray | tf.Tensor) -> tf.Tensor:
-    """`sign(x) log(1 + |x|)`, of any shape."""
-    return tf.sign(values) * tf.math.log1p(tf.abs(values))

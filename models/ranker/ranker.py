@@ -39,6 +39,7 @@ from models.training.lazy_adam import LazyAdam
 LOSS_WEIGHT = "loss_weight"
 """Optional feature of a training page, float32 `(batch,)`: what its candidates count in the loss, not in metrics."""
 
+_LARGEST_LOG_SECONDS = 80.0  # float32 ends soon after
 _TYPES = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
 
 
@@ -247,7 +248,7 @@ class Ranker(DistributedFit, tfrs.Model):
         if "cvr" in logits:
             scores["ctcvr"] = scores["ctr"] * tf.sigmoid(logits["cvr"])
         if "dwell" in logits:
-            scores["dwell"] = tf.maximum(tf.math.expm1(logits["dwell"]), 0.0)
+            scores["dwell"] = tf.math.expm1(tf.clip_by_value(logits["dwell"], 0.0, _LARGEST_LOG_SECONDS))
         return {name: tf.where(present, score, 0.0) for name, score in scores.items()}
 
     def score(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -31,15 +31,15 @@ from models.ranker.ranker import Ranker
 RANKER_FILE = "ranker.keras"
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.json"
+FEATURE_VALUES_FILE = "feature_values.json"
 ITEMS_FILE = "items.parquet"
 USERS_FILE = "users.parquet"
 TRAINING_COUNTS_FILE = "training_counts.npy"
 EXAMPLE_PAGES_FILE = "example_pages.tfrecord"
 
-# Before there was one file, a ranker was these, besides `config.yaml`.
+# Before there was one file, a ranker was these, besides `config.yaml` and `feature_values.json`.
 _OLD_WEIGHTS_FILE = "ranker.weights.h5"
 _OLD_SIZES_FILE = "feature_sizes.yaml"
-_OLD_VOCABULARY_FILE = "feature_values.json"
 _OLD_CALIBRATOR_FILE = "calibrator.yaml"
 _OLD_GROUPS = {
     "layers/candidate_numbers": "dense",
@@ -88,7 +88,8 @@ class RankerRun:
     """The directory that `models.train_ctr` writes.
 
     Files: `metadata.json`; `ranker.keras`, the ranker with all that it needs; `config.yaml`, how it was trained;
-    `history.json`, the logs of the epochs; `items.parquet` and `users.parquet`, the dataset's tables, for the string ID
+    `history.json`, the logs of the epochs; `feature_values.json`, its vocabularies and the scales of its numbers, for
+    people and other programs; `items.parquet` and `users.parquet`, the dataset's tables, for the string ID
     of each row; `example_pages.tfrecord`, some validation pages; `training_counts.npy`, int64 `(items,)`, occurrences
     of each item on all train pages as candidate or history step.
 
@@ -137,6 +138,8 @@ class RankerRun:
         ranker.save(path / RANKER_FILE)
         (path / CONFIG_FILE).write_text(config.to_yaml())
         (path / HISTORY_FILE).write_text(json.dumps(history or {}, indent=2) + "\n")
+        if ranker.vocabulary is not None:
+            (path / FEATURE_VALUES_FILE).write_text(ranker.vocabulary.model_dump_json() + "\n")
         pq.write_table(items, path / ITEMS_FILE)
         pq.write_table(users, path / USERS_FILE)
         if training_counts is not None:
@@ -228,7 +231,7 @@ class RankerRun:
         """The ranker of a run that was written before `ranker.keras`."""
         config = self.config().ranker
         sizes = load_config(FeatureSizes, str(self._file(_OLD_SIZES_FILE)))
-        vocabulary = load_config(FeatureVocabulary, str(self._file(_OLD_VOCABULARY_FILE)))
+        vocabulary = load_config(FeatureVocabulary, str(self._file(FEATURE_VALUES_FILE)))
         vocabulary.check(config.features)
         ranker = Ranker(
             config,

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from beam_pipelines.format.records import FEATURES, HISTORIES, encode_page
 from export.server.servable import Servable, type_name
@@ -70,6 +71,45 @@ def test_the_signatures_are_the_contract(servable):
     for name, value in defaults.items():
         dtype, shape = expected[name]
         assert (type_name(tf.as_dtype(value.dtype)), tf.make_ndarray(value).ndim) == (dtype, len(shape))
+
+
+SPECIAL = np.array(
+    [np.nan, np.inf, -np.inf, 3.4028234663852886e38, -3.4e38, 1e36, 9e35, 1e30, -1e30, 1e-45, 0], np.float32
+)
+BIT_PATTERNS = arrays(np.uint32, 48, elements=st.integers(0, 2**32 - 1)).map(lambda bits: bits.view(np.float32))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(numbers=BIT_PATTERNS)
+def test_a_score_moves_only_as_its_clipped_numbers_move(servable, ranker, rows, numbers):
+    numbers = np.concatenate([SPECIAL, numbers])
+    is_number = np.abs(numbers) < np.float32(1e36)
+    counts = numbers.view(np.int32).astype(np.int64) * 2**32 + 12345
+    counts[:4] = -1, 2**63 - 1, -(2**63), 2**53
+    items, statistics = ranker.vocabulary.item["stat_price"], ranker.vocabulary.candidate
+
+    def scores(item_id, name, values):
+        row = {**with_items(rows[1], *[item_id] * len(values)), name: values.tolist()}
+        served = ask(servable, row)[0]
+        assert np.isfinite(served).all()
+        if name == "ctr_7d":
+            np.testing.assert_allclose(served, ask_in_process(ranker, row), **CLOSE)
+        return served
+
+    for item_id, name, scale in ((ITEM_IDS[0], "ctr_7d", statistics["ctr_7d"]), ("new", "stat_price", items)):
+        asked = np.where(numbers == -1, np.float32(np.nan), numbers)  # which is a missing statistic
+        clipped = np.where(is_number, np.clip(asked, np.float32(scale.low), np.float32(scale.high)), np.float32(np.nan))
+        found, expected = scores(item_id, name, asked), scores(item_id, name, clipped)
+        np.testing.assert_array_equal(found, expected)
+        inside = np.unique(clipped[~np.isnan(clipped)])
+        assert len(inside) > 1
+        assert len(np.unique(found)) > 1  # it is read
+    scale = statistics["clicks_7d"]
+    is_count = (np.abs(counts.astype(float)) < 2**53) & (counts != -1)
+    clipped = np.where(is_count, np.clip(counts, int(np.ceil(scale.low)), int(scale.high)), -1)
+    # Counts are whole, the range of the toy's scale is not: far outside, all are the same.
+    far = np.where(is_count & (counts > 100), 100, np.where(is_count & (counts < -1), -2, clipped))
+    np.testing.assert_array_equal(scores(ITEM_IDS[0], "clicks_7d", counts), scores(ITEM_IDS[0], "clicks_7d", far))
 
 
 def test_no_label_is_in_a_signature(servable):

@@ -73,6 +73,13 @@ def test_a_card_says_what_is_on_disk(toy_run, metadata, tmp_path):
         "cluster_id",
     }
     assert card["table_features"]["items"]["category"] == "category, 2 known values"
+    (price,) = [each for each in card["numbers"] if each["name"] == "stat_price"]
+    scale = ranker.vocabulary.item["stat_price"]
+    assert price == {"of": "item", "name": "stat_price", "clipped": 0, "missing": 0, "seen": 30} | {
+        key: getattr(scale, key) for key in ("low", "high", "mean", "deviation")
+    }
+    assert f"| item | `stat_price` | {scale.low:.6g} | {scale.high:.6g} |" in text
+    assert any("magnitude of 1e+36 or more" in limit for limit in card["limits"])
     assert "toy notice" in text
     assert "toy notice" in card["limits"][0]
 

@@ -11,6 +11,12 @@ def test_half_precision_vectors_get_unit_length_even_if_their_squares_overflow()
     np.testing.assert_allclose(unit, [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-3)
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e-30, 1e-13, 1e-11, 1e17, 1e19, 3e38])
+def test_vectors_of_any_length_become_unit_vectors(size):
+    unit = l2_normalize(np.array([[size, 0, -size], [0, 0, 0], [3, 4, 0]], np.float32))
+    np.testing.assert_allclose(unit, [[0.5**0.5, 0, -(0.5**0.5)], [0, 0, 0], [0.6, 0.8, 0]], rtol=1e-6)
+
+
 def test_the_item_of_a_vector_that_is_not_finite_is_named():
     vectors = np.array([[1, 2], [3, np.inf], [np.nan, 0]])
     check_finite(vectors[:1], np.array([12]), "`embeddings`")

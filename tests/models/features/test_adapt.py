@@ -14,6 +14,7 @@ from models.data.pages import PageLengths, Pages, page_batches, split_by_share
 from models.features.adapt import adapt_features
 from models.features.dense_features import DenseFeatures
 from models.features.embeddings import FeatureEmbeddings
+from models.features.number_scale import NumberScale, scale_of
 from models.features.spec import (
     STATISTICS,
     CategoryFeature,
@@ -26,7 +27,7 @@ from models.features.spec import (
 )
 from models.features.tables import FeatureTable
 from models.features.training_counts import TrainingCounts, count_training
-from models.features.vocabulary import FeatureVocabulary, NumberScale, log_magnitude, scale_of
+from models.features.vocabulary import FeatureVocabulary
 from models.layers.id_embedding import IdEmbedding
 from models.layers.text_embedding import TextEmbedding, hash_tokens
 from models.ranker.config import TrainingConfig
@@ -112,9 +113,9 @@ def test_what_training_never_saw_is_unknown_and_shapes_no_scale():
     tables = tables_of()
     np.testing.assert_array_equal(tables.items["category"], [1, 2, 0, 0, 0])
     assert tables.vocabulary.item["category"] == ("x", "y")
-    np.testing.assert_allclose(tables.items["stat_price"], [-1, 1, 1e6 - 2, 0, 0])
-    np.testing.assert_allclose(tables.items["stat_sold"], [0, 0, -1, 0, 0])  # one value seen: 6
-    assert tables.vocabulary.item["stat_price"] == NumberScale(mean=2, deviation=1)
+    np.testing.assert_allclose(tables.items["stat_price"], [-1, 1, 1, 0, 0])  # a million is clipped
+    np.testing.assert_allclose(tables.items["stat_sold"], [0, 0, 0, 0, 0])  # one value seen: 6
+    assert tables.vocabulary.item["stat_price"] == NumberScale(mean=2, deviation=1, low=1, high=3, seen=3, missing=1)
     np.testing.assert_array_equal(tables.items["title"][[1, 3, 4]], np.full((3, 16), -1))
     np.testing.assert_array_equal(
         tables.items["title"][:, 0][[0, 2]], hash_tokens(["red"] * 2, 10_000, 1).numpy()[:, 0]
@@ -167,20 +168,16 @@ def test_numbers_of_candidates_are_transformed_as_training_saw_them():
     layer = DenseFeatures(features, 3)
     scales = {name: scale_of(seen[name], feature) for name, feature in features.items()}
     layer.fill(scales)
-    page = {"impressions_7d": [[3, 0, -1]], "ctr_7d": [[0.5, np.nan, 0.1]], "pays_30d": [[-1, 0.01, 0.99]]}
+    page = {"impressions_7d": [[30, 0, -1]], "ctr_7d": [[0.5, np.nan, 0.1]], "pays_30d": [[-1, 0.01, 0.99]]}
     found = layer({name: tf.constant(values) for name, values in page.items()}).numpy()
     logs = np.log1p(seen["impressions_7d"])
-    expected = [(np.log1p(3) - logs.mean()) / logs.std(), (0 - logs.mean()) / logs.std(), 0]
+    expected = [(np.log1p(30) - logs.mean()) / logs.std(), (logs.min() - logs.mean()) / logs.std(), 0]
     np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-4)
     ctr = seen["ctr_7d"]
     np.testing.assert_allclose(found[0, :, 1], (np.array([0.5, ctr.mean(), 0.1]) - ctr.mean()) / ctr.std(), atol=1e-5)
     table = layer.embeddings["pays_30d"].get_weights()[0]
     np.testing.assert_array_equal(found[0, :, 2:], table[[0, 1, 4]])
     assert layer.output_dim == 5
-
-
-def test_log_magnitude_keeps_the_sign():
-    np.testing.assert_allclose(log_magnitude(np.array([-3.0, 0.0, 3.0])), [-np.log(4), 0, np.log(4)])
 
 
 def test_a_vocabulary_that_is_missing_is_named():

@@ -51,6 +51,8 @@ def test_a_run_gives_back_what_was_saved(saved, ranker, page, dataset):
     run = RankerRun(saved.path)
     np.testing.assert_array_equal(ctr(run.ranker(), page), ctr(ranker, page))
     assert run.ranker().vocabulary == ranker.vocabulary
+    values = json.loads((saved.path / "feature_values.json").read_text())
+    assert values["item"]["stat_price"]["high"] == ranker.vocabulary.item["stat_price"].high
     assert run.config().ranker == ranker.config
     assert run.history() == {"loss": [0.5]}
     assert run.row_ids().items == dataset.items()["item_id"].to_pylist()
