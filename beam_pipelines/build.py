@@ -33,8 +33,12 @@ def _parser() -> ArgumentParser:
     add("--timestamp-unit", choices=("seconds", "milliseconds", "iso"), help="detected if not given")
     add("--image-side", type=int, default=defaults.image_side, help="pixels of a picture's shorter side, at most")
     add("--image-format", choices=("jpeg", "webp"), default=defaults.image_format, help="encoding of stored pictures")
-    add("--max-bad-fraction", type=float, default=defaults.max_bad_fraction, help="bad rows of a table, or bad "
-        "pictures, that are tolerated")  # fmt: skip
+    add("--max-bad-fraction", type=float, default=defaults.max_bad_fraction, help="bad rows of a table, bad page "
+        "IDs, or bad pictures, that are tolerated")  # fmt: skip
+    add("--page-gap-minutes", type=float, default=defaults.page_gap_minutes, metavar="MINUTES", help="longest pause "
+        "between two rows of a page; after a longer one, its ID is used again, for another page")  # fmt: skip
+    add("--split-reused-pages", action="store_true", help="a page ID that is used again, after such a pause or by "
+        "another user, names a page of its own each time; otherwise its rows are rejected")  # fmt: skip
     add("--previous", type=Path, metavar="DATASET", help="an earlier dataset, for daily builds: item and user rows "
         "keep their numbers, new ones are appended")  # fmt: skip
     add("--click-days", type=int, default=defaults.click_days, help="how far back click histories reach")

@@ -26,7 +26,12 @@ class BuildOptions:
         timestamp_unit: `seconds`, `milliseconds` or `iso`; detected if `None`.
         image_side: pixels of a stored picture's shorter side, at most. Nothing is enlarged.
         image_format: encoding of stored pictures, `jpeg` or `webp`.
-        max_bad_fraction: share of the rows of a table, or of the pictures, that may be bad. More stop the build.
+        max_bad_fraction: share of the rows of a table, of the page IDs, or of the pictures, that may be bad. More stop
+            the build.
+        page_gap_minutes: the longest pause between two rows of a page. Where a user pauses longer, the page ID is used
+            again, for another page: by a counter that begins again every day, or because it is a query or a URL.
+        split_reused_pages: whether a page ID that is used again, after such a pause or by another user, names a page of
+            its own each time. If not, its rows are rejected.
         click_days: days that click histories reach back.
         pay_days: days that payment histories reach back.
         same_category_clicks: whether click histories keep the page's category only.
@@ -61,6 +66,8 @@ class BuildOptions:
     image_side: int = 256
     image_format: ImageFormat = "jpeg"
     max_bad_fraction: float = 0.1
+    page_gap_minutes: float = 60.0
+    split_reused_pages: bool = False
     click_days: int = 183
     pay_days: int = 730
     same_category_clicks: bool = False
@@ -91,8 +98,11 @@ class BuildOptions:
         self._check_choice("pretraining_view", get_args(PretrainingKind))
         if self.timestamp_unit is not None:
             self._check_choice("timestamp_unit", get_args(TimestampUnit))
-        if not isinstance(self.same_category_clicks, bool):
-            raise InputError(f"`same_category_clicks` must be true or false. Received: {self.same_category_clicks!r}")
+        if not (_is_number(self.page_gap_minutes) and 0 <= self.page_gap_minutes < 60 * _MAX_HOURS):
+            raise InputError(f"`page_gap_minutes` must be a number of minutes. Received: {self.page_gap_minutes}")
+        for name in ("same_category_clicks", "split_reused_pages"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"`{name}` must be true or false. Received: {value!r}")
         if isinstance(self.pretraining_categories, str):
             raise InputError(f"`pretraining_categories` must be a list. Received: {self.pretraining_categories!r}")
         if not isinstance(self.columns, Mapping):

@@ -156,7 +156,7 @@ def _build(
             logs.check_unchanged()
 
     view_negatives = options.pretraining_negatives if options.pretraining_view == "page" else 1.0
-    pages = read_page_results(directory, counters, rules.train_negatives, view_negatives)
+    pages = read_page_results(directory, counters, rules, view_negatives, options.max_bad_fraction)
     count_dead_letters(directory, counters, options.max_bad_fraction)
     if not pages.splits:
         raise InputError(f"{logs.path}: no page in {seen.rows['impressions']} rows of impressions")
@@ -203,6 +203,8 @@ def _recorded_options(options: BuildOptions, plan: PagePlan, previous: tuple[Pat
     """The options that shaped the content, as they took effect: paths left out, detected values filled in."""
     return {
         "split_by_time": list(plan.rules.split_times) if plan.rules.split_times is not None else None,
+        "page_gap_minutes": float(options.page_gap_minutes),
+        "split_reused_pages": options.split_reused_pages,
         "click_days": options.click_days,
         "pay_days": options.pay_days,
         "same_category_clicks": options.same_category_clicks,
@@ -233,6 +235,8 @@ def _page_rules(options: BuildOptions, has_split: bool) -> PageRules:
         )
     return PageRules(
         split_times=None if has_split else options.split_times,
+        page_gap_minutes=options.page_gap_minutes,
+        split_reused_pages=options.split_reused_pages,
         click_days=options.click_days,
         pay_days=options.pay_days,
         same_category_clicks=options.same_category_clicks,

@@ -2,8 +2,9 @@
 
 The rules, which make the result independent of the order of the input:
 
-- A page is the impressions of one `page_id`. Its time is that of its earliest row, its candidates are ordered by
-  position, then item row. Its query is the first non-empty one in that order.
+- A page is the impressions of one `page_id`. If that is used again, by another user or after a pause, its rows are
+  rejected, or each use is a page of its own (see `reused_pages`). A page's time is that of its earliest row, its
+  candidates are ordered by position, then item row. Its query is the first non-empty one in that order.
 - Rows of one page and item count once. If they differ, the clicked one wins, then the converted one, the one with the
   longer dwell time, the smaller position, the earlier one, the query that sorts first.
 - The `clicked` column says what was clicked. With an attribution window, `click` events say it, too: an event belongs
@@ -33,7 +34,8 @@ from beam_pipelines.logs.rejections import RejectedRow
 from beam_pipelines.pages.bucket import Bucket, hash_ids
 from beam_pipelines.pages.histories import History, Steps, find_carts, sort_rows, starts_group
 from beam_pipelines.pages.item_statistics import DailyCounts
-from beam_pipelines.pages.rules import HOUR_MS, PageRules
+from beam_pipelines.pages.reused_pages import ReusedPages
+from beam_pipelines.pages.rules import HOUR_MS, MINUTE_MS, PageRules
 
 _TRAIN = SPLITS.index("train")
 
@@ -56,12 +58,31 @@ def build_bucket(
         rules: see `PageRules`.
         item_ids, user_ids: the IDs by row, to name what is rejected.
         item_category: int64 by item row; numbers of categories in sorted order.
-        shared_pages: IDs of pages that have rows of several users; they are rejected.
+        shared_pages: IDs of pages that have rows of several users, here or in other buckets.
     """
     counters: Counter[str] = Counter()
     name_rows = functools.partial(_rejected, item_ids=item_ids, user_ids=user_ids)
-    impressions, rejected = _reject_pages(impressions, shared_pages, rules.split_times is None, name_rows)
     page_of, page_ids = _encode(impressions["page_id"])
+    reused = ReusedPages.find(
+        page_of,
+        _numpy(impressions["user_id"], np.int64),
+        _numpy(impressions["timestamp"], np.int64),
+        page_ids,
+        shared_pages,
+        round(rules.page_gap_minutes * MINUTE_MS),
+    )
+    counters.update(reused.counters())
+    given, bad, examples = impressions, {}, {}
+    if rules.split_reused_pages and len(reused.row):
+        name = impressions.column_names.index("page_id")
+        counters["pages.split"] = len(np.unique(reused.use))
+        split_ids = reused.split(_combined(impressions["page_id"]), user_ids)
+        impressions = impressions.set_column(name, "page_id", pa.chunked_array([split_ids]))
+    else:
+        bad, examples = reused.rows_by_reason(len(impressions)), reused.examples(page_ids, user_ids)
+    impressions, rejected = _reject_pages(impressions, bad, rules.split_times is None, name_rows)
+    if impressions is not given:
+        page_of, page_ids = _encode(impressions["page_id"])
     query_of, queries = _encode(impressions["query"])
     rows = {
         "page": page_of,
@@ -143,7 +164,9 @@ def build_bucket(
         counts=counts,
         rejected=rejected,
         counters=counters,
+        reused=examples,
     )
+    counters["impressions.same_position"] = len(page) - int(starts_group(page, candidates["position"]).sum())
     rank = np.arange(len(page)) - np.repeat(start[:-1], np.diff(start))
     counters["pages.candidates_cut"] = int((rank >= rules.max_candidates).sum())
     if counters["pages.candidates_cut"]:
@@ -168,14 +191,14 @@ def _rejected(table: str, by_reason: dict[str, pa.Table], item_ids: pa.Array, us
 
 
 def _reject_pages(
-    impressions: pa.Table, shared_pages: Sequence[str], has_split: bool, name_rows: functools.partial[list[RejectedRow]]
+    impressions: pa.Table,
+    bad: dict[str, pa.Array],
+    has_split: bool,
+    name_rows: functools.partial[list[RejectedRow]],
 ) -> tuple[pa.Table, list[RejectedRow]]:
-    """Takes out the rows of pages of several users or splits."""
-    page = impressions["page_id"]
-    bad = {}
-    if len(shared_pages):
-        bad["page of several users"] = pc.is_in(page, pa.array(shared_pages, pa.string()))
+    """Takes out bad rows, given by reason, and those of pages of several splits."""
     if has_split:
+        page = impressions["page_id"]
         counted = impressions.select(["page_id", "split"]).group_by("page_id").aggregate([("split", "count_distinct")])
         mixed = counted.filter(pc.greater(counted["split_count_distinct"], 1))["page_id"]
         in_several = pc.is_in(page, _combined(mixed))

@@ -13,6 +13,7 @@ from beam_pipelines.format.records import FEATURES, HISTORIES, WIRE_ORDER, encod
 from beam_pipelines.logs.rejections import RejectedRow
 from beam_pipelines.pages.histories import History, Steps
 from beam_pipelines.pages.item_statistics import DailyCounts, ItemStatistics
+from beam_pipelines.pages.reused_pages import Example
 
 _FEATURES = {feature.name: feature for feature in FEATURES}
 _ENCODED_TOGETHER = 2048  # pages
@@ -36,6 +37,7 @@ class Bucket:
         counts: impressions, clicks and payments by item and day.
         rejected: rows that are on no page.
         counters: what was counted.
+        reused: why page IDs were refused because they are used again, to an example.
     """
 
     page_id: list[str]
@@ -51,6 +53,7 @@ class Bucket:
     counts: DailyCounts
     rejected: list[RejectedRow]
     counters: Counter[str]
+    reused: dict[str, Example]
 
     def pages_of(self, split: int) -> np.ndarray:
         """The pages of a split in the order of their shard: by a hash of the page ID, so that users and times mix."""

@@ -1,14 +1,20 @@
 """What the workers say of the shards that they wrote, put together for the manifest."""
 
+import hashlib
 import itertools
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS, File, Split, Window
 from beam_pipelines.format.records import HISTORIES
+from beam_pipelines.pages.reused_pages import SEVERAL_USERS, Example
+from beam_pipelines.pages.rules import PageRules
+from beam_pipelines.shell.progress import say
 from beam_pipelines.workspace import RESULTS, SCRATCH
 
 
@@ -27,28 +33,35 @@ class PageResults(NamedTuple):
 
 
 def read_page_results(
-    dataset: Path, counters: Counter[str], train_negatives: float, view_negatives: float
+    dataset: Path, counters: Counter[str], rules: PageRules, view_negatives: float, max_bad_fraction: float
 ) -> PageResults:
-    """Reads what was written of each bucket.
+    """Reads what was written of each bucket, and says what is odd about the pages.
 
     Args:
         dataset: the directory.
         counters: what the workers counted is added here.
-        train_negatives: share of the unclicked candidates that train pages kept; other splits keep all.
-        view_negatives: the same of the view.
+        rules: what pages were made by.
+        view_negatives: share of the unclicked candidates that the view kept.
+        max_bad_fraction: of the page IDs.
 
     Raises:
-        InputError: some of it cannot be seen.
+        InputError: some of it cannot be seen; or more page IDs are used again.
     """
     _check_complete(dataset)
     shards: dict[str, list[dict[str, Any]]] = {}
+    reused: dict[str, list[Example]] = {}
     for path in sorted((dataset / RESULTS).glob("pages-*.json")):
         result = json.loads(path.read_text())
         counters.update(result["counters"])
         for name, shard in result["shards"].items():
             shards.setdefault(name, []).append(shard)
+        for reason, example in result["reused"].items():
+            reused.setdefault(reason, []).append(Example(*example))
+    for reason, examples in reused.items():
+        _check_reused(reason, Example.longest(examples), counters, rules, max_bad_fraction)
+    _say_what_is_odd(counters)
     view = shards.pop(PRETRAINING, None)
-    rates = {"train": train_negatives}
+    rates = {"train": rules.train_negatives}
     return PageResults(
         splits={name: _split(shards[name], rates.get(name, 1.0)) for name in SPLITS if name in shards},
         view=_split(view, view_negatives) if view else None,
@@ -65,6 +78,46 @@ def _check_complete(dataset: Path) -> None:
             f"{len(prepared)} buckets were prepared and {len(written)} written, as seen from here: the workers do not "
             "share the output's file system, or it shows old listings"
         )
+
+
+def _check_reused(
+    reason: str, example: Example, counters: Counter[str], rules: PageRules, max_bad_fraction: float
+) -> None:
+    """Tells of page IDs that are used again, and how to mend them; stops a build with too many."""
+    user = hashlib.sha256(example.user_id.encode()).hexdigest()[:8]
+    whose = (
+        f"for example {_shortened(example.page_id)} by the user whose ID has the SHA-256 {user}... from "
+        f"{_date(example.first)} to {_date(example.last)}"
+    )
+    if reason == SEVERAL_USERS:
+        bad = counters["pages.of_several_users"]
+        what = f"are used by several users, {whose}"
+    else:
+        bad = counters["pages.after_a_pause"]
+        what = f"are used again after more than {rules.page_gap_minutes:g} minutes (`page_gap_minutes`), {whose}"
+    found = f"impressions: {bad} of {counters['pages.named']} page IDs {what}"
+    cure = "make page_id one for each page shown, or pass `split_reused_pages`"
+    if bad > max_bad_fraction * counters["pages.named"]:
+        raise InputError(f"{found}; {cure} (`max_bad_fraction` allows {max_bad_fraction:g})")
+    say(f"{found}; their rows are rejected: {cure}")
+
+
+def _say_what_is_odd(counters: Counter[str]) -> None:
+    if parts := counters["pages.split"]:
+        reused = counters["pages.of_several_users"] + counters["pages.after_a_pause"]
+        say(f"impressions: {reused} of {counters['pages.named']} page IDs are used again and make {parts} pages")
+    if conflicting := counters["impressions.conflicting"]:
+        say(f"impressions: {conflicting} rows repeat an item of their page with other values; a clicked row wins")
+    if same := counters["impressions.same_position"]:
+        say(f"impressions: {same} candidates have the position of another one on their page")
+
+
+def _date(moment: int) -> str:
+    return f"{np.datetime64(moment // 1000, 's')}Z"
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def _split(shards: list[dict[str, Any]], negative_rate: float) -> Split:

@@ -8,6 +8,7 @@ from beam_pipelines.options import PretrainingKind
 from beam_pipelines.pages.item_statistics import DAY_MS
 
 HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,9 @@ class PageRules:
     Attributes:
         split_times: pages before the first moment are `pretrain`, before the second `train`, the rest `test`; `None`
             if impressions have a `split` column.
+        page_gap_minutes: the longest pause within a page.
+        split_reused_pages: whether a page ID that is used again, by another user or after such a pause, names several
+            pages; if not, its rows are rejected.
         click_days, pay_days: how far back these histories reach.
         same_category_clicks: whether the click history keeps the page's category only.
         attribution_hours: how long after an impression a `click` event still makes it clicked; `None` if the `clicked`
@@ -27,6 +31,8 @@ class PageRules:
     """
 
     split_times: tuple[int, int] | None
+    page_gap_minutes: float = 60.0
+    split_reused_pages: bool = False
     click_days: int = 183
     pay_days: int = 730
     same_category_clicks: bool = False

@@ -291,7 +291,8 @@ class WritePages(beam.DoFn):
         if len(view.page_id):
             path = f"{PRETRAINING}/{plan.pretraining.kind}-{number:05d}-of-{plan.buckets:05d}.tfrecord"
             shards[PRETRAINING] = self._write(view, view.pages_of(0), path)
-        result = {"shards": shards, "counters": {**bucket.counters, **view.counters}}
+        counters = {**bucket.counters, **view.counters}
+        result = {"shards": shards, "counters": counters, "reused": bucket.reused}
         write_result(plan.directory, f"pages-{number:05d}.json", result)
 
     def _write(self, bucket: Bucket, pages: np.ndarray, path: str) -> dict[str, Any]:

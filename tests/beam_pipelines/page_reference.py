@@ -4,7 +4,7 @@ import numpy as np
 
 from beam_pipelines.format.records import HISTORIES
 from beam_pipelines.pages.item_statistics import DAY_MS
-from beam_pipelines.pages.rules import HOUR_MS, PageRules
+from beam_pipelines.pages.rules import HOUR_MS, MINUTE_MS, PageRules
 
 IMPRESSION_DEFAULTS = {"clicked": False, "converted": False, "dwell_seconds": 0.0, "query": ""}
 STATISTICS = [f"{name}_{days}d" for days in (7, 30) for name in ("impressions", "clicks", "ctr", "pays")]
@@ -13,16 +13,11 @@ STATISTICS = [f"{name}_{days}d" for days in (7, 30) for name in ("impressions", 
 def reference_pages(impressions, events, rules=None, category=None, with_statistics=True):
     """Page ID to its content, with string IDs; the click steps; the click events that are rejected.
 
-    Pages of several users are left out. `category`: item to its category, for rules that need it. Without statistics
-    some of the users will do.
+    `category`: item to its category, for rules that need it. Without statistics some of the users will do.
     """
     rules = rules or PageRules(split_times=(0, 0))
     impressions = [{**IMPRESSION_DEFAULTS, **row} for row in impressions]
-    pages = {}
-    for page_id in {row["page_id"] for row in impressions}:
-        rows = [row for row in impressions if row["page_id"] == page_id]
-        if len({row["user_id"] for row in rows}) == 1:
-            pages[page_id] = _page(page_id, rows)
+    pages = {page_id: _page(page_id, rows) for page_id, rows in reference_uses(impressions, rules).items()}
     clicks = {_step(e) for e in events if e["event"] == "click"}
     rejected = []
     if rules.attribution_hours is not None:
@@ -44,6 +39,30 @@ def reference_pages(impressions, events, rules=None, category=None, with_statist
         for candidate in page["candidates"] if with_statistics else ():
             candidate.update(_statistics(candidate["item_id"], page["time"] // DAY_MS, pages, pays))
     return pages, clicks, rejected
+
+
+def reference_uses(impressions, rules):
+    """ID of every page to its rows: what is left of page IDs that are used again, or each use of them."""
+    uses = {}
+    for row in sorted(impressions, key=lambda row: (row["page_id"], row["user_id"], row["timestamp"])):
+        of_page = uses.setdefault(row["page_id"], [])
+        last = of_page[-1][-1] if of_page else None
+        is_next = (
+            last is not None
+            and last["user_id"] == row["user_id"]
+            and row["timestamp"] - last["timestamp"] <= rules.page_gap_minutes * MINUTE_MS
+        )
+        if is_next:
+            of_page[-1].append(row)
+        else:
+            of_page.append([row])
+    pages = {}
+    for page_id, of_page in uses.items():
+        if len(of_page) == 1:
+            pages[page_id] = of_page[0]
+        elif rules.split_reused_pages:
+            pages |= {f"{page_id}@{rows[0]['user_id']}@{rows[0]['timestamp']}": rows for rows in of_page}
+    return pages
 
 
 def _page(page_id, rows):

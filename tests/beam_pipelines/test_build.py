@@ -101,6 +101,8 @@ def test_the_command_makes_what_the_library_makes_and_says_so(dataset, logs, tmp
     assert capsys.readouterr().out.splitlines() == [
         "running on FnApiRunner",
         "timestamp unit: milliseconds (detected; --timestamp-unit overrides)",
+        f"impressions: {manifest.counters['impressions.conflicting']} rows repeat an item of their page with other "
+        "values; a clicked row wins",
         "notice: made up",
     ]
 
@@ -113,6 +115,8 @@ def test_every_option_is_one_of_the_library(logs, dataset, tmp_path):
         image_side=20,
         image_format="webp",
         max_bad_fraction=0.3,
+        page_gap_minutes=5.0,
+        split_reused_pages=True,
         click_days=3,
         pay_days=5,
         same_category_clicks=True,

@@ -23,6 +23,7 @@ from beam_pipelines import BuildOptions, build_dataset, pipeline
 from beam_pipelines.format.errors import ArtifactError, InputError
 from beam_pipelines.format.manifest import Manifest
 from beam_pipelines.pages.rules import PageRules
+from beam_pipelines.shell.progress import shown_progress
 from tests.beam_pipelines.page_reference import comparable, decode_page, reference_pages
 from tests.beam_pipelines.random_logs import DAY, SPLIT, START, items_table, picture, random_logs, write_logs
 
@@ -212,6 +213,50 @@ def test_bad_rows_are_counted_by_reason_in_dead_letters(tmp_path):
     assert letters == sorted(letters)
     assert [json.loads(line)["table"] for line in letters] == ["impressions"] * 6
     assert sum(split.pages for split in Manifest.read(tmp_path / "d").splits.values()) == len(good)
+
+
+def counter_pages(users=3, days=6):
+    """Rows of pages whose ID counts from 1 again every day; the users, if there are several, share the numbers."""
+    return [
+        {"page_id": str(page), "user_id": f"u{user}", "item_id": f"{(day + position) % 20:03d}"}
+        | {"timestamp": START + day * DAY + page * 60_000, "position": position, "clicked": position == 0}
+        for user in range(users)
+        for day in range(days)
+        for page in range(2)
+        for position in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("users", "what"), [(1, "again after more than 60 minutes"), (3, "by several users")])
+def test_page_ids_that_count_from_1_again_are_refused_or_split(tmp_path, log_rows, users, what):
+    logs = write_logs(tmp_path / "logs", counter_pages(users), log_rows[1])
+    named = 2 * users
+    found = rf"^impressions: {named} of {named} page IDs are used {what}.*'0' by the user .*; make page_id one for each"
+    fails(found + r" page shown, or pass `split_reused_pages` \(`max_bad_fraction`", logs, tmp_path / "d")
+    manifest = build(logs, tmp_path / "d", split_reused_pages=True)
+    assert sum(split.pages for split in manifest.splits.values()) == 12 * users == manifest.counters["pages.split"]
+    assert sum(split.clicks for split in manifest.splits.values()) == 12 * users
+    assert manifest.counters["pages.of_several_users"] == (named if users > 1 else 0)
+    assert not [name for name in manifest.counters if name.startswith("rejected.impressions")]
+    moments = {(page["user"], page["time"]) for page in pages_of(tmp_path / "d").values()}
+    assert moments == {(row["user_id"], row["timestamp"]) for row in counter_pages(users)}
+
+
+def test_a_few_reused_page_ids_cost_their_rows_and_are_told(dataset, log_rows, tmp_path, capsys):
+    impressions, events = log_rows
+    again = [{**row, "page_id": "home", "user_id": "u00"} for row in impressions[:20]]
+    logs = write_logs(tmp_path / "logs", [*impressions, *again], events)
+    with shown_progress():
+        manifest = build(logs, tmp_path / "d")
+    rejected = {name: count for name, count in manifest.counters.items() if name.startswith("rejected.")}
+    assert rejected == {"rejected.impressions.page ID used again after a pause": 20}
+    assert (manifest.counters["pages.after_a_pause"], manifest.counters["pages.named"]) == (1, 121)
+    assert pages_of(tmp_path / "d") == pages_of(dataset)
+    told = capsys.readouterr().out
+    assert "impressions: 1 of 121 page IDs are used again after more than 60 minutes" in told
+    assert "; their rows are rejected: make page_id one for each page shown" in told
+    conflicting = manifest.counters["impressions.conflicting"]
+    assert f"impressions: {conflicting} rows repeat an item of their page with other values" in told
 
 
 def test_of_conflicting_item_rows_one_is_kept_whatever_their_order(tmp_path, log_rows):

@@ -15,7 +15,8 @@ ITEMS = [f"i{n}" for n in range(5)]
 USERS = ["u0", "u1", "u2"]
 CATEGORY = {"i0": "b", "i1": "a", "i2": "b", "i3": "", "i4": "a"}
 EARLY_AND_LATE = (6, 12)
-RULES = PageRules(split_times=EARLY_AND_LATE)
+# Whatever is drawn under one page ID is one page: pauses are a subject of their own.
+RULES = PageRules(split_times=EARLY_AND_LATE, page_gap_minutes=1e6)
 
 # Few distinct values, so that ties, duplicates and conflicts are the rule.
 small_times = st.integers(0, 20)
