@@ -11,6 +11,7 @@ import pydantic
 
 from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import file_sha256
+from beam_pipelines.format.text_file import parse_json, read_text
 
 METADATA_NAME = "metadata.json"
 
@@ -18,7 +19,7 @@ METADATA_NAME = "metadata.json"
 class Metadata(pydantic.BaseModel):
     """Base of all artifact descriptions."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def write(self, directory: Path) -> None:
         """Writes `directory/metadata.json`."""
@@ -42,13 +43,16 @@ def read_metadata(kind: type[MetadataT], directory: Path, made_by: str) -> Metad
 
     Raises:
         ArtifactError: there is none, or it describes something else.
+        InputError: it cannot be read.
     """
     path = Path(directory) / METADATA_NAME
     if not path.is_file():
         raise ArtifactError(f"{directory} has no {METADATA_NAME}; {made_by} makes it")
+    text = read_text(path)
     try:
-        return kind.model_validate_json(path.read_text())
-    except pydantic.ValidationError as error:
+        parse_json(text)  # strictly: pydantic accepts NaN
+        return kind.model_validate_json(text)
+    except ValueError as error:
         wanted = kind.model_fields["kind"].default
         raise ArtifactError(f"{path} does not describe a directory of kind `{wanted}`; {made_by} makes it") from error
 

@@ -1,15 +1,15 @@
 """Strict, typed configuration: YAML files and `--set key=value` overrides, checked before any work starts."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
-import yaml
 
 from beam_pipelines.format.errors import ConfigurationError
+from beam_pipelines.format.text_file import read_text
+from models.yaml_file import read_yaml, write_yaml
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -21,7 +21,7 @@ class Config(pydantic.BaseModel):
 
     def to_yaml(self) -> str:
         """The configuration as a YAML document that `load_config` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return write_yaml(self.model_dump(mode="json"))
 
     def flat(self, exclude: set[str] | None = None) -> dict[str, Any]:
         """The values by key as `--set` takes them, the keys of sections joined by dots."""
@@ -31,56 +31,67 @@ class Config(pydantic.BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads `1e-3` as a number, as YAML 1.2 does and people write it."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), "-+0123456789")
-
-
 def load_config(kind: type[ConfigT], file: str | None, overrides: Sequence[str] = ()) -> ConfigT:
     """Reads a configuration.
 
     Args:
         kind: the configuration class.
-        file: a YAML file, or the name of a preset in `models/configs`; `None` takes the defaults of `kind`.
-        overrides: `key=value` texts; `a.b=value` reaches into a section, the value is read as YAML.
+        file: a YAML file, see `read_yaml`, or the name of a preset in `models/configs`; `None` takes the defaults of
+            `kind`.
+        overrides: `key=value` texts; `a.b=value` reaches into a section, the value is read as YAML. Of two for one key,
+            the last counts.
 
     Raises:
+        InputError: the file cannot be read.
         ConfigurationError: the file is missing or no mapping, or a key, which is named, is unknown or has the wrong
             type.
     """
     values: dict[str, Any] = {}
+    source = "configuration"
     if file is not None:
-        path = Path(file) if Path(file).is_file() else PRESETS / f"{file}.yaml"
-        if not path.is_file():
-            presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-            raise ConfigurationError(f"`config`: no file {file} and no preset of that name (presets: {presets})")
-        try:
-            values = yaml.load(path.read_text(), _Loader) or {}
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
+        source = str(path := _config_file(file))
+        values = read_yaml(read_text(path), source)
+        if values is None:
+            values = {}
         if not isinstance(values, dict):
             raise ConfigurationError(f"{path}: must be a mapping of keys to values")
+        if overrides:
+            source += ", changed by `overrides`"
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigurationError(f"`overrides`: expected key=value. Received: {override}")
-        section = values
-        *parents, last = key.split(".")
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise ConfigurationError(f"`overrides` {override}: {parent} is a value, not a section")
-        try:
-            section[last] = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"`overrides` {override}: the value is not valid YAML") from error
+        _override(values, override)
     try:
         # JSON mode reads 1 as a float and lists as tuples, and is strict about everything else.
-        return kind.model_validate_json(_json(values))
+        return kind.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
-        raise ConfigurationError("configuration: " + "; ".join(_explain(kind, e) for e in error.errors())) from error
+        raise ConfigurationError(f"{source}: " + "; ".join(_explain(kind, e) for e in error.errors())) from error
+
+
+def _config_file(file: str) -> Path:
+    """The file of this path, or the preset of this name."""
+    path, preset = Path(file), PRESETS / f"{file}.yaml"
+    try:
+        if preset.is_file() and not path.is_file():
+            return preset
+        path.stat()
+    except (FileNotFoundError, ValueError) as error:  # a null byte is in no file's name
+        presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise ConfigurationError(f"`config`: no file {file} and no preset of that name (presets: {presets})") from error
+    except OSError:
+        pass  # whoever reads it says why
+    return path
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *parents, last = key.split(".")
+    if not equals or not all((*parents, last)):
+        raise ConfigurationError(f"`overrides`: expected key=value. Received: {override}")
+    section = values
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigurationError(f"`overrides` {override}: {parent} is a value, not a section")
+    section[last] = read_yaml(text, f"`overrides` {override}")
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -88,13 +99,6 @@ def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in section.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _json(values: dict) -> str:
-    try:
-        return json.dumps(values)
-    except TypeError as error:
-        raise ConfigurationError(f"configuration: {error}") from error
 
 
 def _explain(kind: type[Config], error: Mapping[str, Any]) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from beam_pipelines.format.errors import InputError, about
 from beam_pipelines.format.outputs import whole_file
+from beam_pipelines.format.text_file import write_json
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
-from beam_pipelines.shell.report import aligned, write_json
+from beam_pipelines.shell.report import aligned
 
 
 def _parser() -> ArgumentParser:

@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> str:
         return f"did its part of the training; the chief of the {configured_workers()} workers writes {options.output}"
     best = ""
     if gauc := run.history.get("val_similarity_gauc"):
-        epoch = int(np.argmax(gauc))
+        epoch = int(np.argmax(np.array(gauc, float)))
         best = f", epoch {epoch + 1} with similarity GAUC {gauc[epoch]:.4f} on later pages"
     left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
     return f"wrote a {options.method} encoder to {options.output} ({pages} pages{left_out}{best})"

@@ -32,7 +32,9 @@ def _parser() -> ArgumentParser:
         "--warm-start", type=Path, metavar="RUN", help="an earlier ranker whose weights this one begins with"
     )
     parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: the defaults)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and shuffling")
     parser.add_argument(
         "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
@@ -56,7 +58,7 @@ def main(options: argparse.Namespace) -> str:
     from models.ranker.train import train_ranker
     from models.training.replicas import configured_workers
 
-    config = load_config(TrainingConfig, options.config, options.set)
+    config = load_config(TrainingConfig, options.config, options.overrides)
     dataset = Dataset(require_directory(options.data, "--data", "beam_pipelines.build"), options.max_bad_shards)
     pictures = None
     if options.image_feature != "none":

@@ -8,6 +8,7 @@ import pydantic
 
 from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
+from beam_pipelines.format.text_file import read_text
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "page-dataset/1"
@@ -187,7 +188,7 @@ class Manifest(_Strict):
         if not path.is_file():
             raise ArtifactError(f"{dataset} is not a page dataset (no {MANIFEST_NAME}); beam_pipelines.build makes one")
         try:
-            manifest = cls.model_validate_json(path.read_text())
+            manifest = cls.model_validate_json(read_text(path))
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"

@@ -15,6 +15,9 @@ from typing import NoReturn
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.shell.progress import shown_progress
 
+_OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+"""What is wrong with a file that a user has named, rather than with the program."""
+
 
 class CommandError(Exception):
     """A problem that the user can fix. Shown as one line without a traceback; the command exits with code 2."""
@@ -91,8 +94,8 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
         main: takes the arguments (`None` means `sys.argv`) and returns the closing line.
         argv: arguments, for tests.
 
-    Exit codes: 0 after success, 2 for what the user can fix (`CommandError`), 130 when interrupted; anything else is a
-    defect of ours and keeps its traceback (code 1).
+    Exit codes: 0 after success, 2 for what the user can fix (`CommandError`, a full disk, a file without permission),
+    130 when interrupted; anything else is a defect of ours and keeps its traceback (code 1).
     """
     # TensorFlow 2.17's GPU wheel logs a dozen start-up lines (CUDA registration, TensorRT) that mean nothing on a CPU.
     # Set it to 0 to see them.
@@ -104,9 +107,12 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: no space left on the disk ({error})", file=sys.stderr, flush=True)
+        elif error.errno in _OF_THE_FILE and error.filename is not None:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        else:
             raise
-        print(f"error: no space left on the disk ({error})", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -1,10 +1,6 @@
-"""How reports are written: as aligned text and as JSON."""
+"""How reports are written as text."""
 
-import json
-import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 
 def aligned(rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
@@ -22,21 +18,3 @@ def aligned(rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
         )
         for row in rows
     )
-
-
-def finite(value: Any) -> Any:
-    """A report with `None` instead of numbers that JSON does not have: NaN, where a figure is undefined, and infinity.
-
-    Args:
-        value: dicts, lists, tuples and what JSON holds.
-    """
-    if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(path: Path, report: Any) -> None:
-    """Writes a report as JSON for programs and people, `null` where a figure is undefined; see `finite`."""
-    path.write_text(json.dumps(finite(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.format.errors import ArtifactError, InputError
 from beam_pipelines.format.manifest import Manifest, Window, file_sha256
-from beam_pipelines.shell.report import write_json
+from beam_pipelines.format.text_file import read_json, write_json
 from export.version.inputs import RequestInput
 from models.evaluation.comparison import METRICS
 from models.features.number_scale import LARGEST, LARGEST_COUNT, NumberScale
@@ -38,9 +38,9 @@ def read_report(report: Path, run: RankerRun) -> dict[str, Any]:
     """
     file = report / "metrics.json" if report.is_dir() else report
     try:
-        measured = json.loads(file.read_text())
+        measured = read_json(file)
         models, systems = measured["models"], measured["systems"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file} is no report; models.evaluate makes it") from error
     name = next((name for name, model in models.items() if model.get("digest") == run.metadata.digest()), None)
     if name is None:

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from beam_pipelines.format.errors import ArtifactError, about
 from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.format.text_file import finite
 from beam_pipelines.shell.progress import progress_bar
-from beam_pipelines.shell.report import finite
 from models.data.dataset import Dataset
 from models.data.map_ahead import map_ahead
 from models.data.pages import GROUPS, Pages, parse_pages

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from beam_pipelines.shell.report import aligned, write_json
+from beam_pipelines.format.text_file import write_json
+from beam_pipelines.shell.report import aligned
 from models.evaluation.comparison import Candidates, evaluate_slices, mean_over_runs, metric_samples, summaries
 from models.evaluation.html import render
 from models.evaluation.measure import measure

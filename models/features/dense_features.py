@@ -50,11 +50,9 @@ class DenseFeatures(keras.layers.Layer):
                 )
                 self.embeddings[name].build()
             self.output_dim += dim if feature.transform == "buckets" else 1
-        self.ranges = None
-        if features:
-            self.ranges = self.add_weight(
-                name="ranges", shape=(len(features), 2), initializer=_not_clipped, trainable=False, autocast=False
-            )
+        self.ranges = self.add_weight(
+            name="ranges", shape=(len(features), 2), initializer=_not_clipped, trainable=False, autocast=False
+        )
         self.built = True
 
     def fill(self, scales: Mapping[str, NumberScale]) -> None:
@@ -63,8 +61,8 @@ class DenseFeatures(keras.layers.Layer):
             number = scales[name]
             scale = number.boundaries if feature.transform == "buckets" else (number.mean, number.deviation)
             self.scales[name].assign(np.array(scale, np.float32))
-        if self.ranges is not None:
-            self.ranges.assign(np.array([scales[name].range for name in self.features], np.float32))
+        ranges = [scales[name].range for name in self.features]
+        self.ranges.assign(np.array(ranges, np.float32).reshape(-1, 2))
 
     def call(self, page: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Transforms; see the class."""
@@ -98,7 +96,7 @@ class DenseFeatures(keras.layers.Layer):
     def load_own_variables(self, store: Any) -> None:
         """Keras' hook. Rankers that were saved before there were ranges clip nothing."""
         stored = {key: store[key] for key in store.keys()}  # noqa: SIM118
-        if self.ranges is not None and len(stored) == len(self.scales):
+        if len(stored) == len(self.scales):
             stored[str(len(stored))] = _not_clipped(self.ranges.shape)
         super().load_own_variables(stored)
 

@@ -1,10 +1,9 @@
 """The run directory of a trained ranker: its files, and what they hold."""
 
-import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +17,7 @@ import tensorflow as tf
 
 from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import Window, ids_sha256
+from beam_pipelines.format.text_file import read_json, write_json
 from models.artifact import Metadata, read_metadata
 from models.clustering.clusters import ClustersMetadata
 from models.config import load_config
@@ -118,7 +118,7 @@ class RankerRun:
         *,
         items: pa.Table,
         users: pa.Table,
-        history: dict[str, list[float]] | None = None,
+        history: Mapping[str, Sequence[float | None]] | None = None,
         example_records: Sequence[bytes] = (),
         training_counts: np.ndarray | None = None,
     ) -> "RankerRun":
@@ -137,7 +137,7 @@ class RankerRun:
         path = Path(path)
         ranker.save(path / RANKER_FILE)
         (path / CONFIG_FILE).write_text(config.to_yaml())
-        (path / HISTORY_FILE).write_text(json.dumps(history or {}, indent=2) + "\n")
+        write_json(path / HISTORY_FILE, history or {})
         if ranker.vocabulary is not None:
             (path / FEATURE_VALUES_FILE).write_text(ranker.vocabulary.model_dump_json() + "\n")
         pq.write_table(items, path / ITEMS_FILE)
@@ -174,9 +174,9 @@ class RankerRun:
         """How the ranker was trained."""
         return load_config(TrainingConfig, str(self._file(CONFIG_FILE)))
 
-    def history(self) -> dict[str, list[float]]:
-        """The logs of the epochs."""
-        return json.loads(self._file(HISTORY_FILE).read_text())
+    def history(self) -> dict[str, list[float | None]]:
+        """The logs of the epochs, `None` where one is undefined."""
+        return read_json(self._file(HISTORY_FILE))
 
     def items(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The item table, whose rows the ranker refers to."""

@@ -1,11 +1,11 @@
 """The run directory of a pre-trained image encoder: what it holds, and how that is written and read."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from beam_pipelines.format.manifest import Window, file_sha256
+from beam_pipelines.format.text_file import read_json, write_json
 from models.artifact import Metadata, check_digest, read_metadata
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class EncoderRun:
         window: Window,
         notice: str,
         config: str = "",
-        history: Mapping[str, Sequence[float]] | None = None,
+        history: Mapping[str, Sequence[float | None]] | None = None,
     ) -> "EncoderRun":
         """Writes a run directory, beside what else may be in it.
 
@@ -105,7 +105,7 @@ class EncoderRun:
         path.mkdir(parents=True, exist_ok=True)
         encoder.save(path / ENCODER_FILE)
         (path / CONFIG_FILE).write_text(config)
-        (path / HISTORY_FILE).write_text(json.dumps(dict(history or {}), indent=2) + "\n")
+        write_json(path / HISTORY_FILE, dict(history or {}))
         metadata = EncoderMetadata(
             method=method,
             image_size=image_size,
@@ -132,6 +132,6 @@ class EncoderRun:
         return encoder if dtype == "float32" else encoder.with_precision(dtype)
 
     @property
-    def history(self) -> dict[str, list[float]]:
-        """The logs of the epochs."""
-        return json.loads((self.path / HISTORY_FILE).read_text())
+    def history(self) -> dict[str, list[float | None]]:
+        """The logs of the epochs, `None` where one is undefined."""
+        return read_json(self.path / HISTORY_FILE)

@@ -1,6 +1,6 @@
 import pytest
 
-from beam_pipelines.format.errors import ConfigurationError
+from beam_pipelines.format.errors import ConfigurationError, InputError
 from models.config import load_config
 from models.pretraining.config import PretrainConfig
 from models.ranker.config import TrainingConfig
@@ -81,3 +81,49 @@ def test_a_missing_file_lists_the_presets(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigurationError, match="must be a mapping"):
         load_config(TrainingConfig, str(tmp_path / "list.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"epochs: 3\nlearning_rate: 1e-3\nepochs: 50\n", "line 3: the key epochs is there twice, in lines 1 and 3"),
+        (
+            b"# gr\xf6\xdfe\nepochs: 3\n",
+            "c.yaml: must be UTF-8, or UTF-16 .* the byte 0xf6 in line 1 ",
+        ),
+        (b"checkpoint_minutes: 1:30\n", r"c.yaml: checkpoint_minutes: .*Received: '1:30'"),
+        (b"average_weights: on\n", r"c.yaml: average_weights: .*Received: 'on'"),
+        (b"epochs: 2024-03-01\n", r"c.yaml: epochs: .*Received: '2024-03-01'"),
+        (b"learning_rate: .inf\n", r"c.yaml: learning_rate: .*finite"),
+        (b"1: 2\n", "line 1: a key must be a text"),
+        (b"epochs: 3\nranker: 5\n", "c.yaml: ranker: "),
+        (b"[]", "c.yaml: must be a mapping"),
+        (b"false", "c.yaml: must be a mapping"),
+    ],
+)
+def test_errors_name_the_file_and_the_key_in_one_line(tmp_path, content, message):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(TrainingConfig, str(tmp_path / "c.yaml"))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "c.yaml"))
+
+
+def test_utf_16_and_empty_files_are_read(tmp_path):
+    (tmp_path / "c.yaml").write_text("epochs: 3\n", encoding="utf-16")
+    assert load_config(TrainingConfig, str(tmp_path / "c.yaml")).epochs == 3
+    (tmp_path / "c.yaml").write_text("# all defaults\n")
+    assert load_config(TrainingConfig, str(tmp_path / "c.yaml")) == TrainingConfig()
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    for name, message in ((tmp_path, "must be a file. Received: a directory"), ("x" * 300, "File name too long")):
+        with pytest.raises(InputError, match=message):
+            load_config(TrainingConfig, str(name))
+    with pytest.raises(ConfigurationError, match="no preset of that name"):
+        load_config(TrainingConfig, "\0")
+    with pytest.raises(ConfigurationError, match=r"`overrides` epochs=\{a: 1, a: 2\}: .*the key a is there twice"):
+        load_config(TrainingConfig, None, ["epochs={a: 1, a: 2}"])
+    for override in ("=3", "ranker..x=3", "ranker.=3"):
+        with pytest.raises(ConfigurationError, match="expected key=value"):
+            load_config(TrainingConfig, None, [override])

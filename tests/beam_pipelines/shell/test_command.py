@@ -29,6 +29,20 @@ def test_what_the_user_can_fix_is_one_line_and_code_2(capsys):
     assert printed.out == ""
 
 
+def test_a_file_that_cannot_be_used_is_one_line_and_code_2(capsys, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path, problem in (
+        (tmp_path / "folder", "Is a directory"),
+        (tmp_path / "file" / "below", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        code, printed = exit_code(lambda argv, path=path: path.read_text(), capsys)
+        assert (code, printed.err) == (2, f"error: {path}: {problem}\n")
+    with pytest.raises(FileNotFoundError):  # which a defect may be
+        run_command(lambda argv: (tmp_path / "nowhere").read_text(), [])
+
+
 def test_interruption_is_code_130(capsys):
     def main(argv):
         raise KeyboardInterrupt

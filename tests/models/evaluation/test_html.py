@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from beam_pipelines.shell.report import finite
+from beam_pipelines.format.text_file import finite
 from models.evaluation.html import render
 from models.evaluation.report import evaluation_report
 from models.evaluation.slices import by_category, by_count, by_flag, by_item_age

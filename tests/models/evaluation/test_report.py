@@ -1,6 +1,6 @@
 import time
 
-from beam_pipelines.shell.report import finite
+from beam_pipelines.format.text_file import finite
 from models.evaluation.report import evaluation_report, report_table
 from models.evaluation.slices import by_count
 from tests.models.evaluation.scored import scored
