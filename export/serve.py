@@ -20,7 +20,9 @@ from beam_pipelines.shell.command import ArgumentParser, CommandError, command, 
 from export.server.admission import MAX_WAITING, RequestLimits, RequestQueue
 
 if TYPE_CHECKING:
+    from export.server.cross_origin import CrossOrigin
     from export.server.model_config import ModelConfig
+    from export.server.ports import Ports
 
 _LIMITS = RequestLimits()
 _LOG = logging.getLogger("export.serve")
@@ -47,7 +49,11 @@ def _parser() -> ArgumentParser:
         "--digests", type=Path, help="load only versions that this file of export.trusted_digests lists"
     )
     parser.add_argument("--poll-seconds", type=float, default=1.0, help="how often to look for new versions (0: never)")
-    parser.add_argument("--host", default="127.0.0.1", help="interface to listen on")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address or name to listen on (0.0.0.0: all of IPv4, ::: all of this machine)",
+    )
     parser.add_argument("--port", type=int, default=8500, help="gRPC port (0: a free one)")
     parser.add_argument("--rest-port", type=int, default=8501, help="REST port (0: a free one)")
     parser.add_argument("--max-request-mb", type=int, default=_LIMITS.request_bytes >> 20, help="of a request's bytes")
@@ -58,22 +64,37 @@ def _parser() -> ArgumentParser:
         "--max-waiting", type=int, default=MAX_WAITING, help="requests that wait; more are refused at once"
     )
     parser.add_argument("--rest-seconds", type=float, default=_LIMITS.rest_seconds, help="that a REST request may take")
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="browsers may show REST answers to pages of this origin (repeatable; *: of any; unset: of none)",
+    )
     return parser
 
 
 @command(_parser)
 def main(options: argparse.Namespace) -> str:
     """Serves until SIGTERM or SIGINT and returns the closing line."""
+    from export.server.cross_origin import CrossOrigin
+    from export.server.ports import Ports
+
+    _check_least(options, 1, "max_request_mb", "max_row_length", "max_values", "max_running", "rest_seconds")
+    _check_least(options, 0, "max_waiting", "poll_seconds")
+    cross_origin = CrossOrigin(options.cors_origin or [])
+    # Before the models: those take their time to load.
+    with Ports(options.host, options.port, options.rest_port) as ports:
+        return _serve(options, ports, cross_origin)
+
+
+def _serve(options: argparse.Namespace, ports: "Ports", cross_origin: "CrossOrigin") -> str:
     import tensorflow as tf
 
-    from export.server.endpoint import Endpoint, check_ports
+    from export.server.endpoint import Endpoint
     from export.server.served_models import ServedModels
     from export.server.serving_error import ServingError
     from export.server.trusted_digests import TrustedDigests
 
-    check_ports(port=options.port, rest_port=options.rest_port)
-    _check_least(options, 1, "max_request_mb", "max_row_length", "max_values", "max_running", "rest_seconds")
-    _check_least(options, 0, "max_waiting", "poll_seconds")
     configs, root = _models_of_options(options)
     if options.digests is not None and not options.digests.is_file():
         raise CommandError(f"--digests: no file {options.digests}; export.trusted_digests prints its lines")
@@ -90,16 +111,11 @@ def main(options: argparse.Namespace) -> str:
     except ServingError as error:
         option = "--base-path" if options.model_config_file is None else "--model-config-file"
         raise CommandError(f"{option}: {error.message}") from error
-    endpoint = Endpoint(
-        models,
-        host=options.host,
-        port=options.port,
-        rest_port=options.rest_port,
-        limits=RequestLimits(
-            options.max_request_mb << 20, options.max_row_length, options.max_values, options.rest_seconds
-        ),
-        queue=RequestQueue(options.max_running, options.max_waiting),
+    limits = RequestLimits(
+        options.max_request_mb << 20, options.max_row_length, options.max_values, options.rest_seconds
     )
+    queue = RequestQueue(options.max_running, options.max_waiting)
+    endpoint = Endpoint(models, ports, limits=limits, queue=queue, cross_origin=cross_origin)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

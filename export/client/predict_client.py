@@ -1,5 +1,6 @@
 """Asks a model behind TensorFlow Serving's gRPC services, and tells errors apart."""
 
+import ipaddress
 import types
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
@@ -10,6 +11,8 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2, predict_pb2
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+
+from beam_pipelines.format.errors import InputError
 
 _MAX_MESSAGE = 32 << 20  # bytes; gRPC's own limit on answers is 4 MB
 
@@ -75,14 +78,14 @@ class PredictClient:
     One client may be used by several threads.
 
     Args:
-        address: `host:port` of the gRPC services.
+        address: `host:port` of the gRPC services; an address of IPv6 is in brackets.
         model: the model's name.
         version: asks for this version; `None` for the latest.
         label: asks for the version with this label instead.
         timeout: seconds after which a request is given up; the server is told.
 
     Raises:
-        ValueError: both `version` and `label` are given.
+        InputError: both `version` and `label` are given, or the address can be read in two ways.
     """
 
     def __init__(
@@ -95,7 +98,9 @@ class PredictClient:
         timeout: float = 10.0,
     ) -> None:
         if version is not None and label is not None:
-            raise ValueError(f"`version` and `label` exclude each other. Received: {version} and {label!r}")
+            raise InputError(f"`version` and `label` exclude each other. Received: {version} and {label!r}")
+        if _is_ipv6(address) or _is_ipv6(address.rpartition(":")[0]):  # whose last part may or may not be the port
+            raise InputError(f"`address` must have brackets around IPv6, as [::1]:8500 has. Received: {address}")
         self._spec = model_pb2.ModelSpec(name=model)
         if version is not None:
             self._spec.version.value = version
@@ -160,6 +165,14 @@ class PredictClient:
     def close(self) -> None:
         """Closes the connection."""
         self._channel.close()
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:

@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 from beam_pipelines.format.errors import ArtifactError, InputError
 from export.server.admission import RequestLimits, RequestQueue
+from export.server.cross_origin import CrossOrigin
 from export.server.grpc_service import GrpcServer
+from export.server.http_server import HttpServer
 from export.server.model_config import ModelConfig, VersionPolicy
+from export.server.ports import Ports, host_port
 from export.server.predict import Predictor
-from export.server.rest_service import RestServer
+from export.server.rest_service import RestService
 from export.server.served_models import ServedModels
 from export.server.serving_error import ServingError
 
@@ -25,7 +28,7 @@ class Listening(NamedTuple):
     Attributes:
         model: the model's name; the first one's if there are several.
         version: the version that answers.
-        grpc: `host:port` of the gRPC services.
+        grpc: `host:port` of the gRPC services; an address of IPv6 is in brackets.
         rest: URL of the model's REST API.
     """
 
@@ -50,14 +53,13 @@ class Endpoint:
 
     Args:
         models: the models; the endpoint closes them when it stops, and if it cannot start.
-        host: the interface to listen on.
-        port: of gRPC; 0 takes a free one.
-        rest_port: of REST; 0 takes a free one.
+        ports: where to listen; the endpoint takes them over.
         limits: larger requests are refused.
         queue: requests that run and wait, those of both protocols together.
+        cross_origin: the web pages that may read what is answered over REST.
 
     Raises:
-        InputError: a port cannot be used.
+        InputError: a port cannot be used after all.
 
     Example:
         >>> with Endpoint.of_base_path("artifacts/serving", port=0, rest_port=0) as endpoint:
@@ -68,18 +70,18 @@ class Endpoint:
     def __init__(
         self,
         models: ServedModels,
+        ports: Ports,
         *,
-        host: str = "127.0.0.1",
-        port: int = 8500,
-        rest_port: int = 8501,
         limits: RequestLimits | None = None,
         queue: RequestQueue | None = None,
+        cross_origin: CrossOrigin | None = None,
     ) -> None:
         self.models = models
+        predictor = Predictor(models, limits or RequestLimits(), queue or RequestQueue())
+        rest = RestService(predictor, cross_origin or CrossOrigin())
         try:
-            check_ports(port=port, rest_port=rest_port)
-            predictor = Predictor(models, limits or RequestLimits(), queue or RequestQueue())
-            self._rest, self._grpc = _start(predictor, host, port, rest_port)
+            with ports:
+                self._rest, self._grpc = _start(predictor, rest, ports)
         except InputError:
             models.close()
             raise
@@ -87,8 +89,8 @@ class Endpoint:
         self.listening = Listening(
             name,
             models.latest(name),
-            f"{host}:{self._grpc.port}",
-            f"http://{host}:{self._rest.port}/v1/models/{name}",
+            host_port(ports.host, ports.port),
+            f"http://{host_port(ports.host, ports.rest_port)}/v1/models/{name}",
         )
 
     @classmethod
@@ -112,17 +114,18 @@ class Endpoint:
             version_policy: which of the versions are served.
             labels: label to version.
             poll_seconds: how often to look for new versions; 0 for never.
-            host, port, rest_port: where to listen.
+            host, port, rest_port: where to listen; see `Ports`.
 
         Raises:
-            InputError: there is no version that loads, or a port cannot be used.
+            InputError: a port cannot be used, or there is no version that loads.
         """
         config = ModelConfig(model_name, Path(base_path), version_policy, labels or {})
-        try:
-            models = ServedModels([config], config.base_path, poll_seconds)
-        except ServingError as error:
-            raise ArtifactError(f"`base_path`: {error.message}") from error
-        return cls(models, host=host, port=port, rest_port=rest_port)
+        with Ports(host, port, rest_port) as ports:
+            try:
+                models = ServedModels([config], config.base_path, poll_seconds)
+            except ServingError as error:
+                raise ArtifactError(f"`base_path`: {error.message}") from error
+            return cls(models, ports)
 
     def stop(self) -> None:
         """Finishes the requests in progress, up to a few seconds, and frees the models."""
@@ -139,27 +142,14 @@ class Endpoint:
         self.stop()
 
 
-def check_ports(**ports: int) -> None:
-    """Refuses what is no port.
-
-    Args:
-        ports: by the name of the argument.
-
-    Raises:
-        InputError: it is out of range.
-    """
-    for name, port in ports.items():
-        if not 0 <= port <= 65535:
-            raise InputError(f"`{name}` must be between 0 and 65535. Received: {port}")
-
-
-def _start(predictor: Predictor, host: str, port: int, rest_port: int) -> tuple[RestServer, GrpcServer]:
+def _start(predictor: Predictor, service: RestService, ports: Ports) -> tuple[HttpServer, GrpcServer]:
     try:
-        rest = RestServer(predictor, host, rest_port)
+        grpc_server = GrpcServer(predictor, ports.take_grpc())
+    except RuntimeError as error:  # somebody else was faster
+        raise InputError(f"`port`: cannot listen on {host_port(ports.host, ports.port)}") from error
+    try:
+        return HttpServer(ports.take_rest(), service, predictor.limits.request_bytes), grpc_server
     except OSError as error:
-        raise InputError(f"`rest_port`: cannot listen on {host}:{rest_port}: {error.strerror}") from error
-    try:
-        return rest, GrpcServer(predictor, host, port)
-    except RuntimeError as error:
-        rest.stop(0)
-        raise InputError(f"`port`: cannot listen on {host}:{port}") from error
+        grpc_server.stop(0)
+        where = host_port(ports.host, ports.rest_port)
+        raise InputError(f"`rest_port`: cannot listen on {where}: {error.strerror}") from error

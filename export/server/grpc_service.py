@@ -27,6 +27,7 @@ from export.server.admission import Deadline
 from export.server.health_service import health_handler
 from export.server.model_config import model_configs
 from export.server.predict import ModelCall, Predictor, PredictRequest
+from export.server.reflection_service import reflection_handlers
 from export.server.servable import DEFAULT_SIGNATURE, Servable
 from export.server.served_models import ModelSpec, ServedModels
 from export.server.serving_error import ServingError
@@ -42,14 +43,13 @@ class GrpcServer:
 
     Args:
         predictor: of the models; requests beyond its limits are refused with RESOURCE_EXHAUSTED.
-        host: the interface to listen on.
-        port: the port to listen on; 0 takes a free one.
+        address: to listen on, `host:port`.
 
     Raises:
         RuntimeError: the port cannot be used.
     """
 
-    def __init__(self, predictor: Predictor, host: str, port: int) -> None:
+    def __init__(self, predictor: Predictor, address: str) -> None:
         models, queue = predictor.models, predictor.queue
         options = [
             ("grpc.max_receive_message_length", predictor.limits.request_bytes),
@@ -60,8 +60,8 @@ class GrpcServer:
         self._server = grpc.server(futures.ThreadPoolExecutor(workers, "grpc"), options=options)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_PredictionService(predictor), self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(models), self._server)
-        self._server.add_generic_rpc_handlers((health_handler(lambda: models.is_serving),))
-        self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+        self._server.add_generic_rpc_handlers((health_handler(lambda: models.is_serving), *reflection_handlers()))
+        self._server.add_insecure_port(address)
         self._server.start()
 
     def stop(self, grace: float) -> None:

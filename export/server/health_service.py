@@ -10,11 +10,8 @@ SERVING, NOT_SERVING = 1, 2
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 
 
-def _messages() -> tuple[Any, Any]:
-    """`HealthCheckRequest` and `HealthCheckResponse`.
-
-    In a pool of their own, so that they do not meet those of the package `grpcio-health-checking`, which is not needed.
-    """
+def health_proto() -> descriptor_pb2.FileDescriptorProto:
+    """What `health.proto` declares, as far as it is served."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="grpc/health/v1/health.proto", package="grpc.health.v1")
     file.syntax = "proto3"
@@ -27,8 +24,19 @@ def _messages() -> tuple[Any, Any]:
         statuses.value.add(name=name, number=number)
     kind = ".grpc.health.v1.HealthCheckResponse.ServingStatus"
     response.field.add(name="status", number=1, type=field.TYPE_ENUM, type_name=kind, label=optional)
+    service = file.service.add(name="Health")
+    prefix = ".grpc.health.v1.HealthCheck"
+    service.method.add(name="Check", input_type=f"{prefix}Request", output_type=f"{prefix}Response")
+    return file
+
+
+def _messages() -> tuple[Any, Any]:
+    """`HealthCheckRequest` and `HealthCheckResponse`.
+
+    In a pool of their own, so that they do not meet those of the package `grpcio-health-checking`, which is not needed.
+    """
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    pool.Add(health_proto())
     request, response = (
         message_factory.GetMessageClass(pool.FindMessageTypeByName(f"grpc.health.v1.{name}"))
         for name in ("HealthCheckRequest", "HealthCheckResponse")

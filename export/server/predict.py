@@ -128,6 +128,7 @@ class Predictor:
             for name, tensor in call.inputs.items():
                 signature.check_tensor(name, tensor.dtype, tensor.shape)
             inputs = {name: tensor.to_array() for name, tensor in call.inputs.items()}
+            servable.check_times(inputs)
             remaining = request.deadline.remaining()
             with models.metrics.run(counted_as, "Predict"):
                 outputs = servable.run(signature, inputs, call.output_filter, remaining)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
+from export.server.epoch_times import EpochTimes
 from export.server.serving_error import ServingError
 from export.version.recorded_requests import read_warmup
 
@@ -95,6 +96,7 @@ class Servable:
 
     def __init__(self, path: Path, version: int) -> None:
         self.version = version
+        self._times = EpochTimes.of_version(path)
         # One thread per operation: those of a page are too small to share, and branches of its graph and other requests
         # keep the cores busy.
         threads = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1)
@@ -130,6 +132,15 @@ class Servable:
         if name not in self._signatures:
             raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
         return self._signatures[name]
+
+    def check_times(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Refuses times in another unit than that of the pages that the model was trained on, if it tells.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, with the unit.
+        """
+        if self._times is not None:
+            self._times.check(inputs)
 
     def predict(
         self,

@@ -1,7 +1,8 @@
 """TensorFlow Serving's JSON: requests in row or column format to arrays, and results back."""
 
 import base64
-import binascii
+import codecs
+import collections
 import json
 import math
 import re
@@ -32,14 +33,31 @@ _EXACT = {tf.float16: 2**11 - 1, tf.bfloat16: 2**8 - 1, tf.float32: 2**24 - 1, t
 """The largest integer up to which a type holds every integer."""
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        counts = collections.Counter(key for key, _ in pairs)
+        raise _invalid(
+            f"JSON Parse error: an object has the key {_excerpt(json.dumps(counts.most_common(1)[0][0]))} twice"
+        )
+    return keys
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def parse_document(body: bytes) -> dict[str, Any]:
     """Parses the body of a predict request, as leniently as TensorFlow Serving: `NaN` and `Infinity` are numbers, and
-    text after the document is ignored.
+    text after the document is ignored. Of a key that an object has twice, no reader knows which value was meant: it is
+    refused.
 
     Raises:
-        ServingError: the body is no JSON object, or holds not exactly one of `instances` and `inputs`, or is nested too
-            deep (RESOURCE_EXHAUSTED).
+        ServingError: the body is no JSON object, or holds not exactly one of `instances` and `inputs`, or a key twice,
+            or is nested too deep (RESOURCE_EXHAUSTED).
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
+        raise _invalid("JSON Parse error: the body seems to be UTF-16 or UTF-32; JSON is sent as UTF-8")
     if _depth(body) > _MAX_DEPTH:
         raise ServingError(
             grpc.StatusCode.RESOURCE_EXHAUSTED, f"JSON is nested too deep: more than {_MAX_DEPTH} levels"
@@ -47,12 +65,14 @@ def parse_document(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _invalid(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
+        raise _invalid(
+            f"JSON Parse error: Invalid encoding in string. at offset: {error.start}; JSON is sent as UTF-8"
+        ) from error
     start = len(text) - len(text.lstrip(" \t\r\n"))
     if start == len(text):
         raise _invalid("JSON Parse error: The document is empty")
     try:
-        document, _ = json.JSONDecoder().raw_decode(text, start)
+        document, _ = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise _invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
     except ValueError as error:  # an integer of thousands of digits
@@ -225,12 +245,24 @@ def _to_bytes(name: str, scalar: Any) -> bytes:
         if isinstance(scalar, str):
             return scalar.encode("utf-8")
         if isinstance(scalar, dict) and scalar.keys() == {"b64"} and isinstance(scalar["b64"], str):
-            return base64.b64decode(scalar["b64"], validate=True)
+            return _from_base64(name, scalar["b64"])
     except UnicodeEncodeError as error:
         raise _invalid(f"JSON Parse error: a lone surrogate in input {name} is no text") from error
-    except (binascii.Error, ValueError) as error:
-        raise _invalid(f"Unable to base64 decode input {name}: {error}") from error
     raise _wrong_type(name, scalar, tf.string)
+
+
+def _from_base64(name: str, text: str) -> bytes:
+    """Decodes as TensorFlow Serving does: with line ends and blanks anywhere, and with or without padding."""
+    digits = "".join(text.split())
+    data = digits.rstrip("=")
+    missing = "=" * (-len(data) % 4)
+    try:
+        if digits not in (data, data + missing):
+            raise ValueError("Incorrect padding")
+        return base64.b64decode(data + missing, validate=True)
+    except ValueError as error:  # also of characters that base64 does not have
+        hint = "; - and _ are digits of another alphabet" if re.search("[-_]", data) else ""
+        raise _invalid(f"Unable to base64 decode input {name}: {error}{hint}") from error
 
 
 def _to_json(array: np.ndarray, *, as_base64: bool) -> list | Any:

@@ -10,6 +10,7 @@ from export import RankerClient, saved_model
 from export.server.admission import RequestLimits, RequestQueue
 from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
+from export.server.ports import Ports
 from export.server.servable import Servable
 from export.server.served_models import ServedModels
 from export.version.reference_pages import MAX_DIFFERENCE, ReferencePages
@@ -66,7 +67,7 @@ def toy_endpoint(toy_base_path, tmp_path_factory):
     shutil.copytree(toy_base_path / "11", base_path / "11")
     models = ServedModels([ModelConfig("ranker", base_path)], base_path, poll_seconds=0)
     limits, queue = RequestLimits(row_length=50), RequestQueue(2, 8)
-    with Endpoint(models, port=0, rest_port=0, limits=limits, queue=queue) as endpoint:
+    with Endpoint(models, Ports(port=0, rest_port=0), limits=limits, queue=queue) as endpoint:
         yield endpoint
 
 

@@ -15,6 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from export.server.admission import RequestLimits, RequestQueue
 from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
+from export.server.ports import Ports
 from export.server.served_models import ServedModels
 
 MAX_REQUEST_BYTES = 200_000
@@ -69,14 +70,16 @@ def save_toy(path):
 
 
 @contextlib.contextmanager
-def serve_toy(base_path, limits=None, queue=None, **options):
+def serve_toy(base_path, limits=None, queue=None, cross_origin=None, **options):
     """Serves the versions in `base_path` on free ports; yields the models and where the server listens."""
     chosen = {name: options.pop(name) for name in ("policy", "labels") if name in options}
     config = ModelConfig("toy", base_path, **chosen)
     models = ServedModels([config], options.pop("root", base_path), **{"poll_seconds": 0, **options})
     limits = limits or RequestLimits(request_bytes=MAX_REQUEST_BYTES)
     queue = queue or RequestQueue(4, 32)
-    with Endpoint(models, port=0, rest_port=0, limits=limits, queue=queue) as endpoint:
+    with Endpoint(
+        models, Ports(port=0, rest_port=0), limits=limits, queue=queue, cross_origin=cross_origin
+    ) as endpoint:
         yield models, endpoint.listening
 
 

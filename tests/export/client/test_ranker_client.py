@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from beam_pipelines.format.errors import InputError
 from export import Page, RankerClient
 from export.client.predict_client import DeadlineExceeded, RankerBusy, RankerNotFound, RequestRefused
 from export.version.reference_pages import scores_in_process
@@ -45,5 +46,8 @@ def test_errors_are_typed(address, rows):
         assert asking.rank(page)
     with RankerClient("127.0.0.1:1", timeout=5) as asking, pytest.raises(RankerBusy):
         asking.rank(page)
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(InputError, match="exclude each other"):
         RankerClient(address, version=1, label="x")
+    for bare in ("::1:8500", "fe80::1"):  # is 8500 the port?
+        with pytest.raises(InputError, match=r"`address` must have brackets around IPv6, as \[::1\]:8500 has"):
+            RankerClient(bare)

@@ -8,6 +8,7 @@ import urllib.request
 import pytest
 
 from export import Page, RankerClient
+from export.server.ports import host_port
 
 pytestmark = [
     pytest.mark.tfserving,
@@ -25,7 +26,8 @@ def get(path, body=None):
 
 @pytest.fixture
 def ranker_client():
-    address = os.environ.get("TFSERVING_GRPC", urllib.parse.urlsplit(os.environ["TFSERVING_URL"]).hostname + ":8500")
+    host = urllib.parse.urlsplit(os.environ["TFSERVING_URL"]).hostname
+    address = os.environ.get("TFSERVING_GRPC", host_port(host, 8500))
     with RankerClient(address, timeout=60) as ranker_client:
         yield ranker_client
 

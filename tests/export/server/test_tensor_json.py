@@ -76,6 +76,53 @@ def test_text_is_bytes_and_b64_is_decoded(value):
     assert decode({"inputs": [value]}, a=TEXT)["a"].tolist() == [expected]
 
 
+@pytest.mark.parametrize("text", ["AAEC/w==", "AAEC/w", "AAEC\r\n/w==\r\n", " AA EC\t/w"])
+def test_b64_may_have_line_ends_and_go_without_padding(text):
+    assert decode({"inputs": [{"b64": text}, {"b64": ""}]}, a=TEXT)["a"].tolist() == [b"\x00\x01\x02\xff", b""]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("AAEC/w=", "Incorrect padding"),
+        ("AAEC/w===", "Incorrect padding"),
+        ("AAE=C/w=", ""),
+        ("AAEC/", ""),
+        ("====", "Incorrect padding"),
+        ("AAEC_w==", "- and _ are digits of another alphabet"),
+        ("é", "ASCII"),
+        ("\ud800", "ASCII"),
+        ("AA*=", ""),
+    ],
+)
+def test_what_is_no_b64_is_refused_by_name(text, reason):
+    message = refusal({"inputs": [{"b64": text}]}, a=TEXT)
+    assert message.startswith("Unable to base64 decode input a: ")
+    assert reason in message
+
+
+def test_a_byte_order_mark_is_skipped():
+    assert decode(b'\xef\xbb\xbf{"inputs": [1]}', a=INT)["a"].tolist() == [1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_other_unicode_is_named(encoding):
+    assert "the body seems to be UTF-16 or UTF-32" in refusal('{"inputs": [1]}'.encode(encoding), a=INT)
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (b'{"inputs": [1], "inputs": [2]}', "inputs"),
+        (b'{"signature_name": "x", "inputs": {"a": [1], "a": [1]}}', "a"),
+        (b'{"instances": [{"a": 1}, {"a": 1, "b": 2, "\\u0061": 1}]}', "a"),
+        (b'{"inputs": [{"b64": "AA==", "b64": "AA=="}]}', "b64"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named(body, key):
+    assert refusal(body, a=TEXT) == f'JSON Parse error: an object has the key "{key}" twice'
+
+
 def test_what_follows_the_document_is_ignored():
     assert decode(b' \n{"inputs": [1]} trailing', a=INT)["a"].tolist() == [1]
 
