@@ -84,8 +84,12 @@ def main(options: argparse.Namespace) -> str:
     left_out = f", {len(dataset.bad_shards)} damaged shards left out" if dataset.bad_shards else ""
     return (
         f"wrote the ranker ({options.image_feature}) of epoch {best['epoch']} to {options.output}: "
-        f"validation GAUC {best['gauc_page_mean']:.4f}, AUC {best['auc']:.4f}{left_out}"
+        f"validation GAUC {_figure(best['gauc_page_mean'])}, AUC {_figure(best['auc'])}{left_out}"
     )
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def _fit(
     checkpoints: Checkpoints,
     logs: Path,
     similarity: SimilarityValidation | None,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """Trains; returns the logs of the epochs. With validation, the model gets the weights of its best epoch."""
     strategy = model.distribute_strategy
     augment = flip_crop(config.seed) if config.augmentation == "flip_crop" else None

@@ -12,6 +12,7 @@ import tensorflow_recommenders as tfrs
 from beam_pipelines.format.records import FEATURES, HISTORIES
 from models.clustering.clusters import Clusters
 from models.config import Config
+from models.data.outcomes import learnable_outcomes
 from models.data.pages import PADDING, Pages
 from models.embeddings.embeddings import Embeddings
 from models.features.adapt import AdaptedFeatures
@@ -191,10 +192,11 @@ class Ranker(DistributedFit, tfrs.Model):
             options: other arguments of the constructor, of a subclass for example.
 
         Raises:
-            InputError: the pages have clicked candidates only, the pictures are those of another dataset, or their
-                encoder has seen the pages.
+            InputError: the candidates of the pages are all clicked or all not, the pictures are those of another
+                dataset, or their encoder has seen the pages.
             ConfigurationError: a feature of `config` is no column of the dataset.
         """
+        learnable_outcomes(pages)
         adapted = adapt_to_pages(
             pages,
             config or RankerConfig(),

@@ -10,11 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from beam_pipelines.format.errors import InputError, about
+from beam_pipelines.format.errors import ConfigurationError, InputError, about
 from beam_pipelines.format.outputs import whole_directory
-from beam_pipelines.shell.progress import is_progress_shown, say, warn
+from beam_pipelines.shell.progress import is_progress_shown, say
 from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
+from models.data.outcomes import Outcomes, count_outcomes, learnable_outcomes
 from models.data.pages import GROUPS, Pages, TrainingBatches, page_batches, with_labels
 from models.embeddings.embeddings import Embeddings
 from models.evaluation.measure import measure
@@ -22,7 +23,7 @@ from models.evaluation.scored_pages import ScoredPages, score_pages
 from models.metrics.log_loss import candidate_weights
 from models.ranker.adapt import adapt_to_pages, check_negatives, picture_feature_of, resolve
 from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
-from models.ranker.config import ImageFeature, Monitor, TrainingConfig
+from models.ranker.config import ImageFeature, Monitor, TasksConfig, TrainingConfig
 from models.ranker.ranker import LOSS_WEIGHT, Ranker, default_optimizer
 from models.ranker.run import RankerMetadata, RankerRun
 from models.ranker.warm_start import WarmStart
@@ -115,6 +116,9 @@ def train_ranker(
             pages = dataset.pages("train")
             check_negatives(pages)
             train, later = _split(pages, config.validation_share)
+            outcomes = learnable_outcomes(train)
+            _check_validation(later, config)
+        _check_tasks(config.ranker.tasks, outcomes)
         say(f"{len(train)} pages to learn on, {len(later)} later ones to validate")
         adapted = adapt_to_pages(
             train,
@@ -162,7 +166,7 @@ def train_ranker(
         scores = score_pages(ranker, later_batches)
         ranker.calibrator = _calibrator(config.calibration, scores, train.negative_rate)
         best = {
-            "epoch": int(np.argmax(np.nan_to_num(history[f"val_{config.monitor}"], nan=-np.inf))) + 1,
+            "epoch": int(np.argmax(np.array(history[f"val_{config.monitor}"], float))) + 1,
             **measure(scores.calibrated(ranker.calibrator), train.negative_rate),
         }
         metadata = RankerMetadata(
@@ -202,6 +206,31 @@ def _split(pages: Pages, validation_share: float) -> tuple[Pages, Pages]:
         ) from error
 
 
+def _check_tasks(tasks: TasksConfig, outcomes: Outcomes) -> None:
+    """Refuses tasks that the pages say nothing of."""
+    for task, count, missing in (
+        ("pairwise", outcomes.mixed_pages, "no page to learn on has clicked and unclicked candidates"),
+        ("ctcvr", outcomes.conversions, f"none of the {outcomes.clicks} clicked candidates to learn on converted"),
+        ("dwell", outcomes.visits, f"none of the {outcomes.clicks} clicked candidates to learn on has a dwell time"),
+    ):
+        if getattr(tasks, task) and not count:
+            raise ConfigurationError(f"ranker.tasks.{task}: {missing}; 0 leaves the task out")
+
+
+def _check_validation(later: Pages, config: TrainingConfig) -> None:
+    """Refuses validation pages on which the metric that chooses the epoch is undefined."""
+    outcomes = count_outcomes(later)
+    share = f"validation_share ({config.validation_share})"
+    if common := outcomes.one_class():
+        raise InputError(f"the {len(later)} train pages that validate, the latest ones, have {common}; raise {share}")
+    kind = {"gauc_page_mean": "page", "gauc_user_mean": "user"}.get(config.monitor)
+    if kind and not getattr(outcomes, f"mixed_{kind}s"):
+        raise ConfigurationError(
+            f"monitor: {config.monitor} is undefined, for no {kind} of the {len(later)} train pages that validate has "
+            f"clicked and unclicked candidates; set monitor=auc, or raise {share}"
+        )
+
+
 def _fit(
     ranker: Ranker,
     config: TrainingConfig,
@@ -209,7 +238,7 @@ def _fit(
     later_batches: tf.data.Dataset,
     checkpoints: Checkpoints,
     seed: int,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """Trains, and leaves the ranker with the weights of its best epoch; returns the logs of the epochs."""
     strategy = ranker.distribute_strategy
     batches = TrainingBatches(
@@ -256,9 +285,6 @@ def _loss_weights(half_life_days: float | None, last: int) -> Callable[[dict[str
 def _calibrator(kind: str, scores: ScoredPages, negative_rate: float) -> Calibrator:
     """Fits a calibrator on what the validation pages say."""
     if kind == "none":
-        return Calibrator()
-    if scores.clicked.all() or not scores.clicked.any():
-        warn("not calibrated: the validation candidates are all clicked or all not")
         return Calibrator()
     fit = {"platt": fit_platt, "isotonic": fit_isotonic}[kind]
     return fit(to_logits(scores.ctr), scores.clicked, candidate_weights(scores.clicked, negative_rate))

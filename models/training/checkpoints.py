@@ -80,7 +80,7 @@ class Checkpoints:
             than a run that ends.
         """
         path = self.path / f"step-{checkpoint.step:010d}.npz"
-        state = json.dumps({"run": self._run, "step": checkpoint.step, **checkpoint.state})
+        state = json.dumps({"run": self._run, "step": checkpoint.step, **checkpoint.state}, allow_nan=False)
         try:
             with whole_file(path) as scratch, open(scratch, "wb") as file:
                 np.savez(file, **{_STATE: np.array(state)}, **checkpoint.arrays)

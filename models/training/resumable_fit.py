@@ -26,7 +26,7 @@ def resumable_fit(
     verbose: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **options: Any,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """Trains with `model.fit`, from the latest checkpoint on if there is one.
 
     A run that was killed and goes on ends with the weights of one that was not, to the last bit if its steps are
@@ -50,11 +50,12 @@ def resumable_fit(
         options: other arguments of `fit`.
 
     Returns:
-        What `fit` calls history: the logs of all epochs, those before an interruption included.
+        What `fit` calls history: the logs of all epochs, those before an interruption included; `None` where one is
+        undefined.
 
     Raises:
         ArtifactError: the checkpoint is of another run or model.
-        InputError: the loss or a weight is not finite any more.
+        InputError: the loss or a weight is not finite any more, or the monitored log is undefined.
     """
     if patience is not None and monitor is None:
         raise ValueError("`patience` needs a `monitor`. Received: monitor=None")

@@ -40,7 +40,13 @@ class BestWeights(keras.callbacks.Callback):
         self.weights: list[np.ndarray] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Keras' hook: compares."""
+        """Keras' hook: compares.
+
+        Raises:
+            InputError: the log is undefined.
+        """
+        if math.isnan(logs[self.monitor]):
+            raise InputError(f"{self.monitor}, by which the best epoch is chosen, is undefined after epoch {epoch + 1}")
         self._values.append(float(logs[self.monitor]))
         if logs[self.monitor] > self.value:
             self.value = float(logs[self.monitor])
@@ -48,12 +54,12 @@ class BestWeights(keras.callbacks.Callback):
         if self.is_patience_over({self.monitor: self._values}):
             self.model.stop_training = True
 
-    def is_patience_over(self, history: Mapping[str, Sequence[float]]) -> bool:
+    def is_patience_over(self, history: Mapping[str, Sequence[Any]]) -> bool:
         """Whether the epochs so far say that training should stop; an interrupted run hands in those before it, too."""
         self._values = list(history.get(self.monitor, []))
         if self.patience is None or not self._values:
             return False
-        best = int(np.argmax(np.nan_to_num(self._values, nan=-np.inf)))
+        best = int(np.argmax(self._values))
         return len(self._values) - 1 - best >= self.patience
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -77,7 +83,7 @@ class StepCheckpoints(keras.callbacks.Callback):
     Attributes:
         epoch: epochs that are done.
         steps: steps of the next one that are done.
-        history: the logs of the epochs that are done.
+        history: the logs of the epochs that are done, `None` where one is undefined.
 
     Raises:
         InputError: the loss or a weight is not finite any more.
@@ -90,7 +96,7 @@ class StepCheckpoints(keras.callbacks.Callback):
         super().__init__()
         self.epoch = 0
         self.steps = 0
-        self.history: dict[str, list[float]] = {}
+        self.history: dict[str, list[float | None]] = {}
         self._checkpoints = checkpoints
         self._steps_per_epoch = steps_per_epoch
         self._total = steps_per_epoch * epochs
@@ -159,7 +165,7 @@ class StepCheckpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Keras' hook: records the logs."""
         for name, value in logs.items():
-            self.history.setdefault(name, []).append(float(value))
+            self.history.setdefault(name, []).append(float(value) if math.isfinite(value) else None)
         self.epoch, self.steps = epoch + 1, 0
 
     def epoch_has_ended(self) -> None:
@@ -183,8 +189,8 @@ class StepCheckpoints(keras.callbacks.Callback):
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 self._diverged(f"{name} is not finite")
-        state = {"epoch": self.epoch, "steps": self.steps, "history": self.history}
-        if self._best is not None:
+        state: dict[str, Any] = {"epoch": self.epoch, "steps": self.steps, "history": self.history}
+        if self._best is not None and self._best.weights:
             arrays |= {f"best/{number:05d}": array for number, array in enumerate(self._best.weights)}
             state["best"] = self._best.value
         if not self._checkpoints.writes or self._checkpoints.write(Checkpoint(self.step, arrays, state)):

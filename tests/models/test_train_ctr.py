@@ -231,6 +231,60 @@ def test_clicked_candidates_alone_teach_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture(scope="module")
+def separate(tmp_path_factory):
+    """Pages of two candidates, of which the last two have a click of both and none; the others are mixed."""
+    root = tmp_path_factory.mktemp("separate")
+    return write_tiny_dataset(root, items=60, pages=40, candidates=2, click_rates=(1.0, 0.0), seed=5)
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "message"),
+    [
+        (1.0, [], "--data: the .* train pages to learn on, .* have clicked candidates only"),
+        (0.0, [], "--data: the .* train pages to learn on, .* have no clicked candidate"),
+        (
+            None,
+            ["validation_share=0.025"],
+            "--data: the 1 train pages that validate, .* have clicked candidates only; raise",
+        ),
+        (
+            None,
+            ["validation_share=0.05"],
+            "monitor: gauc_page_mean is undefined, for no page of the 2 train pages that",
+        ),
+        (
+            None,
+            ["validation_share=0.05", "monitor=gauc_user_mean"],
+            "monitor: gauc_user_mean is undefined, for no user",
+        ),
+        (
+            None,
+            ["ranker.tasks.ctcvr=0.5"],
+            "ranker.tasks.ctcvr: none of the .* clicked candidates to learn on converted",
+        ),
+        (None, ["ranker.tasks.dwell=0.5"], "ranker.tasks.dwell: none of the .* clicked candidates .* has a dwell time"),
+    ],
+)
+def test_what_there_is_nothing_to_learn_or_measure_of_is_refused(separate, tmp_path, rate, options, message):
+    tiny = separate if rate is None else write_tiny_dataset(tmp_path, items=60, pages=20, click_rates=(rate, rate))
+    overrides = [word for option in options for word in ("--set", option)]
+    with pytest.raises(CommandError, match=message):
+        train(tiny, tmp_path / "run", "--image-feature", "none", *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_undefined_figure_is_null_and_takes_no_part_in_the_choice_of_the_epoch(separate, tmp_path):
+    options = ["--set", "epochs=2", "--set", "validation_share=0.05", "--set", "monitor=auc"]
+    line = train(separate, tmp_path / "run", "--image-feature", "none", *options)
+    assert "validation GAUC undefined, AUC " in line
+    history = json.loads((tmp_path / "run" / "history.json").read_text(), parse_constant=pytest.fail)
+    assert history["val_gauc_page_mean"] == [None, None]
+    metadata = json.loads((tmp_path / "run" / "metadata.json").read_text(), parse_constant=pytest.fail)
+    assert metadata["validation"]["gauc_page_mean"] is None
+    assert metadata["validation"]["epoch"] == 1 + np.argmax(history["val_auc"])
+
+
 def test_a_run_goes_on_from_an_earlier_ranker(tiny, run, tmp_path, capsys):
     options = ["--set", "epochs=1", "--set", "learning_rate=0.000000001"]  # what it begins with is what it ends with
     train(tiny, tmp_path / "run", "--warm-start", str(run), *options)

@@ -36,11 +36,13 @@ def write_tiny_dataset(
     candidates: int = 6,
     styles: int = 6,
     train_negatives: float = 1.0,
+    click_rates: tuple[float, float] = (0.5, 0.08),
     shards: int = 2,
     seed: int = 0,
 ) -> TinyDataset:
     """Users like two styles each, which only pictures show; the last fifth of the items appears in `test/` only.
 
+    Items are clicked at the first of `click_rates` if they have a style that the user likes, else at the second.
     Train pages keep the share `train_negatives` of their unclicked candidates, the rest is the same whatever it is.
     """
     rng, sampling = np.random.default_rng(seed), np.random.default_rng(seed)
@@ -60,7 +62,7 @@ def write_tiny_dataset(
             size = int(rng.integers(2, candidates + 1))
             shown = rng.choice(known, size, replace=False)
             liked = np.isin(style[shown], taste[user])
-            clicked = (rng.random(size) < np.where(liked, 0.5, 0.08)).astype(np.int64)
+            clicked = (rng.random(size) < np.where(liked, *click_rates)).astype(np.int64)
             history = clicks[user][::-1]
             rows = np.array([i for i, _ in history], np.int64)
             times = np.array([t for _, t in history], np.int64)

@@ -228,6 +228,20 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
         train(tmp_path / "run", callbacks=[Break()])
 
 
+def test_the_best_epoch_is_never_chosen_by_nan_and_other_undefined_logs_are_none(tmp_path):
+    class Log(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["score"], logs["other"] = (np.nan if epoch else 0.5), np.nan
+
+    with pytest.raises(InputError, match="score, by which the best epoch is chosen, is undefined after epoch 2"):
+        train(tmp_path / "run", monitor="score", callbacks=[Log()])
+    with pytest.raises(Killed):
+        train(tmp_path / "other", callbacks=[Log(), Kill(1, 1)])
+    _, history = train(tmp_path / "other", callbacks=[Log()])  # reads what the checkpoint says of the first epoch
+    assert set(history["other"]) == {None}
+    assert len(history["other"]) == len(history["loss"])
+
+
 def test_a_model_of_another_shape_is_refused_with_what_differs(tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "run", callbacks=[Kill(1, 1)])
