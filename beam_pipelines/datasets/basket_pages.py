@@ -1,5 +1,6 @@
 """Pages around real baskets, for sources that have purchases but no impressions."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ class Purchases(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The candidates of all pages, sorted by page and position: arrays of the same length, all integers."""
+    """The candidates of pages, sorted by page and position: arrays of the same length, all integers."""
 
     page: np.ndarray
     day: np.ndarray
@@ -75,8 +76,33 @@ class BasketPages:
         self._shown = np.zeros(articles, np.int64)  # without a click
         self._first_shown = np.full(articles, 10**6)
 
-    def build(self, purchases: Purchases) -> Candidates:
-        """Builds the pages of all baskets."""
+    def build(self, purchases: Purchases) -> Iterator[Candidates]:
+        """Builds the pages of all baskets.
+
+        Yields:
+            The candidates of a day's pages, day after day.
+        """
+        parts = list(self._days(purchases))
+        built = 0
+        for day, customers, page, article, clicked in parts:
+            order = np.lexsort((self._rng.random(len(page)), page))  # positions carry nothing
+            page = page[order].astype(np.int64)
+            position = np.arange(len(page)) - np.searchsorted(page, page)
+            yield Candidates(
+                page + built,
+                np.full(len(page), day),
+                customers[page],
+                article[order].astype(np.int64),
+                position,
+                clicked[order].astype(np.int64),
+            )
+            built += len(customers)
+
+    def _days(self, purchases: Purchases) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Fills the baskets of each day: day, customer of each page, and page, article and click of each candidate.
+
+        All days are sampled before any is shuffled, so the integers are small.
+        """
         first, last = int(purchases.day[0]), int(purchases.day[-1])
         bounds = np.searchsorted(purchases.day, np.arange(first, last + 2))
 
@@ -86,8 +112,6 @@ class BasketPages:
 
         for day in range(first, first + ON_SALE_DAYS):
             np.add.at(self._nearby, bought_on(day), 1)
-        parts: list[tuple[np.ndarray, ...]] = []
-        built = 0
         for day in progress_bar(range(first, last + 1), desc="pages", unit=" days"):
             np.add.at(self._nearby, bought_on(day + ON_SALE_DAYS), 1)
             np.add.at(self._nearby, bought_on(day - ON_SALE_DAYS - 1), -1)
@@ -103,13 +127,7 @@ class BasketPages:
             page, article, clicked = self._fill(day, basket, bought)
             np.add.at(self._shown, article[~clicked], 1)
             self._first_shown[article[~clicked]] = np.minimum(self._first_shown[article[~clicked]], day)
-            parts.append((page + built, np.full(len(page), day), customers[page], article, clicked))
-            built += len(customers)
-        page, days, customer, article, clicked = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((self._rng.random(len(page)), page))  # positions carry nothing
-        page = page[order]
-        position = np.arange(len(page)) - np.searchsorted(page, page)
-        return Candidates(page, days[order], customer[order], article[order], position, clicked[order].astype(np.int64))
+            yield day, customers, page.astype(np.int32), article.astype(np.int32), clicked
 
     def _fill(self, day: int, basket: np.ndarray, bought: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Fills up the baskets of a day: `basket` numbers them 0, 1, ... in order, `bought` has their articles.

@@ -1,7 +1,7 @@
 """Turns the H&M competition's files into a log directory; `hm_logs` says how.
 
 Example:
-    python -m beam_pipelines.datasets.hm --source h-and-m --output artifacts/hm_logs
+    python -m beam_pipelines.datasets.hm --source h-and-m-personalized-fashion-recommendations.zip --output LOGS
 """
 
 import argparse
@@ -18,7 +18,8 @@ def _parser() -> ArgumentParser:
         "--source",
         type=Path,
         required=True,
-        help="folder with transactions_train, articles and customers (.csv or .csv.gz) and images/ (files or .zip)",
+        help="the zip that Kaggle gives, or folder with transactions_train, articles and customers (.csv, .csv.gz or "
+        ".csv.zip) and images/ (files or .zip)",
     )
     parser.add_argument("--output", type=Path, default=Path("artifacts/hm_logs"), help="log directory to make")
     parser.add_argument("--page-size", type=int, default=20, help="candidates per page")

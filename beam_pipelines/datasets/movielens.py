@@ -1,7 +1,7 @@
 """Turns MovieLens' ratings into a log directory; `movielens_logs` says how.
 
 Example:
-    python -m beam_pipelines.datasets.movielens --source ml-latest-small --output artifacts/movielens_logs
+    python -m beam_pipelines.datasets.movielens --source ml-latest-small.zip --output artifacts/movielens_logs
 """
 
 import argparse
@@ -18,7 +18,8 @@ def _parser() -> ArgumentParser:
         "--source",
         type=Path,
         required=True,
-        help="folder with ratings and movies (.csv or .csv.gz) and, if there are posters, images/ with MOVIEID.jpg "
+        help="archive as GroupLens publishes it (ml-latest-small.zip, ml-1m.zip, ml-32m.zip, ...), or folder with its "
+        "ratings and movies (.csv, .csv.gz, .csv.zip or .dat) and, if there are posters, images/ with MOVIEID.jpg "
         "(files or .zip)",
     )
     parser.add_argument("--output", type=Path, default=Path("artifacts/movielens_logs"), help="log directory to make")

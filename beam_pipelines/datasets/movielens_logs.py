@@ -1,22 +1,27 @@
 """MovieLens' ratings as a log directory: real likes and dislikes, with film posters where there are some.
 
+Read are the archives that GroupLens publishes, or what they unpack to: ml-latest-small, ml-latest, ml-20m, ml-25m and
+ml-32m (CSV), ml-1m and ml-10m (`.dat`).
+
 A page is a user's ratings without a pause of more than half an hour, in the order in which they were given, and a
 rating of at least `like` is a click. Users chose what to rate, so a page is no list that somebody ranked for them;
 every report on these logs says so.
 
 A film's category is all its genres, which the source lists by the alphabet: the first of them means nothing. It has no
-publication time, as titles tell only the year.
+publication time, as titles tell only the year. Only ml-1m tells anything of users; their postal codes are not read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_pipelines.datasets.log_writer import LogSummary, write_logs
+from beam_pipelines.datasets.log_writer import LogSummary, log_writer
 from beam_pipelines.datasets.session_pages import SessionPages, cut_sessions
-from beam_pipelines.datasets.source_files import find_images, find_tables, link_files, read_table, require_source
+from beam_pipelines.datasets.source_files import Pictures, SourceFiles
+from beam_pipelines.datasets.source_tables import Format, Layout, SourceTable, TableFile, find_layout, say_unread
+from beam_pipelines.datasets.user_buckets import user_buckets
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.outputs import whole_directory
 
@@ -25,35 +30,62 @@ NOTICE = (
     "were chosen by who rated them"
 )
 _GAP = 1800  # seconds
-_TABLES = {
-    "ratings": pa.schema(
-        [
-            pa.field("userId", pa.string(), nullable=False),
-            pa.field("movieId", pa.string(), nullable=False),
-            pa.field("rating", pa.float64(), nullable=False),
-            pa.field("timestamp", pa.int64(), nullable=False),
-        ]
+_RATINGS = pa.schema(
+    [
+        pa.field("userId", pa.string(), nullable=False),
+        pa.field("movieId", pa.string(), nullable=False),
+        pa.field("rating", pa.float64(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+    ]
+)
+_MOVIES = pa.schema(
+    [
+        pa.field("movieId", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("genres", pa.string()),
+    ]
+)
+_USERS = pa.schema(
+    [
+        pa.field("userId", pa.string(), nullable=False),
+        pa.field("gender", pa.string()),
+        pa.field("age", pa.string()),
+        pa.field("occupation", pa.string()),
+    ]
+)
+
+
+def _dat(*columns: str) -> Format:
+    """No header, no quotes, and titles in Latin-1 (ml-1m) or UTF-8 (ml-10m)."""
+    return Format(b"::", columns, quoted=False, encoding="latin-1")
+
+
+LAYOUTS = (
+    Layout(
+        "ml-latest-small, ml-latest, ml-20m, ml-25m or ml-32m",
+        {"ratings": TableFile("ratings.csv", _RATINGS), "movies": TableFile("movies.csv", _MOVIES)},
     ),
-    "movies": pa.schema(
-        [
-            pa.field("movieId", pa.string(), nullable=False),
-            pa.field("title", pa.string()),
-            pa.field("genres", pa.string()),
-        ]
+    Layout(
+        "ml-1m or ml-10m",
+        {
+            "ratings": TableFile("ratings.dat", _RATINGS, format=_dat(*_RATINGS.names)),
+            "movies": TableFile("movies.dat", _MOVIES, format=_dat(*_MOVIES.names)),
+            "users": TableFile("users.dat", _USERS, required=False, format=_dat(*_USERS.names, "zip")),
+        },
     ),
-}
+)
 
 
 def to_impressions(ratings: pa.Table, like: float) -> tuple[pa.Table, SessionPages]:
     """Puts ratings into pages; the table is by user, then time."""
     time = ratings["timestamp"].to_numpy()
-    pages = cut_sessions(ratings["userId"], time, ratings["movieId"], _GAP)
-    page_id = pages.ids(ratings["userId"], time)
+    pages = cut_sessions(ratings["user_id"], time, ratings["movieId"], _GAP)
+    page_id = pages.ids(ratings["user_id"], time)
     ratings = ratings.take(pa.array(pages.order))
     table = pa.table(
         {
             "page_id": page_id,
-            "user_id": ratings["userId"],
+            "user_id": ratings["user_id"],
             "item_id": ratings["movieId"],
             "timestamp": pc.multiply(ratings["timestamp"], 1000),
             "position": pages.position,
@@ -63,29 +95,35 @@ def to_impressions(ratings: pa.Table, like: float) -> tuple[pa.Table, SessionPag
     return table, pages
 
 
-def to_items(movies: pa.Table, images: Mapping[str, str]) -> pa.Table:
+def to_items(movies: pa.Table, pictures: Pictures) -> pa.Table:
     """Names the films' columns as the input contract does."""
-    genres = pc.fill_null(movies["genres"], "")
-    genres = pc.if_else(pc.equal(genres, "(no genres listed)"), "", genres)
+    none = pa.scalar(None, pa.string())
+    genres = pc.if_else(pc.equal(movies["genres"], "(no genres listed)"), none, movies["genres"])
     year = pc.struct_field(pc.extract_regex(movies["title"], r"\((?P<year>\d{4})\)\s*$"), "year")
     return pa.table(
         {
             "item_id": movies["movieId"],
             "category": genres,
             "title": movies["title"],
-            "image": pa.array([images.get(film, "") for film in movies["movieId"].to_pylist()], pa.string()),
+            "image": pa.array([pictures.paths.get(film) for film in movies["movieId"].to_pylist()], pa.string()),
             "stat_year": year.cast(pa.float64()),
             "label_first_genre": pc.replace_substring_regex(genres, r"\|.*", ""),
         }
     )
 
 
+def to_users(users: pa.Table) -> pa.Table:
+    """Names the users' columns as the input contract does; ages are groups, named by their first year."""
+    features = {f"cat_{name}": users[name] for name in ("gender", "age", "occupation")}
+    return pa.table({"user_id": users["userId"], **features})
+
+
 def write_movielens_logs(source: Path, output: Path, *, like: float = 4.0, overwrite: bool = False) -> LogSummary:
     """Writes a log directory from MovieLens' tables.
 
     Args:
-        source: folder with ratings and movies (.csv or .csv.gz) and, if there are posters, images/ with MOVIEID.jpg
-            (files or .zip).
+        source: folder or archive (.zip) with ratings.csv and movies.csv, or ratings.dat and movies.dat and, if there
+            are any, users.dat; beside them may be images/ with MOVIEID.jpg (files or .zip).
         output: log directory to make.
         like: ratings from here on are clicks, in stars.
         overwrite: whether an existing output is replaced.
@@ -95,28 +133,53 @@ def write_movielens_logs(source: Path, output: Path, *, like: float = 4.0, overw
     """
     if not 0.5 <= like <= 5:
         raise InputError(f"`like` must be a rating, between 0.5 and 5. Received: {like:g}")
-    files = find_tables(require_source(source, "downloading MovieLens"), _TABLES)
-    folder = source / "images"
-
-    with whole_directory(output, overwrite=overwrite, inputs=[source]) as directory:
-        images, image_files = find_images(folder) if folder.is_dir() else ({}, [])
-        ratings, movies = (read_table(files[name], schema) for name, schema in _TABLES.items())
-        impressions, pages = to_impressions(ratings, like)
-        items = to_items(movies, images)
-        write_logs(directory, {"impressions": impressions, "items": items}, NOTICE)
-        link_files(image_files, folder, directory / "images")
-    clicked = impressions["clicked"].to_numpy()
-    pictured = items.filter(pc.not_equal(items["image"], ""))["item_id"]
+    with SourceFiles(source, "downloading MovieLens") as files:
+        _, folder, tables = find_layout(files, LAYOUTS)
+        say_unread(files, folder, list(tables.values()))
+        pages = impressions = clicks = users = both = pictured_ratings = unknown = 0
+        with (
+            whole_directory(output, overwrite=overwrite, inputs=[source]) as directory,
+            log_writer(directory, NOTICE) as writer,
+        ):
+            pictures = files.pictures(folder)
+            items = to_items(tables["movies"].read(), pictures)
+            writer.append("items", items)
+            pictured = items.filter(items["image"].is_valid())["item_id"]
+            for ratings in user_buckets(_ratings(tables["ratings"]), directory):
+                part, cut = to_impressions(ratings, like)
+                writer.append("impressions", part)
+                clicked = part["clicked"].to_numpy()
+                pages += len(cut.start)
+                impressions += len(part)
+                clicks += int(clicked.sum())
+                users += pc.count_distinct(part["user_id"]).as_py()
+                both += cut.with_both_classes(clicked)
+                unknown += len(part) - pc.sum(pc.is_in(part["item_id"], items["item_id"])).as_py()
+                pictured_ratings += pc.sum(pc.is_in(part["item_id"], pictured)).as_py()
+            if "users" in tables:
+                writer.append("users", to_users(tables["users"].read()))
+            pictures.link(directory / "images")
     return LogSummary(
-        pages=len(pages.start),
-        impressions=len(impressions),
-        clicks=int(clicked.sum()),
+        pages=pages,
+        impressions=impressions,
+        clicks=clicks,
         events=0,
-        users=pc.count_distinct(ratings["userId"]).as_py(),
-        items=len(movies),
+        users=users,
+        items=len(items),
         counters={
-            "pages with both a like and a dislike": pages.with_both_classes(clicked),
+            **{f"rows of {table.name}": table.rows for table in tables.values()},
+            "pages with both a like and a dislike": both,
+            "ratings of films that the catalogue lacks": unknown,
             "films with a poster": len(pictured),
-            "ratings of films with a poster": pc.sum(pc.is_in(impressions["item_id"], pictured)).as_py(),
+            "ratings of films with a poster": pictured_ratings,
         },
     )
+
+
+def _ratings(table: SourceTable) -> Iterator[pa.RecordBatch]:
+    for batch in table.batches():
+        table.check_times("timestamp", batch["timestamp"], per_second=1)
+        stars = batch["rating"].to_numpy()
+        if (wrong := (stars < 0.5) | (stars > 5)).any():
+            raise InputError(f"{table.name}: a rating must be between 0.5 and 5. Received: {stars[wrong][0]:g}")
+        yield batch.rename_columns(["user_id", *batch.schema.names[1:]])

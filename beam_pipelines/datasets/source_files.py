@@ -1,110 +1,187 @@
-"""Reads the files of a public data set: tables as CSV, plain or gzipped, and pictures, loose or in zip shards."""
+"""The files of a public data set as its publisher gives them: in a folder, or still in the archive of the download."""
 
+import gzip
 import os
 import shutil
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.csv
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple, cast
 
 from beam_pipelines.format.errors import InputError
 
+READ_ERRORS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError)
+"""What a damaged, cut, encrypted or unusually packed file raises while it is read."""
+PACKED = ("", ".gz", ".zip")
+"""Endings under which a file is found: as it is, gzipped, or alone in a zip (so Kaggle gives single files)."""
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_DEPTH = 3  # folders: archives unpack to KuaiRand-Pure/data/...
+_PICTURES = "images"
 
-def require_source(folder: Path, made_by: str) -> Path:
-    """Returns the folder if it is one.
 
-    Raises:
-        InputError: it is not there; the message says what makes it.
+class Pictures(NamedTuple):
+    """The pictures of a data set, loose or in zip shards.
+
+    Attributes:
+        paths: item ID (the file's name without its ending) to the picture's path inside the folder or shard.
+        files: to hand on, by their path below the `images/` of a log directory.
     """
-    if not folder.is_dir():
-        raise InputError(f"`source`: no directory {folder}; {made_by} makes it")
-    return folder
 
+    paths: Mapping[str, str]
+    files: Mapping[str, Path]
 
-def find_tables(source: Path, schemas: Mapping[str, pa.Schema]) -> dict[str, Path]:
-    """Finds `NAME.csv` or `NAME.csv.gz` of every table and checks its columns, without reading it.
-
-    Raises:
-        InputError: a table or a column is missing, or a file cannot be read.
-    """
-    files = {}
-    for table, schema in schemas.items():
-        found = [path for path in (source / f"{table}.csv", source / f"{table}.csv.gz") if path.is_file()]
-        if not found:
-            raise InputError(f"`source`: no {table}.csv or {table}.csv.gz in {source}")
-        files[table] = found[0]
-        try:
-            with pa.csv.open_csv(found[0]) as reader:
-                names = reader.schema.names
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{found[0]} cannot be read: {str(error).splitlines()[0]}") from error
-        if missing := [column for column in schema.names if column not in names]:
-            raise InputError(f"{found[0]}: no column {missing[0]!r} (columns: {', '.join(names)})")
-    return files
-
-
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Reads the columns of a schema. IDs that it calls strings stay strings, so that leading zeros survive.
-
-    Raises:
-        InputError: the file is damaged or has no rows, a value is not of its type, or one is missing that the schema
-            says is there.
-    """
-    options = pa.csv.ConvertOptions(
-        include_columns=schema.names, column_types=dict(zip(schema.names, schema.types, strict=True)),
-        null_values=[""], strings_can_be_null=True
-    )  # fmt: skip
-    parse = pa.csv.ParseOptions(newlines_in_values=True)
-    try:
-        table = pa.csv.read_csv(path, convert_options=options, parse_options=parse)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not table.num_rows:
-        raise InputError(f"{path} has no rows")
-    for field in schema:
-        if not field.nullable and (absent := table[field.name].null_count):
-            raise InputError(f"{path}: column {field.name!r} is empty in {absent} of {table.num_rows} rows")
-    return table.combine_chunks()
-
-
-def find_images(folder: Path) -> tuple[dict[str, str], list[Path]]:
-    """Finds the pictures of a folder, loose or in zip shards.
-
-    Returns:
-        Item ID (the file's name without its ending) to the picture's path inside the folder or shard, and the files to
-        hand on.
-
-    Raises:
-        InputError: there is no picture, or a shard is damaged.
-    """
-    images: dict[str, str] = {}
-    files = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix == ".zip" and path.parent == folder:
+    def link(self, target: Path) -> None:
+        """Puts the files into a folder: hard links where possible, copies elsewhere."""
+        for name, file in self.files.items():
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with zipfile.ZipFile(path) as shard:
-                    names = shard.namelist()
-            except zipfile.BadZipFile as error:
-                raise InputError(f"{path} cannot be read: {error}") from error
-        elif path.suffix == ".jpg":
-            names = [path.relative_to(folder).as_posix()]
+                os.link(file.resolve(), path)
+            except OSError:  # another file system, or not ours to link
+                shutil.copyfile(file, path)
+
+
+class SourceFiles:
+    """The files of a data set. Archives are read where they are, not unpacked.
+
+    Args:
+        path: a folder, or a .zip, .tar, .tar.gz or .tgz file.
+        made_by: what makes it, for the error if it is not there: "downloading MovieLens".
+
+    Attributes:
+        path: as given.
+        names: the files, by path inside the folder or archive; without those in folders named `images`.
+
+    Raises:
+        InputError: it is not there, is no folder and no such archive, or is damaged.
+    """
+
+    def __init__(self, path: Path, made_by: str) -> None:
+        self.path = path
+        self._archive: zipfile.ZipFile | tarfile.TarFile | None = None
+        if path.is_file() and path.name.lower().endswith(_ARCHIVES):
+            try:
+                names = self._open_archive()
+            except READ_ERRORS as error:
+                raise InputError(f"`source`: {path} cannot be read: {first_line(error)}") from error
+        elif path.is_dir():
+            names = _files_in(path)
+        elif path.exists():
+            raise InputError(f"`source`: {path} is no directory and no {', '.join(_ARCHIVES)} file")
         else:
-            continue
-        files.append(path)
-        images.update({Path(name).stem: name for name in names if name.endswith(".jpg")})
-    if not images:
-        raise InputError(f"`source`: no .jpg and no .zip with any in {folder}")
-    return images, files
+            raise InputError(f"`source`: no directory or archive {path}; {made_by} makes it")
+        self._members = names
+        self.names = sorted(name for name in names if _is_listed(PurePosixPath(name)))
+
+    def _open_archive(self) -> list[str]:
+        if self.path.suffix.lower() == ".zip":
+            self._archive = zipfile.ZipFile(self.path)
+            return self._archive.namelist()
+        self._archive = tarfile.open(self.path)  # noqa: SIM115 - closed with the source
+        return self._archive.getnames()
+
+    def __enter__(self) -> "SourceFiles":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def find(self, name: str) -> dict[str, str]:
+        """Finds a file, in whichever folders: the folder ("" for the uppermost) to the file's path."""
+        found: dict[str, str] = {}
+        for ending in PACKED:
+            for path in self.names:
+                folder, _, base = path.rpartition("/")
+                if base == name + ending:
+                    found.setdefault(folder, path)
+        return found
+
+    def describe(self, name: str) -> str:
+        """Where a file is, for messages."""
+        return f"{self.path}/{name}"
+
+    def open(self, name: str) -> BinaryIO:
+        """Opens a file of `names`, unpacked.
+
+        Raises:
+            READ_ERRORS: it cannot be read, now or later.
+        """
+        if self._archive is None:
+            stream: BinaryIO = (self.path / name).open("rb")
+        elif isinstance(self._archive, zipfile.ZipFile):
+            stream = cast(BinaryIO, self._archive.open(name))
+        else:
+            member = self._archive.extractfile(name)
+            if member is None:
+                raise FileNotFoundError(f"{name} is a link to nothing")
+            stream = cast(BinaryIO, member)
+        if name.endswith(".gz"):
+            return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+        if name.endswith(".zip"):
+            inner = zipfile.ZipFile(stream)
+            members = [info for info in inner.infolist() if not info.is_dir()]
+            if len(members) != 1:
+                raise zipfile.BadZipFile(f"{len(members)} files in it, not one")
+            return cast(BinaryIO, inner.open(members[0]))
+        return stream
+
+    def pictures(self, beside: str) -> Pictures:
+        """Finds the pictures: .jpg files and zip shards of `images/`.
+
+        Args:
+            beside: the folder that holds `images/`.
+
+        Raises:
+            InputError: a shard is damaged, or `images/` is there without a picture.
+        """
+        root = f"{beside}/{_PICTURES}/" if beside else f"{_PICTURES}/"
+        paths: dict[str, str] = {}
+        if self._archive is not None:
+            inside = [name for name in self._members if name.startswith(root) and name.endswith(".jpg")]
+            if inside and not isinstance(self._archive, zipfile.ZipFile):
+                raise InputError(f"`source`: pictures are not read out of {self.path.name}; unpack it")
+            paths = {PurePosixPath(name).stem: name for name in inside}
+            return Pictures(paths, {self.path.name: self.path} if paths else {})
+        files = {}
+        folder = self.path / root
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.suffix == ".zip" and path.parent == folder:
+                try:
+                    with zipfile.ZipFile(path) as shard:
+                        names: Sequence[str] = shard.namelist()
+                except READ_ERRORS as error:
+                    raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+            elif path.suffix == ".jpg":
+                names = [name]
+            else:
+                continue
+            files[name] = path
+            paths.update({PurePosixPath(name).stem: name for name in names if name.endswith(".jpg")})
+        if folder.is_dir() and not paths:
+            raise InputError(f"`source`: no .jpg and no .zip with any in {folder}")
+        return Pictures(paths, files)
 
 
-def link_files(files: Sequence[Path], source: Path, target: Path) -> None:
-    """Puts files into another folder under their relative paths: hard links where possible, copies elsewhere."""
-    for file in files:
-        path = target / file.relative_to(source)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file.resolve(), path)
-        except OSError:  # another file system, or not ours to link
-            shutil.copyfile(file, path)
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _files_in(folder: Path) -> list[str]:
+    found = []
+    for path, folders, files in os.walk(folder, followlinks=True):
+        inside = Path(path).relative_to(folder)
+        if len(inside.parts) >= _DEPTH:
+            folders.clear()
+        folders[:] = [name for name in folders if name != _PICTURES and not name.startswith((".", "__"))]
+        found += [(inside / name).as_posix() for name in files]
+    return found
+
+
+def _is_listed(name: PurePosixPath) -> bool:
+    """Pictures, folders, and what operating systems leave behind (`.DS_Store`, `__MACOSX`) are no tables."""
+    return bool(name.suffix) and _PICTURES not in name.parts and not any(p.startswith((".", "__")) for p in name.parts)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from beam_pipelines.datasets.basket_pages import BasketPages, Purchases
+from beam_pipelines.datasets.basket_pages import BasketPages, Candidates, Purchases
 
 
 def test_sampled_articles_are_on_sale_and_as_popular():
@@ -10,7 +10,9 @@ def test_sampled_articles_are_on_sale_and_as_popular():
     )
     purchases = Purchases(*np.unique(rows, axis=1))
     builder = BasketPages(rng.integers(0, 4, 900), 10, np.random.default_rng(1))
-    candidates = builder.build(purchases)
+    days = list(builder.build(purchases))
+    assert all(len(np.unique(part.day)) == 1 for part in days)
+    candidates = Candidates(*(np.concatenate(column) for column in zip(*days, strict=True)))
     for page in np.unique(candidates.page)[::7]:
         rows = candidates.page == page
         day = candidates.day[rows][0]

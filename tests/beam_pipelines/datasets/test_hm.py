@@ -14,7 +14,9 @@ def test_the_command_writes_logs_and_says_what_is_in_them(tmp_path, capsys):
     assert "sampled negatives" in closing
     with pytest.raises(CommandError, match="exists; pass --overwrite"):
         main([*arguments, str(source)])
-    with pytest.raises(CommandError, match=r"^--source: no directory .*nowhere; downloading the competition's data"):
+    with pytest.raises(
+        CommandError, match=r"^--source: no directory or archive .*nowhere; downloading the competition's data"
+    ):
         main([*arguments, str(tmp_path / "nowhere")])
     with pytest.raises(CommandError, match=r"^--page-size must be at least 2. Received: 1"):
         main(["--source", str(source), "--page-size", "1"])

@@ -14,23 +14,23 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from threadpoolctl import threadpool_limits
 
+from beam_pipelines import BuildOptions, build_dataset
 from beam_pipelines.datasets.hm_logs import write_hm_logs
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.manifest import Manifest
 from tests.beam_pipelines.gauc import gauc
 
 DAY = 86_400_000
 TYPES = ("Dress", "Trousers", "Hat")
 CATALOGUE = (
-    "article_id",
-    "prod_name",
-    "product_type_name",
-    "colour_group_name",
-    "graphical_appearance_name",
-    "product_group_name",
-    "garment_group_name",
-    "section_name",
-    "index_name",
+    *("article_id", "product_code", "prod_name", "product_type_no", "product_type_name", "product_group_name"),
+    *("graphical_appearance_no", "graphical_appearance_name", "colour_group_code", "colour_group_name"),
+    *("perceived_colour_value_id", "perceived_colour_value_name", "perceived_colour_master_id"),
+    *("perceived_colour_master_name", "department_no", "department_name", "index_code", "index_name"),
+    *("index_group_no", "index_group_name", "section_no", "section_name", "garment_group_no"),
+    *("garment_group_name", "detail_desc"),
 )
+CUSTOMER = ("customer_id", "FN", "Active", "club_member_status", "fashion_news_frequency", "age", "postal_code")
 
 
 def read(logs, table):
@@ -49,9 +49,15 @@ def make_source(path, *, gz, zipped, articles=120, customers=25, days=90, seed=0
     """The competition's layout with random purchases; article IDs have leading zeros, and the last has no picture."""
     rng = np.random.default_rng(seed)
     ids = [f"0{100000000 + 7 * n}" for n in range(articles)]
-    catalogue = [(i, f"Product {n}", TYPES[n % 3], "Red", "Solid", "G", "GG", "S", "I") for n, i in enumerate(ids)]
+    catalogue = [
+        [
+            *(i, i[:7], f"Product {n}", 253, TYPES[n % 3], "G", 10, "Solid", "09", "Red", 4, "Dark", 5, "Red", 1676),
+            *("Basic", "A", "I", 1, "Ladies", 16, "S", 1002, "GG", 'Top, "jersey"'),
+        ]
+        for n, i in enumerate(ids)
+    ]
     people = [
-        (f"c{n:03d}", "1.0" if n % 2 else "", "", "ACTIVE", "NONE", 20 + n if n else "") for n in range(customers)
+        (f"c{n:03d}", "1.0" if n % 2 else "", "", "ACTIVE", "NONE", 20 + n if n else "", "p") for n in range(customers)
     ]
     first = np.datetime64("2019-01-01")
     bought = []
@@ -65,7 +71,7 @@ def make_source(path, *, gz, zipped, articles=120, customers=25, days=90, seed=0
     for name, header, rows in (
         ("transactions_train", ("t_dat", "customer_id", "article_id", "price", "sales_channel_id"), bought),
         ("articles", CATALOGUE, catalogue),
-        ("customers", ("customer_id", "FN", "Active", "club_member_status", "fashion_news_frequency", "age"), people),
+        ("customers", CUSTOMER, people),
     ):
         opener = gzip.open if gz else open
         with opener(path / f"{name}.csv{'.gz' if gz else ''}", "wt", newline="") as file:
@@ -156,8 +162,57 @@ def test_every_picture_is_there(logs):
     stored = {name for shard in shards for name in shard.namelist()} or {
         path.relative_to(logs / "images").as_posix() for path in (logs / "images").rglob("*.jpg")
     }
-    assert items["image"][-1] == ""
+    assert items["image"][-1] is None
     assert set(items["image"][:-1]) == stored
+
+
+def kaggle_zip(source, path):
+    """The one zip that Kaggle gives: the competition's files, compressed, with pictures in images/010/..."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(source))
+        archive.writestr("sample_submission.csv", "customer_id,prediction\nc000,0706016001\n")
+    return path
+
+
+def test_kaggles_zip_makes_the_same_logs_and_is_their_shard_of_pictures(tmp_path):
+    source = make_source(tmp_path / "source", gz=False, zipped=False, articles=30, customers=5, days=5)
+    archive = kaggle_zip(source, tmp_path / "h-and-m-personalized-fashion-recommendations.zip")
+    made = write_hm_logs(archive, tmp_path / "from_zip", page_size=6)
+    assert made == write_hm_logs(source, tmp_path / "from_folder", page_size=6)
+    for table in ("impressions", "events", "users"):
+        ours, theirs = (pq.read_table(tmp_path / name / f"{table}.parquet") for name in ("from_zip", "from_folder"))
+        assert ours.equals(theirs)
+    assert (tmp_path / "from_zip" / "images" / archive.name).samefile(archive)
+    options = BuildOptions(split_by_time=("2019-01-03", "2019-01-05"))
+    build_dataset(tmp_path / "from_zip", tmp_path / "dataset", options)
+    images = Manifest.read(tmp_path / "dataset").images
+    assert (images.items_with_image, images.missing) == (29, {"no image named": 1})
+
+
+def test_files_that_kaggle_gives_one_by_one_are_zipped_alone(tmp_path):
+    source = make_source(tmp_path / "source", gz=False, zipped=False, articles=30, customers=5, days=5)
+    expected = write_hm_logs(source, tmp_path / "logs", page_size=6)
+    for name in ("articles", "transactions_train"):
+        with zipfile.ZipFile(source / f"{name}.csv.zip", "w") as archive:
+            archive.write(source / f"{name}.csv", f"{name}.csv")
+        (source / f"{name}.csv").unlink()
+    logs = write_hm_logs(source, tmp_path / "again", page_size=6)
+    assert logs[:-1] == expected[:-1]
+
+
+def test_every_purchase_is_accounted_for(source, tmp_path):
+    logs = write_hm_logs(source, tmp_path / "logs", page_size=12)
+    counters = logs.counters
+    ending = ".gz" if (source / "articles.csv.gz").exists() else ""
+    assert counters[f"rows of transactions_train.csv{ending}"] == (
+        logs.events
+        + counters["purchases of articles that the catalogue lacks, left out"]
+        + counters["further pieces of one article in a basket, counted once"]
+    )
+    assert logs.events == logs.clicks + counters["bought articles cut from their page"]
+    assert counters["articles without a picture"] == 1
+    assert counters["buyers that customers lacks"] == counters["pictures of articles that the catalogue lacks"] == 0
 
 
 def test_positions_are_a_shuffle(logs):
@@ -177,6 +232,11 @@ def test_same_seed_same_tables(source, logs, tmp_path):
     assert not other.equals(pq.read_table(logs / "impressions.parquet"))
 
 
+def resave(source, table, change):
+    path = source / f"{table}.csv"
+    path.write_text(change(path.read_text()))
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -188,6 +248,22 @@ def test_same_seed_same_tables(source, logs, tmp_path):
         ),
         (lambda source: (source / "articles.csv").write_bytes(b""), "articles.csv"),
         (lambda source: [path.unlink() for path in (source / "images").rglob("*.jpg")], "images"),
+        (
+            lambda source: resave(source, "articles", lambda text: text.replace("\n0", "\n")),
+            r"articles.csv: article_id '100000000' has not 10 digits .* loses it",
+        ),
+        (
+            lambda source: resave(source, "transactions_train", lambda text: text.replace(",01", ",1")),
+            r"transactions_train.csv: article_id '1000\d+' has not 10 digits",
+        ),
+        (
+            lambda source: [path.rename(path.with_name(f"x{path.name}")) for path in source.rglob("*.jpg")],
+            r"pictures are called as x0\d+.jpg, articles as 0100000000",
+        ),
+        (
+            lambda source: resave(source, "customers", lambda text: text.replace("c003", '"c003')),
+            "customers.csv.*, line 5: a quote that opens is not closed",
+        ),
         (lambda source: (source / "images" / "a.zip").write_bytes(b"PK no"), "a.zip"),
     ],
 )

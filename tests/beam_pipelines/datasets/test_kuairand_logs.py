@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from beam_pipelines import BuildOptions, build_dataset
-from beam_pipelines.datasets.kuairand_logs import NOTICE, write_kuairand_logs
+from beam_pipelines.datasets.kuairand_logs import NOTICE_OF_HISTORY, write_kuairand_logs
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Manifest
 from tests.beam_pipelines.gauc import gauc
@@ -127,8 +127,8 @@ def test_items_and_users_carry_no_outcome(logs):
     assert items["01"] == {
         "item_id": "01",
         "category": "39",
-        "title": "",
-        "image": "",
+        "title": None,
+        "image": None,
         "published_at": START - 15 * 24 * HOUR,  # 2022-04-10 began in UTC+8
         "stat_duration_seconds": 87.433,
         "stat_width": 720.0,
@@ -137,7 +137,7 @@ def test_items_and_users_carry_no_outcome(logs):
         "label_video_type": "NORMAL",
         "label_upload_type": "Web",
     }
-    assert items["2"]["category"] == ""
+    assert items["2"]["category"] is None
     assert items["2"]["stat_duration_seconds"] is None
     assert (users["7"]["stat_fans"], users["7"]["cat_live_streamer"], users["7"]["cat_onehot_feat0"]) == (
         6,
@@ -162,16 +162,16 @@ def test_order_of_rows_does_not_matter(logs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("videos", None, "no videos.csv or videos.csv.gz"),
+        ("videos", None, r"no videos.csv in .*; expected .*impressions.csv, .*; found impressions.csv, "),
         ("users", "user_id,fans_user_num\n1,2\n", "no column 'user_active_degree'"),
-        ("impressions", "", "impressions.csv cannot be read"),
+        ("impressions", "", "impressions.csv has no header"),
         ("impressions", HEADERS["impressions"], "impressions.csv has no rows"),
         (
             "impressions",
             HEADERS["impressions"] + "7,2,soon,1,1,1,1,1,1\n",
-            "impressions.csv .*invalid value 'soon'",
+            "impressions.csv, line 2: column 'time_ms' holds 'soon', no int64",
         ),
-        ("impressions", HEADERS["impressions"] + ",2,1,1,1,1,1,1,1\n", "'user_id' is empty in 1 of 1 rows"),
+        ("impressions", HEADERS["impressions"] + ",2,1,1,1,1,1,1,1\n", "'user_id' is empty in row 1"),
     ],
 )
 def test_a_broken_source_is_one_clear_line(tmp_path, name, text, message):
@@ -211,7 +211,7 @@ def test_real_rows_all_arrive(real):
         "train": (122_903, 149_499, 67_626),
         "test": (24_640, 29_970, 13_379),
     }
-    assert manifest.notice == NOTICE
+    assert manifest.notice == NOTICE_OF_HISTORY
     assert manifest.images is None
 
 

@@ -14,7 +14,9 @@ def test_the_command_writes_logs_and_says_what_is_in_them(tmp_path, capsys):
     assert "rated, liked or not: not an impression log" in closing
     with pytest.raises(CommandError, match="exists; pass --overwrite"):
         main([*arguments, str(source)])
-    with pytest.raises(CommandError, match=r"^--source: no directory .*nowhere; downloading MovieLens makes it"):
+    with pytest.raises(
+        CommandError, match=r"^--source: no directory or archive .*nowhere; downloading MovieLens makes it"
+    ):
         main([*arguments, str(tmp_path / "nowhere")])
     with pytest.raises(CommandError, match=r"^--like must be a rating, between 0.5 and 5. Received: 6"):
         main(["--source", str(source), "--like", "6"])

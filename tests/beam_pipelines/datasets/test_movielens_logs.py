@@ -15,6 +15,7 @@ from beam_pipelines import BuildOptions, build_dataset
 from beam_pipelines.datasets.movielens_logs import NOTICE, write_movielens_logs
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Manifest
+from beam_pipelines.shell.progress import shown_progress
 from tests.beam_pipelines.gauc import gauc
 from tests.beam_pipelines.page_reference import comparable, decode_page, reference_pages, without_statistics
 
@@ -95,12 +96,12 @@ def test_like_is_an_option(source, tmp_path, like, clicked):
 
 
 def test_films(source, logs):
-    posters = ["10.jpg", "20.jpg", ""] if (source / "images").is_dir() else [""] * 3
+    posters = ["10.jpg", "20.jpg", None] if (source / "images").is_dir() else [None] * 3
     fields = ("item_id", "category", "title", "image", "stat_year", "label_first_genre")
     assert [tuple(row[name] for name in fields) for row in read(logs, "items")] == [
         ("10", "Adventure|Comedy", "Up (Down) (1995)", posters[0], 1995.0, "Adventure"),
         ("20", "Drama", 'Quote, "unquote" (2001) ', posters[1], 2001.0, "Drama"),
-        ("30", "", "No year", posters[2], None, ""),
+        ("30", None, "No year", posters[2], None, None),
     ]
     assert (logs / "images").is_dir() == (source / "images").is_dir()
     assert json.loads((logs / "logs.json").read_text())["notice"].startswith("rated, liked or not")
@@ -113,10 +114,109 @@ def test_both_layouts_build(source, logs, tmp_path):
     assert (manifest.images.stored if manifest.images else 0) == (2 if (source / "images").is_dir() else 0)
 
 
+def grouplens(path, files):
+    """An archive as GroupLens publishes it: everything in one folder, and a README."""
+    folder = path.stem
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{folder}/", "")
+        for name, content in {"README.txt": "Summary", **files}.items():
+            archive.writestr(f"{folder}/{name}", content)
+    return path
+
+
+def table_text(rows, separator, header=""):
+    return "".join(
+        f"{line}\n" for line in ([header] if header else []) + [separator.join(map(str, row)) for row in rows]
+    )
+
+
+ORDER = [(user, film, rating, START + time) for user, film, time, rating in RATINGS]
+
+
+def test_the_archive_of_csv_files(tmp_path, capsys):
+    films = [("10", '"Up (Down) (1995)"', "Adventure|Comedy"), ("20", "Plain (2001)", "Drama"), *MOVIES[2:]]
+    source = grouplens(
+        tmp_path / "ml-latest-small.zip",
+        {
+            "ratings.csv": table_text(ORDER, ",", "userId,movieId,rating,timestamp"),
+            "movies.csv": table_text(films, ",", "movieId,title,genres"),
+            "links.csv": table_text([(10, "0114709", 862)], ",", "movieId,imdbId,tmdbId"),
+        },
+    )
+    with shown_progress():
+        logs = write_movielens_logs(source, tmp_path / "logs")
+    assert "not read: README.txt, links.csv\n" in capsys.readouterr().out
+    assert logs[:6] == (3, 5, 3, 0, 2, 3)
+    assert logs.counters["rows of ratings.csv"] == logs.impressions
+    assert [row["title"] for row in read(tmp_path / "logs", "items")] == ["Up (Down) (1995)", "Plain (2001)", "No year"]
+    assert not (tmp_path / "logs" / "images").exists()
+
+
+def test_the_archive_of_dat_files_with_users_and_latin_1(tmp_path):
+    films = [("10", '"Great: Up" Mis\xe9rables (1995)', "Animation|Children's"), *MOVIES[1:]]
+    source = grouplens(
+        tmp_path / "ml-1m.zip",
+        {
+            "ratings.dat": table_text(
+                [(user, film, max(1, int(stars)), time) for user, film, stars, time in ORDER], "::"
+            ),
+            "movies.dat": table_text(films, "::").encode("latin-1"),
+            "users.dat": table_text([(1, "F", 1, 10, "48067"), (2, "M", 56, 16, "02460-1550")], "::"),
+        },
+    )
+    logs = write_movielens_logs(source, tmp_path / "logs")
+    assert logs[:6] == (3, 5, 3, 0, 2, 3)
+    items = read(tmp_path / "logs", "items")
+    assert (items[0]["title"], items[0]["category"], items[0]["stat_year"]) == (
+        films[0][1],
+        "Animation|Children's",
+        1995,
+    )
+    assert items[1]["title"] == 'Quote, "unquote" (2001) '
+    assert read(tmp_path / "logs", "users") == [
+        {"user_id": "1", "cat_gender": "F", "cat_age": "1", "cat_occupation": "10"},
+        {"user_id": "2", "cat_gender": "M", "cat_age": "56", "cat_occupation": "16"},
+    ]
+
+
+def test_the_archive_of_dat_files_without_users_and_utf_8(tmp_path):
+    source = grouplens(
+        tmp_path / "ml-10M100K.zip",
+        {
+            "ratings.dat": table_text(ORDER, "::"),
+            "movies.dat": "10::Mis\xe9rables (1995)::Drama\n20::B::Drama\n".encode(),
+        },
+    )
+    logs = write_movielens_logs(source, tmp_path / "logs")
+    assert logs[:6] == (3, 5, 3, 0, 2, 2)
+    assert logs.counters["ratings of films that the catalogue lacks"] == 1
+    assert read(tmp_path / "logs", "items")[0]["title"] == "Mis\xe9rables (1995)"
+    assert not (tmp_path / "logs" / "users.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("ratings", "message"),
+    [
+        ("1::10::5\n", "ratings.dat, line 1 has 3 values, not 4"),
+        ("1::10::5::978300760000\n", "column 'timestamp' must be seconds since 1970"),
+        ("1::10::50::978300760\n", "a rating must be between 0.5 and 5. Received: 50"),
+        ("1::10::5::978300760\n1::10::five::978300760\n", "line 2: column 'rating' holds 'five', no double"),
+    ],
+)
+def test_ratings_that_are_none(tmp_path, ratings, message):
+    source = grouplens(tmp_path / "ml-1m.zip", {"ratings.dat": ratings, "movies.dat": "10::A (1995)::Drama\n"})
+    with pytest.raises(InputError, match=message):
+        write_movielens_logs(source, tmp_path / "logs")
+    assert [path.name for path in tmp_path.iterdir()] == ["ml-1m.zip"]
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (lambda source: (source / "movies.csv.gz").unlink(), "no movies.csv or movies.csv.gz"),
+        (
+            lambda source: (source / "movies.csv.gz").unlink(),
+            r"no movies.csv in .*; expected .*ratings.csv, movies.csv .*; found ratings.csv.gz",
+        ),
         (lambda source: (source / "movies.csv.gz").write_bytes(b"no gzip"), "movies.csv.gz cannot be read"),
         (lambda source: (source / "ratings.csv").write_text("userId,movieId,timestamp\n1,1,1\n"), "no column 'rating'"),
         (lambda source: (source / "images" / "posters-00.zip").write_bytes(b"no"), "posters-00.zip cannot be read"),
