@@ -1,6 +1,7 @@
 """Builds a page dataset from logs: the whole of it or nothing."""
 
 import contextlib
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from beam_pipelines.logs.directory import LogDirectory
 from beam_pipelines.logs.reading_rules import ReadingRules
 from beam_pipelines.logs.rejections import count_dead_letters
 from beam_pipelines.logs.scan import scan
+from beam_pipelines.logs.time_units import detect_units
 from beam_pipelines.options import BuildOptions
 from beam_pipelines.pages.plan import PagePlan
 from beam_pipelines.pages.results import read_page_results
@@ -106,13 +108,14 @@ def _build(
 ) -> Manifest:
     """Builds a dataset into an empty directory, the manifest last."""
     tables = logs.tables
-    seen = scan([tables[name] for name in ("impressions", "events") if name in tables])
-    unit = options.timestamp_unit or seen.units.detect()
-    if options.timestamp_unit is None:
-        say(f"timestamp unit: {unit} (detected; `timestamp_unit` overrides)")
+    unit = options.timestamp_unit
+    rules_told = ReadingRules({} if unit is None else {"impressions.timestamp": unit, "events.timestamp": unit})
+    units = detect_units(tables, rules_told)
+    for name, detected in units.items():
+        say(f"unit of {name}: {detected}")
+    reading = dataclasses.replace(rules_told, units={name: detected.unit for name, detected in units.items()})
+    seen = scan([tables[name] for name in ("impressions", "events") if name in tables], reading)
     counters: Counter[str] = Counter({f"rows.{name}": rows for name, rows in seen.rows.items()})
-    columns = ("impressions.timestamp", "events.timestamp", "items.published_at")
-    reading = ReadingRules(units=dict.fromkeys(columns, unit))
     catalog = write_catalog(directory, tables, seen, reading, counters, previous)
 
     kept = kept_hashes(previous, catalog.image_of_item, options.image_side, options.image_format)
@@ -211,7 +214,7 @@ def _recorded_options(options: BuildOptions, plan: PagePlan, previous: tuple[Pat
         "max_candidates": options.max_candidates,
         "attribute_clicks": options.attribute_clicks,
         "previous": previous[1].digest() if previous is not None else None,
-        "timestamp_unit": plan.reading.units["impressions.timestamp"],
+        "timestamp_unit": dict(sorted(plan.reading.units.items())),
         "columns": sorted(f"{column}={name}" for column, name in options.columns.items()),
         "page_buckets": plan.buckets,
         "image_side": options.image_side,

@@ -7,7 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-Kind = Literal["id", "timestamp", "count", "flag", "amount", "event", "split", "text", "statistic"]
+from beam_pipelines.format.manifest import SPLITS
+from beam_pipelines.logs.moments import TIME_FORMS
+
+Kind = Literal["id", "timestamp", "count", "flag", "amount", "event", "split", "text", "path", "statistic"]
 
 EVENTS = ("click", "pay", "cart", "cart_remove")
 
@@ -49,7 +52,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("item_id", "id", required=True),
         Column("category", "text"),
         Column("title", "text"),
-        Column("image", "text"),
+        Column("image", "path"),
         Column("published_at", "timestamp"),
         Column("stat_*", "statistic"),
         Column("cat_*", "text"),
@@ -61,6 +64,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("cat_*", "text"),
     ),
 }
+TIME_COLUMNS = tuple(
+    f"{table}.{column.name}" for table, columns in TABLES.items() for column in columns if column.kind == "timestamp"
+)
 REQUIRED_TABLES = ("impressions", "items")
 REQUIRED_COLUMNS = {"items": ("category", "title", "image")}
 """Columns that a table must have although a row may leave them empty; beside those that are required in every row."""
@@ -74,10 +80,29 @@ ARROW_TYPES: dict[Kind, pa.DataType] = {
     "event": pa.string(),
     "split": pa.string(),
     "text": pa.string(),
+    "path": pa.string(),
     "statistic": pa.float64(),
 }
-DEFAULTS: dict[Kind, Any] = {"flag": False, "amount": 0.0, "text": ""}
+DEFAULTS: dict[Kind, Any] = {"flag": False, "amount": 0.0, "text": "", "path": ""}
 """What a missing value means."""
+FLAGS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n"), False),
+}
+"""How flags are written, in any case."""
+ACCEPTED: dict[Kind, str] = {
+    "id": "text or a whole number",
+    "timestamp": TIME_FORMS,
+    "count": "a whole number from 0",
+    "flag": ", ".join(FLAGS),
+    "amount": "a number from 0, such as 12.5",
+    "event": ", ".join(EVENTS),
+    "split": ", ".join(SPLITS),
+    "text": "text",
+    "path": "a path or an address",
+    "statistic": "a number such as 9.99",
+}
+"""What can be read, for errors."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,10 +3,27 @@
 import dataclasses
 from collections.abc import Mapping
 
-from beam_pipelines.logs.moments import TimestampUnit
+from beam_pipelines.logs.contract import Kind
+from beam_pipelines.logs.moments import TimestampUnit, default_time_range, year_begins
 
-MISSING_MARKERS = ("\\N", "NULL", "null", "NaN", "nan", "None", "N/A", "n/a", "<NA>", "-")
-"""What programs write for a value that is not there, beside nothing at all."""
+TEXT_MARKERS = (
+    "\\N",
+    "NULL",
+    "null",
+    "(null)",
+    "<null>",
+    "<NULL>",
+    "[NULL]",
+    "NaN",
+    "nan",
+    "None",
+    "NaT",
+    "<NA>",
+    "#N/A",
+)
+"""What programs write for a value that is not there, beside nothing at all; nobody means them as a text."""
+MISSING_MARKERS = (*TEXT_MARKERS, "Null", "none", "nil", "NA", "N/A", "n/a", "undefined", "-", "--")
+"""The same for columns that are not free text. There, `NA` may be Namibia, and `-` a title."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +31,22 @@ class ReadingRules:
     """How values are read.
 
     Attributes:
-        units: unit of the times in a column, by `TABLE.COLUMN`. Columns of a date type are not among them.
-        missing_markers: texts that stand for a missing value, in every column.
+        units: unit of the times in a column, by `TABLE.COLUMN`. Columns of a date type need none.
+        missing_markers: what stands for a missing value, beside nothing: compared exactly, spaces around it left out.
+        text_markers: the same in columns of free text (titles, categories, queries).
         time_range: the first and the last moment that a row may be of, in epoch milliseconds, both inclusive.
     """
 
     units: Mapping[str, TimestampUnit]
     missing_markers: tuple[str, ...] = MISSING_MARKERS
-    time_range: tuple[int, int] = (0, 253_402_300_799_999)
+    text_markers: tuple[str, ...] = TEXT_MARKERS
+    time_range: tuple[int, int] = dataclasses.field(default_factory=default_time_range)
+
+    def markers(self, kind: Kind) -> tuple[str, ...]:
+        """What stands for a missing value in a column."""
+        return self.text_markers if kind == "text" else self.missing_markers
+
+    def range_of(self, table: str) -> tuple[int, int]:
+        """The moments that the times of a table may be of. Books and films were published before there were logs."""
+        first, last = self.time_range
+        return (min(first, year_begins(1800)), last) if table in ("items", "users") else (first, last)

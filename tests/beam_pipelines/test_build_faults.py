@@ -133,8 +133,8 @@ def dataset(logs):
 
 BAD_IMPRESSIONS = {
     "missing timestamp": {"timestamp": None},
-    "invalid timestamp": {"timestamp": -1},
-    "invalid timestamp (microseconds)": {"timestamp": 1000 * START},
+    "timestamp out of range": {"timestamp": -1},
+    "timestamp out of range (microseconds)": {"timestamp": 1000 * START},
     "missing page_id": {"page_id": None},
     "missing user_id": {"user_id": ""},
     "missing item_id": {"item_id": None},
@@ -145,7 +145,7 @@ BAD_EVENTS = {
     "invalid event": {"event": "wish"},
     "missing event": {"event": None},
     "missing user_id": {"user_id": None},
-    "invalid timestamp": {"timestamp": -5},
+    "timestamp out of range": {"timestamp": -5},
 }
 
 

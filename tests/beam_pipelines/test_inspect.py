@@ -92,7 +92,7 @@ def test_carts_pictures_and_rejected_rows(odd_dataset, odd_rows, capsys):
         "pre-training: page view, at most 5 candidates and 5 clicks, 20% of the unclicked",
         "pictures: 7 stored, for 18 of 22 items",
         "items without picture: 1 missing, 3 no image named",
-        "rejected rows: 1 invalid position (impressions), 1 invalid timestamp (impressions)",
+        "rejected rows: 1 invalid position (impressions), 1 timestamp out of range (impressions)",
         "notice: <b>made</b> up",
     ]
 

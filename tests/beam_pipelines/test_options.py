@@ -58,7 +58,7 @@ def test_other_than_two_moments_in_order_are_refused(given, received):
         ("attribute_clicks", -1, "a number of hours"),
         ("attribute_clicks", math.inf, "a number of hours"),
         ("image_format", "png", "one of jpeg, webp"),
-        ("timestamp_unit", "minutes", "one of seconds, milliseconds, iso"),
+        ("timestamp_unit", "minutes", "one of seconds, milliseconds, microseconds, "),
         ("pretraining_view", "pages", "one of page, causal"),
         ("same_category_clicks", 1, "true or false"),
         ("split_reused_pages", "yes", "true or false"),

@@ -205,7 +205,7 @@ def test_bad_rows_are_counted_by_reason_in_dead_letters(tmp_path):
     assert {name: count for name, count in counters.items() if name.startswith("rejected")} == {
         "rejected.events.invalid event": 1,
         "rejected.impressions.invalid position": 2,
-        "rejected.impressions.invalid timestamp": 1,
+        "rejected.impressions.timestamp out of range": 1,
         "rejected.impressions.missing item_id": 1,
         "rejected.impressions.page of several users": 2,
     }
@@ -279,7 +279,9 @@ def test_too_many_bad_rows_fail_the_build(tmp_path):
     for row in impressions[::5]:
         row["clicked"] = None
     logs = write_logs(tmp_path / "logs", impressions, events)
-    message = r"\d+ of \d+ rows of impressions are bad \(\d+ missing clicked\); `max_bad_fraction` allows 0.1"
+    message = (
+        r"\d+ of \d+ rows of impressions are bad \(\d+ missing clicked\); e\.g\. impressions.parquet:1: no clicked; "
+    )
     fails(message, logs, tmp_path / "d")
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
     build(logs, tmp_path / "d", max_bad_fraction=0.5)

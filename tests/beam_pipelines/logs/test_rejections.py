@@ -17,7 +17,7 @@ def test_dead_letters_are_sorted_counted_and_bounded(tmp_path):
     count_dead_letters(tmp_path, counters, 0.3)
     assert counters == {"rows.events": 10, "rejected.events.no item": 2, "rejected.events.no time": 1}
     with pytest.raises(
-        InputError, match=r"^3 of 10 rows of events are bad \(2 no item, 1 no time\); `max_bad_fraction`"
+        InputError, match=r"^3 of 10 rows of events are bad \(2 no item, 1 no time\); e\.g\. no item; no time; `max_bad"
     ):
         count_dead_letters(tmp_path, Counter({"rows.events": 10}), 0.29)
 
