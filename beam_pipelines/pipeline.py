@@ -20,6 +20,7 @@ from beam_pipelines.format.manifest import FORMAT, SPLITS, Manifest, Pretraining
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
 from beam_pipelines.images.index import index_images, kept_hashes
+from beam_pipelines.images.source import check_images
 from beam_pipelines.images.transforms import store_images
 from beam_pipelines.logs.catalog import write_catalog
 from beam_pipelines.logs.directory import LogDirectory
@@ -121,11 +122,7 @@ def _build(
     kept = kept_hashes(previous, catalog.image_of_item, options.image_side, options.image_format)
     names = sorted({name for name in catalog.image_of_item if name})
     hashes = sorted(set(kept.to_pylist()) - {""})
-    if not logs.images.is_dir() and any("://" not in name for name in names):
-        raise InputError(
-            f"{logs.path}: items.image names {len(names)} pictures, but there is no directory images/; "
-            "add it, or leave the column empty"
-        )
+    check_images(logs.images, names)
     has_picture = np.array([bool(name) for name in catalog.image_of_item], bool)
     has_picture |= pc.not_equal(kept, "").to_numpy(zero_copy_only=False)
     plan = PagePlan(
@@ -170,6 +167,7 @@ def _build(
             catalog.image_of_item,
             options.image_format,
             options.max_bad_fraction,
+            source=logs.images,
             kept=kept,
             counters=counters,
         )

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +13,27 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import File, Images, Manifest
-from beam_pipelines.logs.rejections import check_bad_fraction
+from beam_pipelines.images.refusals import describe_refusals, quoted
+from beam_pipelines.images.source import ImageSource, folders_of
 from beam_pipelines.options import ImageFormat
+from beam_pipelines.shell.progress import say
 from beam_pipelines.workspace import RESULTS
 
 SHARD_INDEX = pa.schema(
-    [("image", pa.string()), ("sha256", pa.string()), ("index", pa.int64()), ("reason", pa.string())]
+    [
+        ("image", pa.string()),
+        ("found_by", pa.string()),
+        ("detail", pa.string()),
+        ("sha256", pa.string()),
+        ("index", pa.int64()),
+        ("reason", pa.string()),
+    ]
 )
 """What the writer of a shard says of it: for each name the stored picture, or the reason why there is none.
 
-`image` is null for pictures of items that are only in the previous dataset: no name is known for them. The schema's
-metadata hold `file` (a `manifest.File`, if any picture is stored) and `reused` (pictures from the previous dataset).
+`image` is null for pictures of items that are only in the previous dataset: no name is known for them. `found_by` says
+how the name differs from the path, which is the `detail` then; that of a `reason` is what more is known. The metadata
+hold `file` (a `manifest.File`, if any picture is stored) and `reused` (pictures from the previous dataset).
 """
 
 _NOT_NAMED = "no image named"
@@ -123,6 +134,7 @@ def index_images(
     format: ImageFormat,
     max_bad_fraction: float,
     *,
+    source: Path,
     kept: pa.Array,
     counters: Counter[str],
 ) -> Images:
@@ -134,8 +146,12 @@ def index_images(
             in the previous dataset.
         format: of the stored pictures.
         max_bad_fraction: of the items that name a picture.
+        source: the log directory's pictures.
         kept: see `kept_hashes`.
-        counters: `images.reused`, the pictures copied from the previous dataset, is added here.
+        counters: what is counted is added here. `images.named`, the distinct names in the logs, equals the stored
+            pictures without `images.only_in_previous`, plus `images.same_content`, plus every `images.refused.REASON`.
+            `images.found_by.DIFFERENCE` are names spelt in another way than the path that was found, `images.reused`
+            pictures copied from the previous dataset.
 
     Raises:
         InputError: too many pictures are bad, or what the workers wrote cannot be seen.
@@ -171,7 +187,19 @@ def index_images(
     )
     without = pc.equal(sha256, "")
     bad = Counter(pc.take(found["reason"], by_name).filter(pc.and_(named, without)).to_pylist())
-    check_bad_fraction("items with a picture", bad, pc.sum(named).as_py(), max_bad_fraction)
+    stored = sum(shard.records for shard in shards)
+    by_logs = found.filter(pc.is_valid(found["image"]))
+    _count_names(by_logs, stored, counters)
+    _tell_of_spellings(by_logs, counters)
+    total = pc.sum(named).as_py()
+    if bad:
+        refused = describe_refusals(bad, _examples(by_logs, "reason"))
+        if bad.total() > max_bad_fraction * total:
+            raise InputError(
+                f"{bad.total()} of {total} items with a picture are bad ({refused}); `max_bad_fraction` allows "
+                f"{max_bad_fraction:g}. {_places(source, image_of_item)}"
+            )
+        say(f"pictures: {bad.total()} of {total} items get none ({refused})")
     missing = bad | Counter(
         {
             _NOT_NAMED: pc.sum(pc.fill_null(pc.equal(images, ""), False)).as_py(),
@@ -183,9 +211,50 @@ def index_images(
     pq.write_table(index, directory / index_path)
     return Images(
         format=format,
-        stored=sum(shard.records for shard in shards),
+        stored=stored,
         items_with_image=len(index) - pc.sum(without).as_py(),
         missing=dict(sorted(missing.items())),
         shards=shards,
         index=File.of(directory, index_path, len(index)),
     )
+
+
+def _count_names(by_logs: pa.Table, stored: int, counters: Counter[str]) -> None:
+    """Counts the names of pictures in the logs by what became of them; see `index_images`."""
+    pictures = Counter(by_logs["sha256"].to_pylist())
+    refused = pictures.pop("", 0)
+    counters["images.named"] = len(by_logs)
+    counters["images.same_content"] = len(by_logs) - refused - len(pictures)
+    counters["images.only_in_previous"] = stored - len(pictures)
+    for column, prefix in (("reason", "images.refused"), ("found_by", "images.found_by")):
+        counts = Counter(by_logs[column].to_pylist())
+        counters.update({f"{prefix}.{value}": count for value, count in counts.items() if value})
+
+
+def _tell_of_spellings(by_logs: pa.Table, counters: Counter[str]) -> None:
+    examples = _examples(by_logs, "found_by")
+    if examples:
+        listed = [
+            f"{counters[f'images.found_by.{found_by}']} by {found_by}: {quoted(names[0][0])} is {quoted(names[0][1])}"
+            for found_by, names in examples.items()
+        ]
+        say(f"pictures: some names are not the path of one file ({'; '.join(listed)})")
+
+
+def _examples(by_logs: pa.Table, column: Literal["reason", "found_by"]) -> dict[str, list[tuple[str, str]]]:
+    """The first two names and their details of each value of a column that is not empty."""
+    rows = by_logs.filter(pc.not_equal(by_logs[column], "")).select([column, "image", "detail"])
+    examples: dict[str, list[tuple[str, str]]] = {}
+    for value in sorted(pc.unique(rows[column]).to_pylist()):
+        alike = rows.filter(pc.equal(rows[column], value))
+        first = alike.take(pc.select_k_unstable(alike, 2, [("image", "ascending")]))
+        examples[value] = list(zip(first["image"].to_pylist(), first["detail"].to_pylist(), strict=True))
+    return examples
+
+
+def _places(images: Path, image_of_item: Sequence[str | None]) -> str:
+    source = ImageSource(images, folders_of([name for name in image_of_item if name]))
+    try:
+        return source.describe()
+    finally:
+        source.close()

@@ -5,10 +5,10 @@ import io
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from beam_pipelines.images.source import BadImageError
+from beam_pipelines.images.formats import SOURCE_FORMATS, why_not_read
+from beam_pipelines.images.refusals import BadImageError
 from beam_pipelines.options import ImageFormat
 
-SOURCE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000
 _SAVE_OPTIONS = {"jpeg": {"quality": 90}, "webp": {"quality": 90, "method": 4}}
 _UPRIGHT = {  # by EXIF orientation
@@ -26,8 +26,8 @@ def normalise_image(source: bytes, side: int, format: ImageFormat) -> bytes:
     """Decodes a picture, turns it upright, converts it to RGB, shrinks it and encodes it again.
 
     Args:
-        source: a JPEG, PNG, WebP, GIF or BMP file; of an animation the first frame counts. Transparent parts become
-            white.
+        source: a JPEG, PNG, WebP, GIF, BMP or (with Pillow 11.3 or newer) AVIF file; of an animation the first frame
+            counts. Transparent parts become white.
         side: the shorter side is at most this long afterwards. Nothing is enlarged.
         format: encoding of the result, at quality 90.
 
@@ -38,7 +38,7 @@ def normalise_image(source: bytes, side: int, format: ImageFormat) -> bytes:
     try:
         with Image.open(io.BytesIO(source), formats=SOURCE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise BadImageError("too many pixels")
+                raise BadImageError("too many pixels", f"{image.width} x {image.height}")
             image.draft("RGB", (side, side))  # lets the JPEG decoder skip detail that shrinking removes anyway
             picture = _rgb(image)
             turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -47,9 +47,9 @@ def normalise_image(source: bytes, side: int, format: ImageFormat) -> bytes:
     except Image.DecompressionBombError as error:
         raise BadImageError("too many pixels") from error
     except UnidentifiedImageError as error:
-        raise BadImageError("not an image") from error
+        raise BadImageError(why_not_read(source)) from error
     except Exception as error:  # every decoder raises its own
-        raise BadImageError("undecodable") from error
+        raise BadImageError("undecodable", error) from error
     if turn is not None:
         picture = picture.transpose(turn)
     scale = side / min(picture.size)
@@ -61,7 +61,7 @@ def normalise_image(source: bytes, side: int, format: ImageFormat) -> bytes:
         picture.info.clear()  # comments of the source stay behind
         picture.save(out, format, **_SAVE_OPTIONS[format])
     except (OSError, ValueError) as error:  # neither encoding knows sides of arbitrary length
-        raise BadImageError("too long") from error
+        raise BadImageError("too long", f"{picture.width} x {picture.height}") from error
     return out.getvalue()
 
 

@@ -1,135 +1,263 @@
 """Finds and reads the pictures of a log directory."""
 
+import errno
 import hashlib
 import os
-import zipfile
-import zlib
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from apache_beam.io.filesystems import FileSystems
-
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.images.formats import PICTURE_ENDINGS
+from beam_pipelines.images.refusals import AMBIGUOUS, MISSING, OUTSIDE, BadImageError, quoted
+from beam_pipelines.images.shards import MAX_BYTES, Shard, check_shard, is_shard, open_shard
+from beam_pipelines.images.spelling import PathGroup, SpellingIndex, fold, shared_folders
+from beam_pipelines.images.uris import check_uris, read_uri, scheme_of
 
-MAX_BYTES = 64 << 20
-_ENCRYPTED = 1  # bit of a zip member's flags
+_EXAMPLES = 2
+FIRST_SHARD = "first shard"
 
 
-class BadImageError(Exception):
-    """A picture that cannot be stored; the message is the reason, one of a few fixed phrases."""
+class Place(NamedTuple):
+    """Where a picture is.
+
+    Attributes:
+        at: a shard, a file, or a URI.
+        member: of the shard.
+        path: as it is spelt there.
+        found_by: the difference between the name and the path, `first shard` if others have another picture of this
+            name; empty if it is the path of one file.
+    """
+
+    at: Shard | Path | str
+    member: Any
+    path: str
+    found_by: str
 
 
 class ImageSource:
     """The pictures of a log directory.
 
+    A name is looked up exactly first: among the members of the shards in `images/`, in the order of their paths (of
+    equal names that in the first one counts), then as a path in `images/`, then in shards in folders of it. A name that
+    is none of these is looked for in other spellings, see `SpellingIndex`: only then are the files listed. A URI
+    (`file:///...`, `gs://...`) is read from where it points to.
+
     Args:
-        directory: holds files, or `*.zip` shards. A name is a path inside the directory or inside a shard (of equal
-            names, that in the first shard counts); a URI (`file:///...`, `gs://...`) is read from where it points to.
+        images: the directory `images/`. A directory whose name differs in letter case, and shards beside it of the same
+            name (`images.zip`), count as well.
+        shared: leading folders that all names share, see `folders_of`.
 
     Raises:
-        InputError: a zip shard is damaged.
+        InputError: a shard is damaged.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._archives = [_open_archive(path) for path in sorted(directory.glob("*.zip"))]
-        self._members = {info.filename: (zip, info) for zip in reversed(self._archives) for info in zip.infolist()}
+    def __init__(self, images: Path, shared: tuple[str, ...] = ()) -> None:
+        self._folder, paths = _picture_places(images)
+        self._roots = (images.name, str(images), str(images.resolve()))
+        self._shared = shared
+        self._shards = [open_shard(path) for path in paths]
+        self._members: dict[str, tuple[Shard, Any]] = {}
+        self._several: set[str] = set()
+        for shard in self._shards:
+            for name, member in shard.members.items():
+                first, kept = self._members.setdefault(name, (shard, member))
+                if first is not shard and first.fingerprint(kept) != shard.fingerprint(member):
+                    self._several.add(name)
+        self._listing: _Listing | None = None
+        self._lock = threading.Lock()
 
-    def read(self, name: str) -> bytes:
-        """Reads the bytes of a picture.
+    def find(self, name: str) -> Place:
+        """Finds a picture without reading it; a URI is taken as it is.
 
         Raises:
-            BadImageError: it is not there, lies outside the directory, cannot be read, or is larger than `MAX_BYTES`.
+            BadImageError: it is not there or lies outside the directory, or several are equally close to the name.
+            InputError: a shard in a folder is damaged.
+        """
+        if scheme := scheme_of(name):
+            if scheme == "file":  # Beam knows local files as plain paths only
+                return Place(Path(unquote(urlsplit(name.strip()).path)), None, name, "")
+            return Place(name, None, name, "")
+        if name in self._members:
+            shard, member = self._members[name]
+            several = name in self._several
+            return Place(
+                shard, member, f"{shard.path.name}/{name}" if several else name, FIRST_SHARD if several else ""
+            )
+        path = PurePosixPath(name)
+        inside = not path.is_absolute() and ".." not in path.parts
+        if inside and _is_file(self._folder / path):
+            return Place(self._folder / path, None, str(path), "" if str(path) == name else "path")
+        return self._listed().find(name, MISSING if inside else OUTSIDE)
+
+    def read(self, place: Place) -> bytes:
+        """Reads the bytes of a picture that was found.
+
+        Raises:
+            BadImageError: it cannot be read, or is larger than `MAX_BYTES`.
             InputError: it is a URI that nothing here can read.
         """
-        if "://" in name:
-            return self._fetch(name)
-        if name in self._members:
-            return self._read_member(*self._members[name])
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise BadImageError("outside images/")
-        return self._read_file(self._directory / path)
+        if isinstance(place.at, Shard):
+            return place.at.read(place.member)
+        return read_uri(place.at) if isinstance(place.at, str) else _read_file(place.at)
 
-    @staticmethod
-    def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-        if info.file_size > MAX_BYTES:
-            raise BadImageError("too many bytes")
-        if info.flag_bits & _ENCRYPTED:
-            raise BadImageError("encrypted")
-        try:
-            if info.compress_type == zipfile.ZIP_STORED:
-                return _read_stored(archive, info)
-            with archive.open(info) as member:
-                return member.read(MAX_BYTES)  # bounded here too: the size above is only what the shard says
-        except Exception as error:  # every compression raises its own
-            raise BadImageError("unreadable") from error
+    def describe(self) -> str:
+        """Where pictures are looked for, with examples, and which files there are not read."""
+        return self._listed().describe()
 
-    @staticmethod
-    def _read_file(path: Path) -> bytes:
-        try:
-            if not path.is_file():
-                raise BadImageError("missing")
-            if path.stat().st_size > MAX_BYTES:
-                raise BadImageError("too many bytes")
-            return path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise BadImageError("unreadable") from error
-
-    def _fetch(self, uri: str) -> bytes:
-        parts = urlsplit(uri)
-        if parts.scheme == "file":  # Beam knows local files as plain paths only
-            return self._read_file(Path(unquote(parts.path)))
-        try:
-            FileSystems.get_filesystem(uri)
-        except Exception as error:
-            raise InputError(
-                f"items.image: {parts.scheme}:// in {uri} cannot be read here ({str(error).splitlines()[0]}); install "
-                "what it needs, or copy the pictures into images/"
-            ) from error
-        try:
-            with FileSystems.open(uri) as file:
-                content = file.read(MAX_BYTES + 1)
-        except Exception as error:  # every file system raises its own
-            raise BadImageError("unreadable") from error
-        if len(content) > MAX_BYTES:
-            raise BadImageError("too many bytes")
-        return content
+    def _listed(self) -> "_Listing":
+        with self._lock:
+            if self._listing is None:
+                self._listing = _Listing(self._folder, self._shards, self._roots, self._shared)
+            return self._listing
 
     def close(self) -> None:
-        """Closes the zip shards."""
-        for archive in self._archives:
-            archive.close()
+        """Closes the shards."""
+        for shard in {*self._shards, *(self._listing.shards if self._listing else ())}:
+            shard.close()
 
 
-def _read_stored(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Reads a member that is not compressed. `zipfile` is slower, and its threads wait for each other."""
-    assert archive.fp is not None  # it is open
-    file = archive.fp.fileno()
-    lengths = os.pread(file, 4, info.header_offset + 26)  # of the name and of what follows it
-    start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    content = os.pread(file, info.file_size, start)
-    if zlib.crc32(content) != info.CRC:
-        raise zipfile.BadZipFile(info.filename)
-    return content
+class _Listing:
+    """All that is in a directory of pictures, for names that do not lead to it at once."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard], roots: Sequence[str], shared: tuple[str, ...]) -> None:
+        self._folder = folder
+        self._loose: list[str] = []
+        nested: list[str] = []
+        for path in _walk(folder):
+            (nested if is_shard(os.path.basename(path)) else self._loose).append(path)
+        opened = {shard.path for shard in shards}
+        self.shards = [*shards, *(open_shard(folder / path) for path in sorted(nested) if folder / path not in opened)]
+        groups = [PathGroup(list(shard.members), self._places(shard)) for shard in self.shards]
+        self._index = SpellingIndex([*groups, PathGroup(self._loose)], roots, shared)
+
+    def _places(self, shard: Shard) -> tuple[str, str]:
+        inside = shard.path.relative_to(self._folder) if shard.path.is_relative_to(self._folder) else Path()
+        return str(inside.parent), str(inside.with_suffix("")) if inside.name else ""
+
+    def find(self, name: str, otherwise: str) -> Place:
+        for shard in self.shards:
+            if name in shard.members:
+                return Place(shard, shard.members[name], name, "")
+        matches = self._index.find(name)
+        if not matches:
+            raise BadImageError(otherwise)
+        if len(matches) > 1:
+            raise BadImageError(AMBIGUOUS, " or ".join(sorted(quoted(match.path) for match in matches)[:_EXAMPLES]))
+        (match,) = matches
+        if match.group < len(self.shards):
+            shard = self.shards[match.group]
+            return Place(shard, shard.members[match.path], match.path, match.found_by)
+        return Place(self._folder / match.path, None, match.path, match.found_by)
+
+    def describe(self) -> str:
+        pictures = sorted(path for path in self._loose if _ending(path) in PICTURE_ENDINGS)
+        example = f", e.g. {quoted(pictures[0])}" if pictures else ""
+        text = f"{self._folder} has {_counted(len(pictures), 'loose picture')}{example}"
+        if self.shards:
+            text += f", and {_counted(len(self.shards), 'shard')}"
+            held = [f"{s.path.name} holds e.g. {quoted(next(iter(s.members)))}" for s in self.shards if s.members]
+            text += f" ({', '.join(held[:_EXAMPLES])})" if held else ""
+        other = sorted(path for path in self._loose if _ending(path) not in {*PICTURE_ENDINGS, ""})
+        if other:
+            text += f"; {', '.join(map(quoted, other[:_EXAMPLES]))} there"
+            text += f" and {len(other) - _EXAMPLES} more" if len(other) > _EXAMPLES else ""
+            text += " are neither pictures nor shards: shards are zip files and tar files that are not compressed"
+        return text
 
 
-def check_archives(directory: Path) -> None:
-    """Looks at the end of each zip shard, where one that was cut is recognised without reading it.
+def folders_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The leading folders that all names of pictures share, URIs aside."""
+    return shared_folders(fold(name) for name in names if not scheme_of(name))
+
+
+def check_images(images: Path, names: Sequence[str]) -> None:
+    """Finds what would spoil every picture, before anything is read.
+
+    Args:
+        images: see `ImageSource`.
+        names: of pictures, in order.
 
     Raises:
-        InputError: a zip shard is damaged.
+        InputError: URIs that cannot be read here, no directory `images/` for paths, or a shard that was cut.
     """
-    for path in sorted(directory.glob("*.zip")):
-        if not zipfile.is_zipfile(path):
-            raise InputError(f"{path} is not a whole zip file; copy it again, or remove it")
+    check_uris(names, images)
+    folder, shards = _picture_places(images)
+    paths = [name for name in names if not scheme_of(name)]
+    if paths and not folder.is_dir() and not shards:
+        where = f"{folder} leads nowhere" if folder.is_symlink() else f"there is no directory {folder}"
+        raise InputError(
+            f"items.image names {_counted(len(paths), 'picture')} such as {quoted(paths[0])}, but {where}; add it, or "
+            "leave the column empty"
+        )
+    for path in shards:
+        check_shard(path)
 
 
-def _open_archive(path: Path) -> zipfile.ZipFile:
+def _picture_places(images: Path) -> tuple[Path, list[Path]]:
+    """The directory of the loose files, and the shards in it and beside it."""
+    folder = images
+    name = images.name.casefold()
+    shards = []
+    for path in sorted(images.parent.iterdir()) if images.parent.is_dir() else ():
+        if path.stem.casefold() == name and is_shard(path.name) and path.is_file():
+            shards.append(path)
+        elif path.name.casefold() == name and path.is_dir() and not images.is_dir():
+            folder = path
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            shards += sorted(Path(entry.path) for entry in entries if is_shard(entry.name) and not entry.is_dir())
+    return folder, shards
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The files of a directory and of its folders by their paths in it, hidden ones left out; each folder once."""
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # links may lead in circles
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        start = os.path.relpath(parent, folder)
+        prefix = "" if start == "." else f"{start}/"
+        yield from (prefix + name for name in files if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # there need not be a directory
+        raise InputError(f"{error.filename} cannot be listed ({error.strerror})") from error
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1][1:].lower()
+
+
+def _is_file(path: Path) -> bool:
     try:
-        return zipfile.ZipFile(path)
-    except Exception as error:  # a damaged directory raises this and that
-        raise InputError(f"{path} is not a whole zip file ({error}); copy it again, or remove it") from error
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise BadImageError("unreadable", error.strerror) from error
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise BadImageError(MISSING)
+        if path.stat().st_size > MAX_BYTES:
+            raise BadImageError("too many bytes")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise BadImageError("unreadable", getattr(error, "strerror", "") or error) from error
 
 
 def content_hash(source: bytes) -> str:

@@ -24,7 +24,8 @@ from beam_pipelines.format.manifest import File
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.images.index import SHARD_INDEX, PreviousImages
 from beam_pipelines.images.normalisation import normalise_image
-from beam_pipelines.images.source import BadImageError, ImageSource, check_archives, content_hash
+from beam_pipelines.images.refusals import BadImageError
+from beam_pipelines.images.source import ImageSource, content_hash, folders_of
 from beam_pipelines.options import ImageFormat
 from beam_pipelines.workspace import RESULTS, SCRATCH
 
@@ -35,8 +36,8 @@ _OPEN_FILES = 256
 
 _Place = tuple[str, int, int]  # scratch file, offset, length
 _IN_PREVIOUS: _Place = ("", 0, 0)
-_Outcome = tuple[str, str, int, int]  # reason why there is no picture, or empty and the place
-_Entry = tuple[str, str, str, str, int, int]  # name, content hash, outcome
+_Outcome = tuple[str, str, str, int, int]  # why there is no picture, and its detail; or empty, and the place
+_Entry = tuple[str, str, str, str, str, str, str, int, int]  # name, how it was found and where, content hash, outcome
 
 
 @beam.typehints.with_input_types(list[tuple[str, str]])
@@ -50,16 +51,25 @@ class NormaliseImages(beam.DoFn):
     Args:
         directory: the dataset.
         images: the log directory's pictures.
+        shared: leading folders that all names share, see `folders_of`.
         shards: how many there are.
         side, format: see `normalise_image`.
         previous: a dataset with pictures that need not be decoded again.
     """
 
     def __init__(
-        self, directory: Path, images: Path, shards: int, side: int, format: ImageFormat, previous: Path | None
+        self,
+        directory: Path,
+        images: Path,
+        shared: tuple[str, ...],
+        shards: int,
+        side: int,
+        format: ImageFormat,
+        previous: Path | None,
     ) -> None:
         self._scratch = directory / SCRATCH
         self._images = images
+        self._shared = shared
         self._shards = shards
         self._side = side
         self._format = format
@@ -69,7 +79,7 @@ class NormaliseImages(beam.DoFn):
         """Opens the pictures and starts a thread per core: decoding and resizing release the interpreter lock."""
         # PIL's own, later limit on pixels, and oddities in metadata. (Not per picture: threads share the filters.)
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        self._source = ImageSource(self._images)
+        self._source = ImageSource(self._images, self._shared)
         self._reusable = PreviousImages(self._previous, self._side, self._format) if self._previous else ()
         self._done: dict[str, _Outcome] = {}
         self._open = contextlib.ExitStack()
@@ -83,10 +93,10 @@ class NormaliseImages(beam.DoFn):
         # The threads share this iterator: each takes the next names when it is done with some.
         waiting = iter([names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE)])
         by_shard: dict[int, list[_Entry]] = {}
-        kept = [("", sha256, "", *_IN_PREVIOUS) for _, sha256 in pictures if sha256]
+        kept = [("", "", "", sha256, "", "", *_IN_PREVIOUS) for _, sha256 in pictures if sha256]
         for entries in [kept, *self._pool.map(self._store, [waiting] * len(self._files), self._files)]:
             for entry in entries:
-                name, sha256, *_ = entry
+                name, _, _, sha256, *_ = entry
                 shard = int(sha256[:8], 16) * self._shards >> 32 if sha256 else zlib.crc32(name.encode()) % self._shards
                 by_shard.setdefault(shard, []).append(entry)
         yield from by_shard.items()
@@ -95,24 +105,26 @@ class NormaliseImages(beam.DoFn):
         entries: list[_Entry] = []
         for names in waiting:  # all are read, then all decoded: faster than in turn when they are small
             sources: dict[str, bytes] = {}
-            hashes: dict[str, str] = {}
+            found: list[tuple[str, str, str, str]] = []
             for name in names:
                 try:
-                    source = self._source.read(name)
+                    place = self._source.find(name)
+                    source = self._source.read(place)
                 except BadImageError as error:
-                    entries.append((name, "", str(error), *_IN_PREVIOUS))
+                    entries.append((name, "", "", "", error.reason, error.detail, *_IN_PREVIOUS))
                 else:
-                    hashes[name] = content_hash(source)
-                    sources[hashes[name]] = source
+                    sha256 = content_hash(source)
+                    sources[sha256] = source
+                    found.append((name, place.found_by, place.path if place.found_by else "", sha256))
             pictures = {sha256: self._known(sha256) or self._normalise(source) for sha256, source in sources.items()}
             outcomes: dict[str, _Outcome] = {}
             for sha256, picture in pictures.items():
                 if isinstance(picture, bytes):
-                    outcomes[sha256] = ("", file.name, file.tell(), len(picture))
+                    outcomes[sha256] = ("", "", file.name, file.tell(), len(picture))
                     file.write(picture)
                 else:
                     outcomes[sha256] = picture
-            entries += [(name, sha256, *outcomes[sha256]) for name, sha256 in hashes.items()]
+            entries += [(name, by, path, sha256, *outcomes[sha256]) for name, by, path, sha256 in found]
             if len(self._done) > _REMEMBERED:
                 self._done.clear()
             self._done.update(outcomes)
@@ -120,13 +132,13 @@ class NormaliseImages(beam.DoFn):
         return entries
 
     def _known(self, sha256: str) -> _Outcome | None:
-        return ("", *_IN_PREVIOUS) if sha256 in self._reusable else self._done.get(sha256)
+        return ("", "", *_IN_PREVIOUS) if sha256 in self._reusable else self._done.get(sha256)
 
     def _normalise(self, source: bytes) -> bytes | _Outcome:
         try:
             return normalise_image(source, self._side, self._format)
         except BadImageError as error:
-            return (str(error), *_IN_PREVIOUS)
+            return (error.reason, error.detail, *_IN_PREVIOUS)
 
     def teardown(self) -> None:
         """Ends the threads and closes the pictures."""
@@ -159,14 +171,16 @@ class WriteImages(beam.DoFn):
     def process(self, element: tuple[int, Iterable[list[_Entry]]]) -> None:
         """Writes one shard."""
         shard, entries = element
-        names: dict[str, list[str | None]] = {}
+        names: dict[str, list[tuple[str | None, str, str]]] = {}
         places: dict[str, _Place] = {}
-        index: list[tuple[str | None, str, int, str]] = []
-        for name, sha256, reason, file, offset, length in itertools.chain.from_iterable(entries):
+        index: list[tuple[str | None, str, str, str, int, str]] = []
+        entry: _Entry
+        for entry in itertools.chain.from_iterable(entries):
+            name, found_by, path, sha256, reason, detail, file, offset, length = entry
             if reason:
-                index.append((name, "", -1, reason))
+                index.append((name, found_by, detail, "", -1, reason))
             else:
-                names.setdefault(sha256, []).append(name or None)
+                names.setdefault(sha256, []).append((name or None, found_by, path))
                 places[sha256] = (file, offset, length)
         path = f"images/images-{shard:05d}-of-{self._shards:05d}.array_record"
         metadata = {"reused": str(sum(place == _IN_PREVIOUS for place in places.values()))}
@@ -181,7 +195,7 @@ class WriteImages(beam.DoFn):
                             writer.write(self._reusable.read(sha256))
                         else:
                             writer.write(scratch.read(*place))
-                        index += [(name, sha256, row, "") for name in names[sha256]]
+                        index += [(*found, sha256, row, "") for found in names[sha256]]
                 writer.close()
             metadata["file"] = File.of(self._directory, path, len(places)).model_dump_json()
         columns = [pa.array(c, f.type) for c, f in zip(zip(*index, strict=True), SHARD_INDEX, strict=True)]
@@ -235,22 +249,19 @@ def store_images(
         pipeline: the pipeline.
         directory: the dataset.
         images: the log directory's pictures.
-        names: the distinct ones to store.
+        names: the distinct ones to store, which passed `check_images`.
         shards: how many to write.
         side, format: see `normalise_image`.
         previous: the previous dataset: pictures that are stored there in the same form are copied.
         kept: content hashes of pictures to copy from there although the logs do not name them.
-
-    Raises:
-        InputError: a zip shard is damaged.
     """
-    check_archives(images)
+    shared = folders_of(names)
     pictures = [(name, "") for name in names] + [("", sha256) for sha256 in kept]
     step = _PICTURES_PER_ELEMENT
     _ = (
         pipeline
         | "Pictures" >> beam.Create([pictures[i : i + step] for i in range(0, len(pictures), step)], reshuffle=True)
-        | "NormaliseImages" >> beam.ParDo(NormaliseImages(directory, images, shards, side, format, previous))
+        | "NormaliseImages" >> beam.ParDo(NormaliseImages(directory, images, shared, shards, side, format, previous))
         | "GroupImages" >> beam.GroupByKey()
         | "WriteImages" >> beam.ParDo(WriteImages(directory, shards, side, format, previous))
     )

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ from beam_pipelines import BuildOptions, build_dataset, pipeline
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import File, Manifest
 from beam_pipelines.images.index import index_images
+from beam_pipelines.shell.progress import shown_progress
 from models.data.dataset import Dataset
 from models.data.picture_store import PictureStore
 from tests.beam_pipelines.images.test_normalisation import bomb, encoded
@@ -102,10 +104,10 @@ def content_of(dataset):
 BAD = {
     "truncated.jpg": (encoded(Image.effect_noise((99, 99), 90), "JPEG")[:-600], "undecodable"),
     "truncated.png": (encoded(Image.effect_noise((99, 99), 90), "PNG")[:-600], "undecodable"),
-    "empty.jpg": (b"", "not an image"),
-    "html.jpg": (b"<!DOCTYPE html><html>404 Not Found</html>", "not an image"),
-    "scan.tif": (plain("green", "TIFF"), "not an image"),
-    "tiff.jpg": (plain("green", "TIFF"), "not an image"),
+    "empty.jpg": (b"", "empty"),
+    "html.jpg": (b"<!DOCTYPE html><html>404 Not Found</html>", "not an image but HTML"),
+    "scan.tif": (plain("green", "TIFF"), "unsupported TIFF"),
+    "tiff.jpg": (plain("green", "TIFF"), "unsupported TIFF"),
     "unknown.jpg": (random.Random(0).randbytes(5000), "not an image"),
     "bomb.png": (bomb(), "too many pixels"),
     "nowhere.jpg": (None, "missing"),
@@ -139,15 +141,26 @@ def test_an_item_with_a_bad_picture_is_kept_without_one(bad_dataset, name):
 
 
 def test_too_many_bad_pictures_publish_nothing(bad_logs, tmp_path):
-    message = r"9 of 20 items with a picture are bad \(5 not an image, 2 undecodable, 1 .*\); `max_bad_fraction` allows"
-    fails(message, bad_logs, tmp_path / "d", max_bad_fraction=0.44)
+    with pytest.raises(InputError) as error:
+        run(bad_logs, tmp_path / "d", max_bad_fraction=0.44)
+    message = str(error.value)
+    assert message.startswith("9 of 20 items with a picture are bad (2 undecodable: 'truncated.jpg' (")
+    for part in (
+        "; 2 unsupported TIFF: 'scan.tif', 'tiff.jpg', convert to JPEG, PNG or WebP",
+        "1 not an image but HTML: 'html.jpg', a failed download; fetch them again",
+        "1 too many pixels: 'bomb.png'",
+        "1 missing: 'nowhere.jpg'",
+        f"); `max_bad_fraction` allows 0.44. {bad_logs / 'images'} has 19 loose pictures, e.g. '0.jpg'",
+    ):
+        assert part in message
+    assert list(tmp_path.iterdir()) == []
     run(bad_logs, tmp_path / "d", max_bad_fraction=0.45)
 
 
 def test_what_workers_did_not_leave_is_not_taken_for_bad_pictures(tmp_path):
     (tmp_path / "results").mkdir()
     with pytest.raises(InputError, match="nothing is known of the pictures of 1 items"):
-        index_images(tmp_path, ["a.jpg", ""], "jpeg", 1.0, kept=pa.array(["", ""]), counters=Counter())
+        index_images(tmp_path, ["a.jpg", ""], "jpeg", 1.0, source=tmp_path, kept=pa.array(["", ""]), counters=Counter())
 
 
 def test_a_decompression_bomb_leaves_the_memory_of_a_build_flat(tmp_path):
@@ -410,7 +423,7 @@ def test_pictures_are_read_from_file_uris(tmp_path):
 
 def test_a_uri_that_nothing_can_read_is_an_error(tmp_path):
     logs = write_logs(tmp_path / "logs", {"a": "a.jpg", "b": "nosuch://bucket/b.jpg"}, {"a.jpg": plain("red")})
-    fails("items.image: nosuch:// in nosuch://bucket/b.jpg cannot be read here", logs, tmp_path / "d")
+    fails("items.image: 'nosuch://bucket/b.jpg' cannot be read here: Beam has no file system", logs, tmp_path / "d")
 
 
 @pytest.mark.parametrize("damage", ["cut", "directory", "not a zip file"])
@@ -426,4 +439,94 @@ def test_a_damaged_zip_shard_is_named(tmp_path, damage):
             "not a zip file": b"<html>",
         }[damage]
     )
-    fails(f"{path} is not a whole zip file", logs, tmp_path / "d")
+    fails(rf"{path} is not a (whole )?zip file", logs, tmp_path / "d")
+
+
+# Names and files that differ, and what is told of it
+
+
+def balance(dataset):
+    """The names that the logs have, and the sum of what became of them."""
+    manifest = Manifest.read(dataset)
+    counters = manifest.counters
+    became = manifest.images.stored - counters["images.only_in_previous"] + counters["images.same_content"]
+    return counters["images.named"], became + sum(
+        count for name, count in counters.items() if name.startswith("images.refused.")
+    )
+
+
+def found_by(dataset):
+    counters = Manifest.read(dataset).counters
+    return {name.removeprefix("images.found_by."): n for name, n in counters.items() if name.startswith("images.found")}
+
+
+@pytest.mark.parametrize(
+    ("names", "archive", "difference"),
+    [
+        ("images/{}.png", "", "folder"),
+        ("D:\\shop\\{}.PNG", "", "folder"),
+        ("./{}.png", "images/all.zip", "path"),
+        ("{}.png", "images/IMAGES.ZIP", ""),
+        ("{}.JPG", "images/all.tar", "ending"),
+        ("{}.png", "images.tar", ""),
+    ],
+)
+def test_pictures_are_found_by_names_of_other_systems(tmp_path, capsys, names, archive, difference):
+    pictures = {f"{n}.png": plain((n * 60, 0, 0), "PNG") for n in range(3)}
+    logs = write_logs(tmp_path / "logs", {f"{n}": names.format(n) for n in range(3)}, {} if archive else pictures)
+    if archive.lower().endswith(".zip"):
+        with zipfile.ZipFile(logs / archive, "w") as shard:
+            for name, content in pictures.items():
+                shard.writestr(name, content)
+    elif archive:
+        with tarfile.open(logs / archive, "w") as shard:
+            for name, content in pictures.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                shard.addfile(info, io.BytesIO(content))
+    with shown_progress():
+        dataset = run(logs, tmp_path / "d")
+    assert [row["sha256"] for row in index_of(dataset).values()] == [
+        hashlib.sha256(content).hexdigest() for content in pictures.values()
+    ]
+    assert found_by(dataset) == ({difference: 3} if difference else {})
+    line = f"(3 by {difference}: {names.format(0)!r} is '0.png')"
+    assert (line in capsys.readouterr().out) == (difference != "")
+
+
+def test_names_that_find_nothing_are_shown_with_what_is_there(tmp_path):
+    names = {"a": "red/0.png", "b": "blue/0.png", "c": ""}
+    logs = write_logs(tmp_path / "logs", names, {"old.rar": b""}, {"all.zip": {"photos/0.png": plain("red", "PNG")}})
+    fails(
+        r"2 of 2 items with a picture are bad \(2 missing: 'blue/0.png', 'red/0.png'\); `max_bad_fraction` allows 0.1. "
+        rf"{logs}/images has 0 loose pictures, and 1 shard \(all.zip holds e.g. 'photos/0.png'\); 'old.rar' there are",
+        logs, tmp_path / "d", max_bad_fraction=0.1,
+    )  # fmt: skip
+
+
+def test_every_name_of_a_picture_is_accounted_for(tmp_path, capsys):
+    red, blue = plain("red"), plain("blue")
+    names = ["0.jpg", "./0.jpg", "1.jpg", "same.jpg", "Two.JPG", "x.jpg", "bad.jpg", "9.jpg", "9.jpg", ""]
+    files = {"0.jpg": red, "1.jpg": blue, "two.jpg": b"", "TWO.jpg": b"", "X.jpg": blue, "bad.jpg": b""}
+    logs = write_logs(tmp_path / "logs", {f"{n}": name for n, name in enumerate(names)}, files,
+        {"1.zip": {"same.jpg": red}, "2.zip": {"same.jpg": blue}})  # fmt: skip
+    previous = write_logs(tmp_path / "previous logs", {"old": "old.jpg"}, {"old.jpg": plain("green")})
+    with shown_progress():
+        dataset = run(logs, tmp_path / "d", run(previous, tmp_path / "previous"))
+    manifest = Manifest.read(dataset)
+    assert found_by(dataset) == {"first shard": 1, "letter case": 1, "path": 1}
+    refused = {"ambiguous": 1, "empty": 1, "missing": 1}
+    assert {f"images.refused.{reason}": n for reason, n in refused.items()}.items() <= manifest.counters.items()
+    assert manifest.images.missing == {"ambiguous": 1, "empty": 1, "missing": 2, "no image named": 1}
+    assert (manifest.images.stored, manifest.images.items_with_image) == (3, 6)
+    assert balance(dataset) == (8, 8)
+    assert "pictures: 4 of 9 items get none (2 missing: '9.jpg'; 1 ambiguous: 'Two.JPG' ('TWO.jpg' or 'two.jpg')" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("uri", ["https://cdn.example.com/0.png", "data:image/png;base64,iVBO"])
+def test_pictures_that_cannot_be_fetched_stop_a_build_before_it_reads_one(tmp_path, uri, capfd):
+    logs = write_logs(tmp_path / "logs", {"a": "a.jpg", "b": uri}, {"a.jpg": b"not read"})
+    fails(f"items.image: '{uri}' cannot be read here: .*copy the pictures into {logs}/images", logs, tmp_path / "d")
+    assert "Traceback" not in capfd.readouterr().err

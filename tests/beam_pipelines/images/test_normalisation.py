@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from beam_pipelines.images.formats import SOURCE_FORMATS
 from beam_pipelines.images.normalisation import normalise_image
-from beam_pipelines.images.source import BadImageError
+from beam_pipelines.images.refusals import BadImageError
 
 
 def encoded(image, format="PNG", **options):
@@ -33,7 +34,7 @@ def bomb(side=20_000):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("format", SOURCE_FORMATS)
 @pytest.mark.parametrize("stored", ["jpeg", "webp"])
 def test_every_format_becomes_rgb(format, stored):
     picture = decoded(normalise_image(encoded(Image.new("RGB", (40, 30), (200, 30, 60)), format), 256, stored))
@@ -61,12 +62,13 @@ def test_every_colour_mode_becomes_rgb(mode, format, colour, expected):
         np.testing.assert_allclose(np.asarray(picture)[16, 16], expected, atol=8)
 
 
-def test_exif_orientation_is_applied():
+@pytest.mark.parametrize("format", ["JPEG", *SOURCE_FORMATS[5:]])  # AVIF, if it is read
+def test_exif_orientation_is_applied(format):
     image = Image.new("RGB", (60, 40), "black")
     image.paste("white", (0, 0, 60, 20))  # white above
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
-    picture = decoded(normalise_image(encoded(image, "JPEG", exif=exif), 256, "jpeg"))
+    picture = decoded(normalise_image(encoded(image, format, exif=exif), 256, "jpeg"))
     assert picture.size == (40, 60)
     pixels = np.asarray(picture).mean(2)
     assert pixels[30, 30] > 200 > 50 > pixels[30, 10]  # white on the right
@@ -107,9 +109,10 @@ def test_a_decompression_bomb_is_refused_from_its_header(monkeypatch):
     ("data", "reason"),
     [
         (encoded(Image.new("L", (70_000, 2))), "too long"),
-        (b"", "not an image"),
-        (b"<html>not found</html>", "not an image"),
-        (encoded(Image.new("RGB", (9, 9)), "TIFF"), "not an image"),
+        (b"", "empty"),
+        (b"nothing known", "not an image"),
+        (b"<html>not found</html>", "not an image but HTML"),
+        (encoded(Image.new("RGB", (9, 9)), "TIFF"), "unsupported TIFF"),
         (encoded(Image.effect_noise((99, 99), 90), "JPEG")[:-600], "undecodable"),
         (encoded(Image.effect_noise((99, 99), 90), "PNG")[:-600], "undecodable"),
         (encoded(Image.effect_noise((99, 99), 90), "WEBP")[:-600], "undecodable"),

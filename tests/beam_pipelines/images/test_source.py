@@ -1,119 +1,190 @@
 import hashlib
-import struct
-import tracemalloc
+import os
+import threading
 import zipfile
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.images import shards
 from beam_pipelines.images import source as images
-from beam_pipelines.images.source import BadImageError, ImageSource
+from beam_pipelines.images.refusals import BadImageError
+from beam_pipelines.images.source import ImageSource, check_images, folders_of
+
+
+def write(root, files):
+    """Files by path; of a zip file the members."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, dict):
+            with zipfile.ZipFile(path, "w") as archive:
+                for member, data in content.items():
+                    archive.writestr(member, data)
+        else:
+            path.write_bytes(content)
+    return root
+
+
+def read(source, name):
+    place = source.find(name)
+    return source.read(place), place.found_by
+
+
+def refused(source, name):
+    with pytest.raises(BadImageError) as error:
+        source.read(source.find(name))
+    return error.value.reason
 
 
 def test_the_source_reads_files_and_zip_shards_and_nothing_else(tmp_path, monkeypatch):
-    root = tmp_path / "images"
-    (root / "sub").mkdir(parents=True)
-    (root / "sub" / "a.jpg").write_bytes(b"file")
-    (tmp_path / "secret").write_bytes(b"secret")
-    for name, content in (("1.zip", b"first"), ("2.zip", b"second")):
-        with zipfile.ZipFile(root / name, "w") as archive:
-            archive.writestr("z/b.jpg", content)
+    root = write(tmp_path / "images", {
+        "sub/a.jpg": b"file",
+        "../secret": b"secret",
+        "1.zip": {"z/b.jpg": b"first", "same.jpg": b"same", "folder/": b""},
+        "2.zip": {"z/b.jpg": b"second", "same.jpg": b"same"},
+    })  # fmt: skip
     with zipfile.ZipFile(root / "3.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("huge.jpg", bytes(2000))
-    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    for module in (images, shards):
+        monkeypatch.setattr(module, "MAX_BYTES", 1000)
     (root / "large.jpg").write_bytes(bytes(1001))
     source = ImageSource(root)
-    assert source.read("sub/a.jpg") == b"file"
-    assert source.read("z/b.jpg") == b"first"  # of equal names, that in the first shard
+    assert read(source, "sub/a.jpg") == (b"file", "")
+    assert read(source, "z/b.jpg") == (b"first", "first shard")
+    assert read(source, "same.jpg") == (b"same", "")
+    assert read(source, "./sub/a.jpg") == (b"file", "path")
     for name, reason in [
         ("sub", "missing"),
+        ("folder/", "missing"),
         ("nowhere.jpg", "missing"),
+        ("x" * 300, "missing"),
+        ("\0", "missing"),
         ("../secret", "outside images/"),
         (str(tmp_path / "secret"), "outside images/"),
         ("large.jpg", "too many bytes"),
         ("huge.jpg", "too many bytes"),
     ]:
-        with pytest.raises(BadImageError) as error:
-            source.read(name)
-        assert str(error.value) == reason, name
+        assert refused(source, name) == reason, name
     source.close()
 
 
-def zip_with(path, content, change=lambda data: data, compression=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("good.jpg", b"good" * 99)
-        archive.writestr("bad.jpg", content)
-    data = path.read_bytes()
-    path.write_bytes(change(data))
-    return path.parent
+LOOSE = {"0.png": b"0", "Red Shoe.PNG": b"red", "a/1.png": b"1", "a/2.jpg": b"2", "a/2.png": b"3"}
 
 
-def flag_encrypted(data):
-    """Sets the flag of the last member in both places where a zip file has it."""
-    data = bytearray(data)
-    data[data.rindex(b"PK\3\4") + 6] |= 1
-    data[data.rindex(b"PK\1\2") + 8] |= 1
-    return data
+@pytest.mark.parametrize("packed", [False, True], ids=["loose", "in a zip file"])
+def test_other_spellings_are_found_among_files_as_in_shards(tmp_path, packed):
+    """And an exact name always wins."""
+    source = ImageSource(write(tmp_path / "images", {"all.zip": LOOSE} if packed else LOOSE))
+    assert [read(source, name) for name in LOOSE] == [(content, "") for content in LOOSE.values()]
+    for name, content, found_by in [
+        ("./0.png", b"0", "path"),
+        ("/0.png", b"0", "path"),
+        ("images/0.png", b"0", "folder"),
+        ("IMAGES\\red%20shoe.png", b"red", "folder"),
+        ("red shoe.png", b"red", "letter case"),
+        ("a\\1.png", b"1", "backslashes"),
+        ("a/1.webp", b"1", "ending"),
+        (str(tmp_path / "images" / "a" / "1.png"), b"1", "folder"),
+    ]:
+        assert read(source, name) == (content, found_by), name
+    with pytest.raises(BadImageError, match="ambiguous") as error:
+        source.find("a/2")
+    assert error.value.detail == "'a/2.jpg' or 'a/2.png'"
+    assert refused(source, "1.png") == "missing"
+    assert refused(source, "/elsewhere/0.png") == "outside images/"
 
 
-def overwrite_content(data):
-    data = bytearray(data)
-    start = data.rindex(b"PK\3\4") + 30 + len("bad.jpg")
-    data[start : start + 20] = b"\xff" * 20
-    return data
+def test_leading_folders_that_all_names_share(tmp_path):
+    root = write(tmp_path / "images", {"0.png": b"0", "x.zip": {"photos/1.png": b"1"}})
+    names = ["shop/0.png", "shop/1.png", "file:///tmp/2.png"]
+    source = ImageSource(root, folders_of(names))
+    assert [read(source, name) for name in names[:2]] == [(b"0", "folder"), (b"1", "folder")]
+    assert refused(ImageSource(root), names[0]) == "missing"
 
 
-def claim_size(size):
-    def change(data):
-        data = bytearray(data)
-        for position in (data.rindex(b"PK\3\4") + 22, data.rindex(b"PK\1\2") + 24):
-            data[position : position + 4] = struct.pack("<I", size)
-        return data
-
-    return change
+def test_files_are_listed_only_if_a_name_does_not_lead_to_one(tmp_path, monkeypatch):
+    source = ImageSource(write(tmp_path / "images", LOOSE))
+    monkeypatch.setattr(os, "walk", lambda *_, **__: pytest.fail("files are listed"))
+    assert read(source, "a/1.png") == (b"1", "")
+    monkeypatch.undo()
+    assert refused(source, "a/9.png") == "missing"
 
 
-def test_a_cut_zip_shard_is_found_before_anything_is_read(tmp_path):
-    images.check_archives(zip_with(tmp_path / "0.zip", b"whole"))
-    zip_with(tmp_path / "1.zip", b"cut", lambda data: data[:-9])
-    with pytest.raises(InputError, match=r"1\.zip is not a whole zip file"):
-        images.check_archives(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "compression", "reason"),
-    [
-        (flag_encrypted, zipfile.ZIP_DEFLATED, "encrypted"),
-        (overwrite_content, zipfile.ZIP_STORED, "unreadable"),
-        (overwrite_content, zipfile.ZIP_DEFLATED, "unreadable"),
-        (overwrite_content, zipfile.ZIP_BZIP2, "unreadable"),
-        (overwrite_content, zipfile.ZIP_LZMA, "unreadable"),
-        (claim_size(images.MAX_BYTES + 1), zipfile.ZIP_DEFLATED, "too many bytes"),
-        (claim_size(images.MAX_BYTES + 1), zipfile.ZIP_STORED, "too many bytes"),
-        (claim_size(100), zipfile.ZIP_DEFLATED, "unreadable"),
-        (claim_size(100), zipfile.ZIP_STORED, "unreadable"),
-    ],
-)
-def test_a_bad_member_of_a_zip_shard_has_a_reason_and_leaves_the_others(tmp_path, change, compression, reason):
-    content = np.random.default_rng(0).bytes(2000)
-    source = ImageSource(zip_with(tmp_path / "0.zip", content, change, compression))
-    assert source.read("good.jpg") == b"good" * 99
-    with pytest.raises(BadImageError) as error:
-        source.read("bad.jpg")
-    assert str(error.value) == reason
+def test_shards_in_folders_beside_the_directory_and_of_other_letter_case(tmp_path):
+    write(tmp_path, {
+        "images.zip": {"beside.png": b"beside"},
+        "Images/A.ZIP": {"upper.png": b"upper"},
+        "Images/2024/b.zip": {"nested.png": b"nested", "3.png": b"3"},
+        "Images/c.zip": {"3.png": b"other"},
+        "Images/._c.zip": b"left by macOS",
+    })  # fmt: skip
+    check_images(tmp_path / "images", ["upper.png"])
+    source = ImageSource(tmp_path / "images")
+    for name in ("beside", "upper", "nested"):
+        assert read(source, f"{name}.png") == (name.encode(), "")
+    for name in ("2024/3.png", "2024/b/3.png", "b\\3.png"):
+        assert read(source, name) == (b"3", "folder")
+    assert read(source, "c/3.png") == (b"other", "folder")
     source.close()
 
 
-def test_a_member_that_is_larger_than_it_claims_is_not_unpacked(tmp_path, monkeypatch):
-    """64 MB of zeros that claim to be a picture of 1000 bytes."""
-    monkeypatch.setattr(images, "MAX_BYTES", 1 << 20)
-    source = ImageSource(zip_with(tmp_path / "0.zip", bytes(64 << 20), claim_size(1000)))
-    tracemalloc.start()
-    with pytest.raises(BadImageError, match="unreadable"):
-        source.read("bad.jpg")
-    assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    tracemalloc.stop()
+def test_links_are_followed_and_circles_are_not(tmp_path):
+    write(tmp_path / "photos", {"a/0.png": b"0"})
+    (tmp_path / "images").symlink_to("photos")
+    (tmp_path / "photos" / "a" / "again").symlink_to("..")
+    source = ImageSource(tmp_path / "images")
+    assert read(source, "a/0.png") == (b"0", "")
+    assert read(source, "A/0.PNG") == (b"0", "letter case")
+    assert read(source, str(tmp_path / "photos" / "a" / "0.jpg")) == (b"0", "folder")
+
+
+def test_threads_list_the_files_once(tmp_path, monkeypatch):
+    source = ImageSource(write(tmp_path / "images", LOOSE))
+    walks, walk = [], os.walk
+    monkeypatch.setattr(os, "walk", lambda *args, **options: walks.append(args) or walk(*args, **options))
+    threads = [threading.Thread(target=source.find, args=("A/1.png",)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(walks) == 1
+
+
+def test_where_pictures_were_looked_for_is_told(tmp_path):
+    files = {"b.PNG": b"", "a.png": b"", "x/old.rar": b"", "all.tar.gz": b"", "z.7z": b"", "list.txt": b""}
+    root = write(tmp_path / "images", {**files, "all.zip": {"photos/0.png": b""}, "empty.zip": {}})
+    assert ImageSource(root).describe() == (
+        f"{root} has 2 loose pictures, e.g. 'a.png', and 2 shards (all.zip holds e.g. 'photos/0.png'); 'all.tar.gz', "
+        "'list.txt' there and 2 more are neither pictures nor shards: shards are zip files and tar files that are not "
+        "compressed"
+    )
+    assert ImageSource(tmp_path / "none").describe() == f"{tmp_path / 'none'} has 0 loose pictures"
+
+
+def test_what_would_spoil_every_picture_is_found_before_anything_is_read(tmp_path):
+    root = tmp_path / "images"
+    check_images(root, ["file:///0.png"])
+    with pytest.raises(InputError, match=r"names 1 picture such as '0.png', but there is no directory .*/images;"):
+        check_images(root, ["0.png"])
+    root.symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"/images leads nowhere"):
+        check_images(root, ["0.png"])
+    root.unlink()
+    write(root, {"a.zip": {"0.png": b""}, "b.ZIP": b"<html>"})
+    with pytest.raises(InputError, match=r"b\.ZIP is not a zip file, but HTML"):
+        check_images(root, ["0.png"])
+    with pytest.raises(InputError, match=r"'https://a/0\.png' cannot be read here: nothing is fetched from the web"):
+        check_images(root, ["0.png", "https://a/0.png"])
+
+
+def test_a_file_uri_is_read_from_where_it_points_to(tmp_path):
+    path = write(tmp_path, {"else where/ä.jpg": b"there"}) / "else where" / "ä.jpg"
+    source = ImageSource(tmp_path / "images")
+    for uri in (path.as_uri(), f"file:{path}", f"FILE://localhost{path}", f" file://{path}"):
+        assert read(source, uri) == (b"there", "")
+    assert refused(source, Path(tmp_path / "no.jpg").as_uri()) == "missing"
 
 
 def test_a_picture_is_known_by_its_content():
