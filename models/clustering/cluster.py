@@ -1,10 +1,12 @@
 """Turns the image embeddings of all items of a dataset into cluster IDs."""
 
+import math
 from pathlib import Path
 from typing import get_args
 
 from beam_pipelines.format.errors import ArtifactError, InputError, about
 from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.format.text_file import finite
 from beam_pipelines.shell.progress import progress_bar, say
 from models.clustering.assignment import Search
 from models.clustering.clusters import Backend, Clusters
@@ -157,13 +159,14 @@ def _fit(kmeans: KMeans, points: Points, checkpoints: Checkpoints, source: Path)
             latest.step,
             latest.arrays["centers"],
             latest.arrays["ids"],
-            latest.state["mean_squared_distance"],
+            math.inf if latest.state["mean_squared_distance"] is None else latest.state["mean_squared_distance"],
             latest.state["converged"],
         )
 
     def keep(state: PassState) -> None:
         arrays = {"centers": state.centers, "ids": state.ids}
-        others = {"mean_squared_distance": state.mean_squared_distance, "converged": state.converged}
+        # Infinite until a pass has seen all points, which JSON has no number for.
+        others = finite({"mean_squared_distance": state.mean_squared_distance, "converged": state.converged})
         checkpoints.write(Checkpoint(state.number, arrays, others))
 
     def report(done: Pass) -> None:

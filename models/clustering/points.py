@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.embeddings.vectors import l2_normalize
+
 LARGEST_BLOCK, SMALLEST_BLOCK = 1 << 16, 1 << 12
 """Bounds of the rows in memory at once, for each worker: the blocks of small files are small, so that all get some."""
+_LEAST_LENGTH, _LARGEST = 1e-12, 1e15  # whose squares float32 holds
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -91,9 +94,13 @@ class Points:
             vectors[start:stop] = mapped if len(mapped) == stop - start else mapped[rows[start:stop] - first]
             start = stop
         if self._normalize:
-            lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-            with np.errstate(invalid="ignore"):  # what is not finite is refused by `largest`
-                vectors /= np.maximum(lengths, 1e-12)[:, None]
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by `largest`
+                lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+                extreme = ~((lengths > _LEAST_LENGTH) & (lengths < _LARGEST)) & vectors.any(axis=1)
+                unit = l2_normalize(vectors[extreme]) if extreme.any() else None  # float32 squares would not do
+                vectors /= np.maximum(lengths, _LEAST_LENGTH)[:, None]
+            if unit is not None:
+                vectors[extreme] = unit
         return vectors
 
     def sample(self, count: int, seed: int = 0) -> np.ndarray:
@@ -112,7 +119,7 @@ class Points:
         """The largest absolute value of all vectors.
 
         Raises:
-            ValueError: a vector is not finite; its row is named.
+            ValueError: a vector is not finite, or too large for distances of float32; its row is named.
         """
         largest = 0.0
         for block in self.blocks():
@@ -121,7 +128,11 @@ class Points:
             finite = np.isfinite(vectors).all(axis=1)
             if not finite.all():
                 raise ValueError(f"vectors must be finite. Row {rows[int(np.argmin(finite))]} is not")
-            largest = max(largest, float(np.abs(vectors).max(initial=0.0)))
+            of_rows = np.abs(vectors).max(axis=1, initial=0.0)
+            if (of_rows >= _LARGEST).any():
+                row = rows[int(np.argmax(of_rows))]
+                raise ValueError(f"vectors must be below {_LARGEST:g}: float32 holds no distances of row {row}")
+            largest = max(largest, float(of_rows.max(initial=0.0)))
         return largest
 
     def _mapped(self, first: int, last: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from beam_pipelines.format.errors import ArtifactError, about
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.text_file import finite
-from beam_pipelines.shell.progress import progress_bar
+from beam_pipelines.shell.progress import progress_bar, warn
 from models.data.dataset import Dataset
 from models.data.map_ahead import map_ahead
 from models.data.pages import GROUPS, Pages, parse_pages
@@ -82,6 +82,9 @@ def evaluate(
         with about("models"):
             scored = {name: _score(name, contender, pages, batch_size) for name, contender in rankers.items()}
         first = next(iter(scored.values()))
+        if first.clicked.all() or not first.clicked.any():
+            common = "are all clicked" if first.clicked.all() else "are all unclicked"
+            warn(f"the candidates of the {len(pages)} {pages.split_name} pages {common}: AUC and GAUC are undefined")
         unseen = unseen_items[first.item]
         measured = evaluation_report(scored, unseen, _slices(pages, first, unseen), systems, pages.negative_rate)
         for name, contender in rankers.items():

@@ -60,9 +60,10 @@ class CollapseWarning(StepCallback):
                 f"are all alike have {collapse_loss(logs):.2f} (ln of {logs['valid_rows']:.0f} candidates)"
             )
         if logs.get("val_effective_rank", math.inf) < _SMALLEST_RANK:
+            cosine = logs["val_mean_cosine"]
             signs.append(
                 f"the embeddings of the validation pictures spread over {logs['val_effective_rank']:.2f} directions "
-                f"(mean cosine {logs['val_mean_cosine']:.3f})"
+                + ("(there is one picture)" if math.isnan(cosine) else f"(mean cosine {cosine:.3f})")
             )
         if signs:
             warn(

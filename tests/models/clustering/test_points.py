@@ -34,6 +34,18 @@ def test_normalising_keeps_zero_rows():
     np.testing.assert_allclose(read, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-13, 1e19, 3e38])
+def test_vectors_whose_squares_float32_does_not_hold(size):
+    vectors = np.array([[size, size], [0, 0], [3, 4]], np.float32)
+    read = Points(vectors, normalize=True).read(np.arange(3))
+    np.testing.assert_allclose(read, [[0.5**0.5, 0.5**0.5], [0, 0], [0.6, 0.8]], rtol=1e-6)
+    if size > 1:
+        with pytest.raises(ValueError, match=r"vectors must be below 1e\+15: float32 holds no distances of row 0"):
+            Points(vectors).largest()
+    else:
+        assert Points(vectors).largest() == 4
+
+
 def test_samples_are_nested_disjoint_shares_and_of_the_size_asked_for(vectors):
     points = Points(vectors)
     small, large, rest = (all_rows(points, Share(*s)) for s in ((0, 0.1), (0, 0.4), (0.4, 1)))

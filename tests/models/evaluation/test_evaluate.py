@@ -5,10 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.format.manifest import Window
 from models import evaluate
 from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
-from models.data.pages import parse_pages
+from models.data.pages import Pages, parse_pages
 from models.evaluation.measure import measure
 from models.evaluation.scored_pages import score_pages
 from models.metrics.copc import COPC
@@ -66,6 +67,22 @@ def test_some_pages(dataset, ranker):
     found = report["models"][ranker.name]["all"]
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert report["models"][ranker.name]["unseen_items"]["candidates"] == 0  # all are on train pages
+
+
+def test_pages_of_one_class_are_reported_with_a_warning(dataset, run, tmp_path):
+    pages = dataset.pages("test")
+    parsed = next(iter(pages.records().batch(1000).map(lambda records: parse_pages(records, pages.lengths()))))
+    moment = int(parsed["timestamp"][(parsed["clicked"].numpy() != 1).all(axis=1).argmax()])
+    some = Pages(dataset, "test", Window(first=moment, last=moment))
+    with pytest.warns(
+        UserWarning, match="of the 1 test pages are all unclicked: AUC and GAUC are undefined"
+    ):
+        report = evaluate(some, run, output=tmp_path / "report")
+    (measured,) = report["models"].values()
+    assert (measured["all"]["auc"], measured["all"]["gauc_page_mean"]) == (None, None)
+    assert measured["all"]["log_loss"] > 0
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text(), parse_constant=pytest.fail) == report
+    assert "nan" in (tmp_path / "report" / "table.txt").read_text()
 
 
 def test_keras_metrics_are_those_of_reports(dataset, ranker):
