@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.shell.progress import shown_progress
 from models.clustering.cluster import cluster
 from models.clustering.clusters import Clusters
 from models.embeddings.vectors import l2_normalize
@@ -118,6 +119,22 @@ def test_arguments_that_cannot_be_used_are_refused(embeddings, tmp_path, options
     with pytest.raises(InputError, match=message):
         cluster(**{"embeddings": embeddings, "output": tmp_path / "c", **options})
     assert list(tmp_path.iterdir()) == [embeddings.path]
+
+
+def test_a_run_goes_on_from_a_pass_over_a_sample(tmp_path):
+    """Before a pass over all points, no distance is known."""
+    embeddings = save_embeddings(tmp_path / "embeddings", planted(1000, 3, 4), np.ones(1000, bool))
+
+    def interrupt(line):
+        if line.startswith("pass 2: "):
+            raise KeyboardInterrupt
+        return line
+
+    with pytest.raises(KeyboardInterrupt), shown_progress(interrupt):
+        cluster(embeddings, tmp_path / "c", num_clusters=3)
+    resumed, whole = (cluster(embeddings, tmp_path / name, num_clusters=3) for name in ("c", "whole"))
+    np.testing.assert_array_equal(resumed.centers, whole.centers)
+    np.testing.assert_array_equal(resumed.ids, whole.ids)
 
 
 def test_a_killed_run_goes_on_and_ends_alike(tmp_path):

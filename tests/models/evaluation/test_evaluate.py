@@ -74,9 +74,7 @@ def test_pages_of_one_class_are_reported_with_a_warning(dataset, run, tmp_path):
     parsed = next(iter(pages.records().batch(1000).map(lambda records: parse_pages(records, pages.lengths()))))
     moment = int(parsed["timestamp"][(parsed["clicked"].numpy() != 1).all(axis=1).argmax()])
     some = Pages(dataset, "test", Window(first=moment, last=moment))
-    with pytest.warns(
-        UserWarning, match="of the 1 test pages are all unclicked: AUC and GAUC are undefined"
-    ):
+    with pytest.warns(UserWarning, match="of the 1 test pages are all unclicked: AUC and GAUC are undefined"):
         report = evaluate(some, run, output=tmp_path / "report")
     (measured,) = report["models"].values()
     assert (measured["all"]["auc"], measured["all"]["gauc_page_mean"]) == (None, None)
