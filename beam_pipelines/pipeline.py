@@ -19,7 +19,8 @@ from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import FORMAT, SPLITS, Manifest, PretrainingView
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
-from beam_pipelines.images.index import index_images, kept_hashes
+from beam_pipelines.images.index import index_images
+from beam_pipelines.images.previous_images import kept_hashes
 from beam_pipelines.images.source import check_images
 from beam_pipelines.images.transforms import store_images
 from beam_pipelines.logs.catalog import write_catalog

@@ -22,12 +22,29 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from beam_pipelines.format.manifest import File
 from beam_pipelines.format.outputs import whole_file
-from beam_pipelines.images.index import SHARD_INDEX, PreviousImages
 from beam_pipelines.images.normalisation import normalise_image
+from beam_pipelines.images.previous_images import PreviousImages
 from beam_pipelines.images.refusals import BadImageError
 from beam_pipelines.images.source import ImageSource, content_hash, folders_of
 from beam_pipelines.options import ImageFormat
 from beam_pipelines.workspace import RESULTS, SCRATCH
+
+SHARD_INDEX = pa.schema(
+    [
+        ("image", pa.string()),
+        ("found_by", pa.string()),
+        ("detail", pa.string()),
+        ("sha256", pa.string()),
+        ("index", pa.int64()),
+        ("reason", pa.string()),
+    ]
+)
+"""What the writer of a shard says of it: for each name the stored picture, or the reason why there is none.
+
+`image` is null for pictures of items that are only in the previous dataset: no name is known for them. `found_by` says
+how the name differs from the path, which is the `detail` then; that of a `reason` is what more is known. The metadata
+hold `file` (a `manifest.File`, if any picture is stored) and `reused` (pictures from the previous dataset).
+"""
 
 _PICTURES_PER_ELEMENT = 256
 _NAMES_AT_ONCE = 16
