@@ -109,8 +109,9 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             print(f"error: no space left on the disk ({error})", file=sys.stderr, flush=True)
-        elif error.errno in _OF_THE_FILE and error.filename is not None:
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        elif error.errno in _OF_THE_FILE:
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)  # Arrow names it in the text
+            print(f"error: {what}", file=sys.stderr, flush=True)
         else:
             raise
         sys.exit(2)
