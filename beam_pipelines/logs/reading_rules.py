@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from beam_pipelines.logs.contract import Kind
 from beam_pipelines.logs.moments import TimestampUnit, default_time_range, year_begins
 
@@ -50,3 +53,15 @@ class ReadingRules:
         """The moments that the times of a table may be of. Books and films were published before there were logs."""
         first, last = self.time_range
         return (min(first, year_begins(1800)), last) if table in ("items", "users") else (first, last)
+
+    def out_of_range(self, name: str, moments: pa.Array) -> pa.Array:
+        """Where the times of a column `TABLE.COLUMN` are of no moment that they may be of.
+
+        Nor may numbers that are read in too small a unit be taken for times of 1970, even where these are allowed.
+        """
+        first, last = self.range_of(name.split(".")[0])
+        outside = pc.or_(pc.less(moments, first), pc.greater(moments, last))
+        if first < self.time_range[0] and self.units.get(name, "iso").endswith("seconds"):
+            in_1970 = pc.and_(pc.greater_equal(moments, 0), pc.less(moments, year_begins(1971)))
+            outside = pc.or_(outside, in_1970)
+        return pc.fill_null(outside, False)

@@ -66,8 +66,7 @@ def normalise(table: Table, raw: RawBatch, rules: ReadingRules) -> NormalisedBat
         if not is_lenient(table.name, rule.kind):
             faults.append(_Fault(name, f"invalid {name}", lost))
         if rule.kind == "timestamp":
-            first, last = rules.range_of(table.name)
-            outside = pc.fill_null(pc.or_(pc.less(values, first), pc.greater(values, last)), False)
+            outside = rules.out_of_range(f"{table.name}.{name}", values)
             if not is_lenient(table.name, rule.kind):
                 faults.append(_Fault(name, f"{name} out of range", outside))
             values = pc.if_else(outside, None, values)

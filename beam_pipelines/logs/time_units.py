@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +28,11 @@ from beam_pipelines.logs.reading_rules import ReadingRules
 from beam_pipelines.logs.rejections import shown
 from beam_pipelines.logs.values import present_values
 
-_FILES = 32
+_FILES = 8
 _VALUES = 20_000
 _SHARE = 0.9
 """Of the values that are plausible times in some unit, those that must be so in a column's unit."""
+_DIGITS_OF_FLOAT32 = 9
 _FIRST_NUMBER = 1980
 """From this year on, the numbers of no two units are the same."""
 
@@ -76,6 +78,7 @@ def detect_units(tables: Mapping[str, Table], rules: ReadingRules) -> dict[str, 
         sample = list(_sample(tables[table], column, rules))
         told = rules.units.get(name)
         if sample or told:
+            _check_digits(name, sample)
             unit = told or _detect(name, sample, rules.range_of(table))
             found[name] = DetectedUnit(unit, *_example(name, sample, unit), told is not None)
     return found
@@ -94,6 +97,25 @@ def _sample(table: Table, column: str, rules: ReadingRules) -> Iterator[tuple[Pa
             if len(values):
                 yield path, values.take(pa.array(_spread(len(values), _VALUES)))
                 break
+
+
+def _check_digits(name: str, sample: list[tuple[Path, pa.Array]]) -> None:
+    """Refuses times in powers of ten of which no more digits are left than a spreadsheet or float32 shows."""
+    for path, column in sample:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        powers = column.filter(pc.match_substring_regex(column, r"^\s*\d[.\d]*[eE]\+?\d{1,2}\s*$")).to_pylist()
+        digits = [(len(mantissa.replace(".", "")), int(power)) for mantissa, power in map(_split_power, powers)]
+        if digits and max(digits)[0] <= min(_DIGITS_OF_FLOAT32, max(power for _, power in digits)):
+            raise InputError(
+                f"{path}: {name} has times such as '{powers[0].strip()}', whose last digits are lost; store times as "
+                "whole numbers, as ISO-8601 or as a date type"
+            )
+
+
+def _split_power(text: str) -> tuple[str, str]:
+    mantissa, power = re.split("[eE]", text.strip())
+    return mantissa, power
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -50,6 +50,15 @@ def rows_of(table, unit="milliseconds"):
     return valid, rejected
 
 
+def columns_of(table, rules):
+    """What became of the values of a small table."""
+    columns = {}
+    for raw in (raw for part in table_parts(table) for raw in read_part(table, part)):
+        for name, counts in normalise(table, raw, rules).columns.items():
+            columns[name] = counts.merge(columns[name]) if name in columns else counts
+    return columns
+
+
 def impressions_of(tmp_path, unit="milliseconds", **columns):
     write(tmp_path / "impressions.parquet", {**IMPRESSIONS, **columns})
     write(tmp_path / "items.parquet", ITEMS)

@@ -1,12 +1,24 @@
+import dataclasses
 import json
 
 import pyarrow as pa
 import pytest
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.logs.column_counts import ColumnCounts, LostValue
 from beam_pipelines.logs.directory import find_tables
-from beam_pipelines.logs.rejections import RejectedRow
-from tests.beam_pipelines.logs.log_files import DAY, ITEMS, impressions_of, rows_of, write
+from beam_pipelines.logs.file_reader import read_part, table_parts
+from beam_pipelines.logs.reading_rules import ReadingRules
+from beam_pipelines.logs.rows import normalise
+from tests.beam_pipelines.logs.log_files import (
+    DAY,
+    IMPRESSIONS,
+    ITEMS,
+    columns_of,
+    impressions_of,
+    rows_of,
+    write,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +52,58 @@ def test_a_rejected_row_is_found_by_hash_and_not_shown(tmp_path):
     _, rejected = impressions_of(tmp_path, user_id=["alice@example.com", "bob", "eve"], position=[-1, -1, -1])
     assert len({r.row_hash for r in rejected}) == 3
     assert "alice" not in "".join(r.to_json() for r in rejected)
-    assert json.loads(rejected[0].to_json()).keys() == set(RejectedRow._fields)
+    assert json.loads(rejected[0].to_json()) == {
+        "table": "impressions",
+        "reason": "invalid position",
+        "row_hash": rejected[0].row_hash,
+        "file": "impressions.parquet",
+        "line": 1,
+        "column": "position",
+        "value": "-1",
+    }
+
+
+def test_a_rejected_row_says_where_it_is_and_what_is_wrong(logs):
+    long = "x\t" * 30
+    rows = [
+        f"u,01,{DAY},pay",
+        f"u,01,{DAY},{long}",
+        f"\\N,01,{DAY},pay",
+        f",01,{DAY},pay",
+        "u,01,5e8,pay",
+        "u,01",
+    ]
+    for name in ("events/market=a/part-0.csv", "events.csv"):
+        path = logs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(["user_id,item_id,timestamp,event", *rows]) + "\n")
+        table = dataclasses.replace(find_tables(logs, {})["events"], files=(path,))
+        valid, rejected = rows_of(table)
+        assert len(valid) == 1
+        assert {row.file for row in rejected} == {name}
+        assert sorted((row.reason, row.line, row.column, row.value) for row in rejected) == [
+            ("invalid event", 3, "event", "x\\t" * 19 + "x…"),
+            ("malformed row", 7, None, None),
+            ("missing user_id", 4, "user_id", "\\N"),
+            ("missing user_id", 5, "user_id", None),
+            ("timestamp out of range", 6, "timestamp", "5e8"),
+        ]
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([-1, DAY, 2**45], pa.timestamp("s")),
+        pa.array([-1, DAY, 2**40], pa.timestamp("ns", "Atlantis/Nowhere")),
+        pa.array([-1, 3, 4], pa.date32()),
+        pa.array(["x", "y", None]).dictionary_encode(),
+    ],
+)
+def test_rows_of_any_type_can_be_rejected(tmp_path, values):
+    _, rejected = impressions_of(tmp_path, "iso", timestamp=values)
+    assert len(rejected) == 3
+    assert len({row.row_hash for row in rejected}) == 3
 
 
 def test_the_first_broken_column_is_the_reason(tmp_path):
@@ -83,10 +146,104 @@ def test_items_keep_what_can_be_read(logs):
     columns = {"published_at": ["2023-11-14", "never"], "stat_price": ["9.5", "free"], "label_style": ["x", None]}
     write(logs / "items.csv", {**ITEMS, **columns, "other": [1, 2]})
     (logs / "items.parquet").unlink()
-    valid, rejected = rows_of(find_tables(logs, {})["items"], "iso")
+    table = find_tables(logs, {})["items"]
+    valid, rejected = rows_of(table, "iso")
     assert not rejected
     assert [(r["published_at"], r["stat_price"], r["label_style"]) for r in valid] == [
         (1_699_920_000_000, 9.5, "x"),
         (None, None, ""),
     ]
     assert "other" not in valid[0]
+    counts = columns_of(table, ReadingRules({}))
+    assert counts["published_at"] == ColumnCounts(2, 1, 0, LostValue("items.csv", 3, "never"))
+    assert counts["stat_price"] == ColumnCounts(2, 1, 0, LostValue("items.csv", 3, "free"))
+    assert counts["label_style"] == ColumnCounts(1, 1)
+    assert counts["image"] == ColumnCounts(1, 1)
+
+
+@pytest.mark.parametrize("marker", ["\\N", "NULL", "null", "nan", "None", "N/A", " - ", "<NA>", " "])
+def test_markers_of_missing_values_are_none_in_every_column(logs, marker):
+    rows = {name: [str(column[0]), marker] for name, column in IMPRESSIONS.items()}
+    optional = {"converted": ["yes", marker], "dwell_seconds": ["1", marker], "split": ["train", marker]}
+    write(logs / "impressions.csv", {**rows, **optional})
+    (logs / "impressions.parquet").unlink()
+    table = find_tables(logs, {})["impressions"]
+    valid, rejected = rows_of(table)
+    assert (len(valid), [row.reason for row in rejected]) == (1, ["missing page_id"])
+    is_marker = int(marker != " ")
+    counts = columns_of(table, ReadingRules({"impressions.timestamp": "milliseconds"}))
+    assert counts == dict.fromkeys(counts, ColumnCounts(1, 1, is_marker))
+    assert len(counts) == 9
+    write(logs / "items.csv", {**ITEMS, "image": [marker] * 2, "stat_a": ["1", marker], "published_at": [marker] * 2})
+    (logs / "items.parquet").unlink()
+    valid, rejected = rows_of(find_tables(logs, {})["items"])
+    assert [(row["image"].strip(), row["stat_a"], row["published_at"]) for row in valid] == [
+        ("", 1, None),
+        ("", None, None),
+    ]
+    assert not rejected
+
+
+def test_free_text_may_say_what_elsewhere_is_a_marker(logs):
+    texts = {"category": ["NA", "\\N"], "title": ["-", "NULL"], "cat_country": ["NA", "nan"]}
+    write(logs / "items.csv", {**ITEMS, **texts})
+    (logs / "items.parquet").unlink()
+    table = find_tables(logs, {})["items"]
+    assert [(row["category"], row["title"], row["cat_country"]) for row in rows_of(table)[0]] == [
+        ("NA", "-", "NA"),
+        ("", "", ""),
+    ]
+    assert columns_of(table, ReadingRules({}))["title"] == ColumnCounts(1, 1, 1)
+
+
+def test_markers_can_be_told(tmp_path):
+    write(tmp_path / "impressions.parquet", {**IMPRESSIONS, "user_id": [-1, 7, 8], "dwell_seconds": [-1.0, -1.0, 2.0]})
+    write(tmp_path / "items.parquet", ITEMS)
+    table = find_tables(tmp_path, {})["impressions"]
+    rules = ReadingRules({"impressions.timestamp": "milliseconds"}, missing_markers=("-1",))
+    (raw,) = read_part(table, *table_parts(table))
+    batch = normalise(table, raw, rules)
+    assert batch.rows.column("dwell_seconds").to_pylist() == [0, 2]
+    assert [(row.reason, row.value) for row in batch.rejected] == [("missing user_id", "-1")]
+    assert batch.columns["dwell_seconds"] == ColumnCounts(1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "read"),
+    [
+        (["9.99", " +5 ", "-1e3", ".5", "7."], [9.99, 5, -1000, 0.5, 7]),
+        (["$9.99", "10,50", "1e999", "5%", "1 200"], [None] * 5),
+        (["inf", "-inf", "1_0", "0x10", "9" * 400], [None] * 5),
+        ([3.4e38, 3.5e38, float("inf"), -1e300, float("nan")], [3.4e38, None, None, None, None]),
+        ([True, False, None, True, True], [1, 0, None, 1, 1]),
+        (pa.array([1, 2, 3, 4, 5], pa.decimal128(20, 2)), [1, 2, 3, 4, 5]),
+        (pa.array([1, 2, 3, 4, 5], pa.timestamp("s")), [None] * 5),
+        ([[1], [2], [3], [4], [5]], [None] * 5),
+    ],
+)
+def test_numbers_are_read_or_lost(tmp_path, values, read):
+    write(tmp_path / "impressions.parquet", IMPRESSIONS)
+    write(tmp_path / "items.parquet", {**{name: [column[0]] * 5 for name, column in ITEMS.items()}, "stat_a": values})
+    table = find_tables(tmp_path, {})["items"]
+    assert [row["stat_a"] for row in rows_of(table)[0]] == read
+    counts = columns_of(table, ReadingRules({}))["stat_a"]
+    assert counts.read == 5 - read.count(None)
+    assert (counts.lost is None) == (counts.read == counts.present)
+
+
+def test_flags_are_written_in_many_ways(tmp_path):
+    ways = ["1", "true", "T", "Yes", "y", "1.0"], ["0", "FALSE", "f", "no", "N", "0.0"]
+    for one, zero in zip(*ways, strict=True):
+        valid, _ = impressions_of(tmp_path, clicked=[one, zero, f" {one} "])
+        assert [row["clicked"] for row in valid] == [True, False, True]
+
+
+def test_a_minority_in_another_unit_is_lost_where_old_times_are_allowed(logs):
+    units = {"seconds": 1, "milliseconds": 1000, "microseconds": 10**6, "nanoseconds": 10**9}
+    for unit, per_second in units.items():
+        others = [n * 1_700_000_000 for name, n in units.items() if name != unit] + [20231114, 23111422]
+        times = [1_700_000_000 * per_second, -(10**9) * per_second, *others]
+        many = {name: [column[0]] * len(times) for name, column in ITEMS.items()}
+        write(logs / "items.parquet", {**many, "published_at": times})
+        valid, _ = rows_of(find_tables(logs, {})["items"], unit)
+        assert [row["published_at"] for row in valid] == [DAY, -(10**12)] + [None] * len(others)
