@@ -88,10 +88,13 @@ class HttpServer:
             for key, _ in self._selector.select(_POLL_SECONDS):
                 try:
                     connection, _ = key.fileobj.accept()  # type: ignore[union-attr]
-                    self._start(connection)
-                except (OSError, RuntimeError):  # no file descriptor or thread is left, or the client has gone
-                    _LOG.debug("a connection failed", exc_info=True)
+                except BlockingIOError:  # the client has gone again
+                    continue
+                except OSError:  # too many files are open
+                    _LOG.warning("no connection can be accepted", exc_info=True)
                     time.sleep(_POLL_SECONDS)
+                    continue
+                self._start(connection)
         for listening in [key.fileobj for key in self._selector.get_map().values()]:
             listening.close()  # type: ignore[union-attr]
         self._selector.close()
@@ -99,19 +102,15 @@ class HttpServer:
     def _start(self, connection: socket.socket) -> None:
         """Gives a connection a thread, or refuses it where there are too many."""
         with self._lock:
-            is_refused = len(self._connections) >= _MAX_CONNECTIONS
-            if not is_refused:
+            is_served = len(self._connections) < _MAX_CONNECTIONS
+            if is_served:
                 self._connections.add(connection)
-        if not is_refused:
-            try:
-                threading.Thread(target=self._serve, args=(connection,), name="rest connection", daemon=True).start()
-            except RuntimeError:
-                self._end(connection)
-                raise
+        if is_served:
+            threading.Thread(target=self._serve, args=(connection,), name="rest connection", daemon=True).start()
             return
         busy = HttpResponse.of_error(503, f"The server has {_MAX_CONNECTIONS} connections; try again later")
-        with connection:
-            connection.settimeout(1)
+        with connection, contextlib.suppress(OSError):
+            connection.setblocking(False)  # it fits into what the system keeps for a client
             connection.sendall(busy.to_bytes("close"))
 
     def _serve(self, connection: socket.socket) -> None:
