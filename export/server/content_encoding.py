@@ -50,20 +50,22 @@ def decode(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """
     if encoding == "identity":
         return body
-    unpacked = bytearray()
+    parts: list[bytes] = []
+    rest = max_bytes
     for _ in range(_MAX_MEMBERS):
         unpack = zlib.decompressobj(_GZIP if encoding == "gzip" else _deflate_format(body))
         try:
-            unpacked += unpack.decompress(body, max_bytes + 1 - len(unpacked))
+            parts.append(unpack.decompress(body, rest + 1))
         except zlib.error as error:
             raise ContentError(f"Content-Encoding: the body is not valid {encoding}: {error}") from error
-        if len(unpacked) > max_bytes:
+        rest -= len(parts[-1])
+        if rest < 0:
             raise ContentTooLarge
         if not unpack.eof:
             raise ContentError(f"Content-Encoding: the body is not valid {encoding}: it is cut off")
         body = unpack.unused_data
         if not body:
-            return bytes(unpacked)
+            return b"".join(parts)
         if encoding != "gzip":
             break
     raise ContentError(f"Content-Encoding: the body is not valid {encoding}: something follows its end")

@@ -44,6 +44,16 @@ def test_ports_are_taken_and_given_up():
             other.bind(("127.0.0.1", port))
 
 
+def test_a_server_may_be_started_again_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            listening.accept()[0].close()  # who ends a connection first remembers it for a while
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    Ports(port=0, rest_port=port).close()
+
+
 @pytest.mark.parametrize("name", ["port", "rest_port"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", pytest.param("::", marks=ipv6)])
 def test_a_port_in_use_is_named(taken, name, host):
