@@ -73,7 +73,7 @@ def test_a_rejected_row_says_where_it_is_and_what_is_wrong(logs):
         "u,01,5e8,pay",
         "u,01",
     ]
-    for name in ("events/market=a/part-0.csv", "events.csv"):
+    for name in ("events.csv", "events/market=a/part-0.csv"):
         path = logs / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(["user_id,item_id,timestamp,event", *rows]) + "\n")
