@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from beam_pipelines.format.manifest import Manifest
+    from beam_pipelines.logs.log_check import LogCheck
     from beam_pipelines.options import BuildOptions
-    from beam_pipelines.pipeline import build_dataset
+    from beam_pipelines.pipeline import build_dataset, check_logs
 
-__all__ = ["BuildOptions", "Manifest", "build_dataset"]
+__all__ = ["BuildOptions", "LogCheck", "Manifest", "build_dataset", "check_logs"]
 
 _HOME = {
     "BuildOptions": "beam_pipelines.options",
+    "LogCheck": "beam_pipelines.logs.log_check",
     "Manifest": "beam_pipelines.format.manifest",
     "build_dataset": "beam_pipelines.pipeline",
+    "check_logs": "beam_pipelines.pipeline",
 }
 
 

@@ -7,15 +7,14 @@ Example:
 import argparse
 import dataclasses
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from beam_pipelines.format.outputs import check_output
+from beam_pipelines.log_options import DEFAULT_LOGS, add_log_options, parse_columns, parse_moments, parse_units
 from beam_pipelines.options import BuildOptions
-from beam_pipelines.shell.command import ArgumentParser, CommandError, command, run_command
+from beam_pipelines.shell.command import ArgumentParser, command, run_command
 from beam_pipelines.shell.progress import say
 
-DEFAULT_LOGS = Path("artifacts/sample_logs")
 DEFAULT_OUTPUT = Path("artifacts/dataset")
 
 
@@ -29,12 +28,9 @@ def _parser() -> ArgumentParser:
     add("--runner", default="DirectRunner", help="DirectRunner (in this process), FlinkRunner, SparkRunner, ...")
     add("--split-by-time", metavar="PRETRAIN_END,TRAIN_END", help="pages before the first moment are for pre-training, "
         "before the second for training the ranker, the rest for testing")  # fmt: skip
-    add("--columns", nargs="+", default=[], metavar="TABLE.COLUMN=NAME", help="columns that have other names")
-    add("--timestamp-unit", choices=("seconds", "milliseconds", "iso"), help="detected if not given")
+    add_log_options(parser)
     add("--image-side", type=int, default=defaults.image_side, help="pixels of a picture's shorter side, at most")
     add("--image-format", choices=("jpeg", "webp"), default=defaults.image_format, help="encoding of stored pictures")
-    add("--max-bad-fraction", type=float, default=defaults.max_bad_fraction, help="bad rows of a table, bad page "
-        "IDs, or bad pictures, that are tolerated")  # fmt: skip
     add("--page-gap-minutes", type=float, default=defaults.page_gap_minutes, metavar="MINUTES", help="longest pause "
         "between two rows of a page; after a longer one, its ID is used again, for another page")  # fmt: skip
     add("--split-reused-pages", action="store_true", help="a page ID that is used again, after such a pause or by "
@@ -44,8 +40,6 @@ def _parser() -> ArgumentParser:
     add("--click-days", type=int, default=defaults.click_days, help="how far back click histories reach")
     add("--pay-days", type=int, default=defaults.pay_days, help="how far back payment histories reach")
     add("--same-category-clicks", action="store_true", help="click histories keep the page's category only")
-    add("--attribute-clicks", type=float, metavar="HOURS", help="a click event makes the impression before it clicked, "
-        "if it is at most this much later; the column `clicked` may then be missing")  # fmt: skip
     add("--max-candidates", type=int, default=defaults.max_candidates, help="candidates kept per page, the first ones")
     add("--train-negatives", type=float, default=defaults.train_negatives, metavar="RATE", help="share of the "
         "unclicked candidates of train pages that is kept")  # fmt: skip
@@ -67,19 +61,11 @@ def _parser() -> ArgumentParser:
 
 def _build_options(options: argparse.Namespace) -> BuildOptions:
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(BuildOptions)}
-    values["columns"] = _parse_columns(options.columns)
-    values["split_by_time"] = options.split_by_time.split(",") if options.split_by_time else None
+    values["columns"] = parse_columns(options.columns)
+    values["timestamp_unit"] = parse_units(options.timestamp_unit)
+    values["time_range"] = parse_moments(options.time_range)
+    values["split_by_time"] = parse_moments(options.split_by_time)
     return BuildOptions(**values)
-
-
-def _parse_columns(options: Sequence[str]) -> dict[str, str]:
-    columns = {}
-    for option in options:
-        column, equals, name = option.partition("=")
-        if not equals:
-            raise CommandError(f"--columns: {option!r} is not TABLE.COLUMN=NAME, for example impressions.item_id=sku")
-        columns[column] = name
-    return columns
 
 
 def _simulate_sample(options: argparse.Namespace) -> None:
@@ -117,7 +103,10 @@ def main(options: argparse.Namespace) -> str:
     pages = ", ".join(f"{split.pages} {name}" for name, split in manifest.splits.items())
     pictures = manifest.images.stored if manifest.images else 0
     rejected = sum(count for name, count in manifest.counters.items() if name.startswith("rejected."))
-    return f"dataset: pages {pages}; {pictures} pictures; {rejected} rejected rows; in {options.output}"
+    joined = ", ".join(f"{name.replace('.', ' with ')} {join.share:.1%}" for name, join in manifest.joins.items())
+    return (
+        f"dataset: pages {pages}; {pictures} pictures; {rejected} rejected rows; joined: {joined}; in {options.output}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.logs.moments import TimestampUnit, parse_moment
+from beam_pipelines.logs.contract import TIME_COLUMNS
+from beam_pipelines.logs.moments import UNITS, TimestampUnit, parse_moment
+from beam_pipelines.logs.reading_rules import ReadingRules
 
 ImageFormat = Literal["jpeg", "webp"]
 PretrainingKind = Literal["page", "causal"]
@@ -23,11 +25,18 @@ class BuildOptions:
             ranker, the rest for testing. Each is an ISO date or time (UTC unless it says otherwise), epoch seconds or
             epoch milliseconds. `None`: impressions have a column `split`, which counts in any case if it is there.
         columns: columns that have other names in the files: `{"impressions.item_id": "sku"}`.
-        timestamp_unit: `seconds`, `milliseconds` or `iso`; detected if `None`.
+        timestamp_unit: unit of the times in all columns, or by column: `{"events.timestamp": "seconds"}`; see
+            `moments.TimestampUnit`. What is not told is detected, for each column.
+        time_range: the first and the last moment that a row may be of, as in `split_by_time`; other rows are rejected.
+            `None`: from 1995 to the end of next year.
+        missing_markers: what stands for a missing value, in all columns, beside nothing. `None`: what programs write,
+            such as `NULL`; see `reading_rules.MISSING_MARKERS`.
         image_side: pixels of a stored picture's shorter side, at most. Nothing is enlarged.
         image_format: encoding of stored pictures, `jpeg` or `webp`.
-        max_bad_fraction: share of the rows of a table, of the page IDs, or of the pictures, that may be bad. More stop
-            the build.
+        max_bad_fraction: share of the rows of a table, of the values of a column, of the page IDs, or of the pictures,
+            that may be bad. More stop the build.
+        min_joined: share of the rows of impressions and events whose item must be in `items`, and whose user in
+            `users` if there is such a table. Less stop the build.
         page_gap_minutes: the longest pause between two rows of a page. Where a user pauses longer, the page ID is used
             again, for another page: by a counter that begins again every day, or because it is a query or a URL.
         split_reused_pages: whether a page ID that is used again, after such a pause or by another user, names a page of
@@ -62,10 +71,13 @@ class BuildOptions:
 
     split_by_time: Sequence[str | int] | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    timestamp_unit: TimestampUnit | None = None
+    timestamp_unit: TimestampUnit | Mapping[str, TimestampUnit] | None = None
+    time_range: Sequence[str | int] | None = None
+    missing_markers: Sequence[str] | None = None
     image_side: int = 256
     image_format: ImageFormat = "jpeg"
     max_bad_fraction: float = 0.1
+    min_joined: float = 0.5
     page_gap_minutes: float = 60.0
     split_reused_pages: bool = False
     click_days: int = 183
@@ -87,7 +99,7 @@ class BuildOptions:
             self._check_count(name)
         for name in ("pretraining_clicks", "bucket_memory_mb", "page_buckets"):
             self._check_count(name)
-        for name in ("max_bad_fraction", "train_negatives", "pretraining_negatives"):
+        for name in ("max_bad_fraction", "min_joined", "train_negatives", "pretraining_negatives"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value <= 1):
                 raise InputError(f"`{name}` must be between 0 and 1. Received: {value}")
@@ -96,15 +108,23 @@ class BuildOptions:
             raise InputError(f"`attribute_clicks` must be a number of hours. Received: {hours}")
         self._check_choice("image_format", get_args(ImageFormat))
         self._check_choice("pretraining_view", get_args(PretrainingKind))
-        if self.timestamp_unit is not None:
-            self._check_choice("timestamp_unit", get_args(TimestampUnit))
+        for column, unit in self.units().items():
+            if column not in TIME_COLUMNS:
+                times = ", ".join(TIME_COLUMNS)
+                raise InputError(f"`timestamp_unit`: no column {column!r}; columns with times are {times}")
+            if unit not in UNITS:
+                raise InputError(f"`timestamp_unit` must be one of {', '.join(UNITS)}. Received: {unit!r}")
+        for name in ("missing_markers", "pretraining_categories"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not all(isinstance(text, str) for text in value or ()):
+                raise InputError(f"`{name}` must be a list of texts. Received: {value!r}")
+        if self.time_range is not None:
+            _two_moments("time_range", "FIRST,LAST", self.time_range)
         if not (_is_number(self.page_gap_minutes) and 0 <= self.page_gap_minutes < 60 * _MAX_HOURS):
             raise InputError(f"`page_gap_minutes` must be a number of minutes. Received: {self.page_gap_minutes}")
         for name in ("same_category_clicks", "split_reused_pages"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InputError(f"`{name}` must be true or false. Received: {value!r}")
-        if isinstance(self.pretraining_categories, str):
-            raise InputError(f"`pretraining_categories` must be a list. Received: {self.pretraining_categories!r}")
         if not isinstance(self.columns, Mapping):
             raise InputError(f"`columns` must map TABLE.COLUMN to names in the files. Received: {self.columns!r}")
         if self.split_times is None and self.pretraining_view == "causal":
@@ -117,14 +137,24 @@ class BuildOptions:
         """The moments of `split_by_time` in epoch milliseconds."""
         if self.split_by_time is None:
             return None
-        given = [self.split_by_time] if isinstance(self.split_by_time, str) else self.split_by_time
-        moments = [moment for part in given if (moment := parse_moment(str(part).strip())) is not None]
-        if len(given) != 2 or len(moments) != 2 or moments[0] > moments[1]:
-            raise InputError(
-                "`split_by_time` must be two moments, PRETRAIN_END,TRAIN_END, the earlier first, as ISO dates or times "
-                f"or epoch numbers, for example 2026-03-01,2026-03-08. Received: {','.join(map(str, given))}"
-            )
-        return moments[0], moments[1]
+        return _two_moments("split_by_time", "PRETRAIN_END,TRAIN_END", self.split_by_time)
+
+    def reading_rules(self) -> ReadingRules:
+        """How values are read, as far as it is told: the units of times that are not told are to be detected."""
+        rules = ReadingRules(self.units())
+        if self.missing_markers is not None:
+            told = tuple(self.missing_markers)
+            rules = dataclasses.replace(rules, missing_markers=told, text_markers=told)
+        if self.time_range is not None:
+            moments = _two_moments("time_range", "FIRST,LAST", self.time_range)
+            rules = dataclasses.replace(rules, time_range=moments)
+        return rules
+
+    def units(self) -> dict[str, TimestampUnit]:
+        """The units that `timestamp_unit` tells, by `TABLE.COLUMN`."""
+        if isinstance(self.timestamp_unit, Mapping):
+            return dict(self.timestamp_unit)
+        return {} if self.timestamp_unit is None else dict.fromkeys(TIME_COLUMNS, self.timestamp_unit)
 
     def _check_count(self, name: str) -> None:
         value = getattr(self, name)
@@ -139,6 +169,17 @@ class BuildOptions:
         value = getattr(self, name)
         if value not in choices:
             raise InputError(f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}")
+
+
+def _two_moments(name: str, form: str, given: str | Sequence[str | int]) -> tuple[int, int]:
+    parts = [given] if isinstance(given, str) else given
+    moments = [moment for part in parts if (moment := parse_moment(str(part).strip())) is not None]
+    if len(parts) != 2 or len(moments) != 2 or moments[0] > moments[1]:
+        raise InputError(
+            f"`{name}` must be two moments, {form}, the earlier first, as ISO dates or times or epoch numbers, for "
+            f"example 2026-03-01,2026-03-08. Received: {','.join(map(str, parts))}"
+        )
+    return moments[0], moments[1]
 
 
 def _is_number(value: object) -> bool:

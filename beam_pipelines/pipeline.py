@@ -1,10 +1,9 @@
 """Builds a page dataset from logs: the whole of it or nothing."""
 
 import contextlib
-import dataclasses
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,25 @@ import pyarrow.parquet as pq
 
 from beam_pipelines.beam_logging import logging_left_alone
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.format.manifest import FORMAT, SPLITS, Manifest, PretrainingView
+from beam_pipelines.format.manifest import FORMAT, SPLITS, ColumnValues, Images, Join, Manifest, PretrainingView
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
-from beam_pipelines.images.index import index_images
+from beam_pipelines.images.index import NOT_REFUSED, index_images
 from beam_pipelines.images.previous_images import kept_hashes
 from beam_pipelines.images.source import check_images
 from beam_pipelines.images.transforms import store_images
 from beam_pipelines.logs.catalog import write_catalog
 from beam_pipelines.logs.directory import LogDirectory
-from beam_pipelines.logs.reading_rules import ReadingRules
+from beam_pipelines.logs.log_check import LogCheck, check_tables
 from beam_pipelines.logs.rejections import count_dead_letters
-from beam_pipelines.logs.scan import scan
-from beam_pipelines.logs.time_units import detect_units
+from beam_pipelines.logs.survey import TableSurvey
 from beam_pipelines.options import BuildOptions
 from beam_pipelines.pages.plan import PagePlan
 from beam_pipelines.pages.results import read_page_results
 from beam_pipelines.pages.rules import PageRules, PretrainingRules
 from beam_pipelines.pages.transforms import build_pages
 from beam_pipelines.runners import make_runner, run_pipeline
-from beam_pipelines.shell.progress import progress_bar, say
+from beam_pipelines.shell.progress import progress_bar, say, warn
 from beam_pipelines.workspace import count_finished_steps, make_workspace, remove_workspace
 
 BYTES_PER_ROW = 400
@@ -91,13 +89,43 @@ def build_dataset(
         engine, pipeline_options = make_runner(runner, beam_options)
         with whole_directory(output, overwrite=overwrite, inputs=[logs]) as directory:
             earlier = _read_previous(previous)
-            log_directory = LogDirectory.open(
-                logs, options.columns, clicked_is_optional=options.attribute_clicks is not None
-            )
+            log_directory = _open(logs, options)
             rules = _page_rules(options, has_split="split" in log_directory.tables["impressions"].columns)
             say(f"running on {type(engine).__name__}")
             pipeline = beam.Pipeline(runner=engine, options=pipeline_options)
             return _build(directory.resolve(), log_directory, options, rules, earlier, pipeline)
+
+
+def check_logs(logs: Path | str, options: BuildOptions = _DEFAULTS, *, previous: Path | str | None = None) -> LogCheck:
+    """Says what a build would use of a log directory, lose and refuse, without building.
+
+    Args:
+        logs: log directory; docs/data-contract.md says what lies in it.
+        options: of the build.
+        previous: an earlier dataset, for daily builds.
+
+    Raises:
+        InputError: the logs cannot be read at all, or an argument cannot be used.
+
+    Example:
+        >>> check_logs("my_logs").problems
+        []
+    """
+    return _check(_open(Path(logs), options), options, _read_previous(previous))
+
+
+def _open(logs: Path, options: BuildOptions) -> LogDirectory:
+    return LogDirectory.open(logs, options.columns, clicked_is_optional=options.attribute_clicks is not None)
+
+
+def _check(logs: LogDirectory, options: BuildOptions, previous: tuple[Path, Manifest] | None) -> LogCheck:
+    return check_tables(
+        logs,
+        options.reading_rules(),
+        max_bad_fraction=options.max_bad_fraction,
+        min_joined=options.min_joined,
+        previous=previous,
+    )
 
 
 def _build(
@@ -109,16 +137,16 @@ def _build(
     pipeline: beam.Pipeline,
 ) -> Manifest:
     """Builds a dataset into an empty directory, the manifest last."""
-    tables = logs.tables
-    unit = options.timestamp_unit
-    rules_told = ReadingRules({} if unit is None else {"impressions.timestamp": unit, "events.timestamp": unit})
-    units = detect_units(tables, rules_told)
-    for name, detected in units.items():
-        say(f"unit of {name}: {detected}")
-    reading = dataclasses.replace(rules_told, units={name: detected.unit for name, detected in units.items()})
-    seen = scan([tables[name] for name in ("impressions", "events") if name in tables], reading)
-    counters: Counter[str] = Counter({f"rows.{name}": rows for name, rows in seen.rows.items()})
-    catalog = write_catalog(directory, tables, seen, reading, counters, previous)
+    checked = _check(logs, options, previous)
+    for line in checked.told():
+        say(line)
+    for line in checked.warnings:
+        warn(line)
+    checked.raise_problems()
+    survey = checked.survey
+    counters = Counter({f"rows.{name}": table.rows for name, table in survey.items()})
+    counters.update(checked.counters)
+    catalog = write_catalog(directory, survey, checked.newest, counters, previous)
 
     kept = kept_hashes(previous, catalog.image_of_item, options.image_side, options.image_format)
     names = sorted({name for name in catalog.image_of_item if name})
@@ -128,9 +156,9 @@ def _build(
     has_picture |= pc.not_equal(kept, "").to_numpy(zero_copy_only=False)
     plan = PagePlan(
         directory=directory,
-        tables=tables,
-        reading=reading,
-        buckets=options.page_buckets or _buckets(sum(seen.rows.values()), options.bucket_memory_mb),
+        tables=logs.tables,
+        reading=checked.reading,
+        buckets=options.page_buckets or _buckets(_rows_of_users(survey), options.bucket_memory_mb),
         rules=rules,
         pretraining=_pretraining_rules(options),
         eligible=has_picture & _in_categories(directory / catalog.items.file.path, options.pretraining_categories),
@@ -160,7 +188,7 @@ def _build(
     pages = read_page_results(directory, counters, rules, view_negatives, options.max_bad_fraction)
     count_dead_letters(directory, counters, options.max_bad_fraction)
     if not pages.splits:
-        raise InputError(f"{logs.path}: no page in {seen.rows['impressions']} rows of impressions")
+        raise InputError(f"{logs.path}: no page in {survey['impressions'].rows} rows of impressions")
     images = None
     if image_shards:
         images = index_images(
@@ -188,7 +216,7 @@ def _build(
         features=[f"{feature.name} {feature.kind} {feature.group}" for feature in FEATURES],
         notice=logs.notice,
         options=_recorded_options(options, plan, previous),
-        sources=logs.sources(),
+        sources=logs.sources({file.path: file for table in survey.values() for file in table.files}),
         splits=pages.splits,
         pretraining=view,
         items=catalog.items,
@@ -196,6 +224,12 @@ def _build(
         images=images,
         max_candidates=pages.max_candidates,
         counters=dict(sorted(counters.items())),
+        joins=_joins(checked, images),
+        columns={
+            f"{name}.{column}": ColumnValues(present=counts.present, read=counts.read, markers=counts.markers)
+            for name, table in survey.items()
+            for column, counts in table.columns.items()
+        },
     )
     manifest.write(directory)
     return manifest
@@ -214,6 +248,8 @@ def _recorded_options(options: BuildOptions, plan: PagePlan, previous: tuple[Pat
         "attribute_clicks": options.attribute_clicks,
         "previous": previous[1].digest() if previous is not None else None,
         "timestamp_unit": dict(sorted(plan.reading.units.items())),
+        "time_range": list(plan.reading.time_range) if options.time_range is not None else None,
+        "missing_markers": list(options.missing_markers) if options.missing_markers is not None else None,
         "columns": sorted(f"{column}={name}" for column, name in options.columns.items()),
         "page_buckets": plan.buckets,
         "image_side": options.image_side,
@@ -257,6 +293,19 @@ def _pretraining_rules(options: BuildOptions) -> PretrainingRules:
         categories=tuple(options.pretraining_categories),
         end=options.split_times[0] if options.split_times else 0,
     )
+
+
+def _rows_of_users(survey: Mapping[str, TableSurvey]) -> int:
+    return sum(survey[name].rows for name in ("impressions", "events") if name in survey)
+
+
+def _joins(checked: LogCheck, images: Images | None) -> dict[str, Join]:
+    joins = {f"{table}.{other}": join.counts for (table, other), join in checked.joins.items()}
+    if images is not None:
+        stored = images.items_with_image
+        named = stored + sum(count for reason, count in images.missing.items() if reason not in NOT_REFUSED)
+        joins["items.pictures"] = Join(rows=named, joined=stored, ids=named, joined_ids=stored)
+    return joins
 
 
 def _buckets(rows: int, memory_mb: int) -> int:

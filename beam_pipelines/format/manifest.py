@@ -124,11 +124,50 @@ class Images(_Strict):
 
 
 class Source(_Strict):
-    """One input file of the build: its name inside the log directory, size and digest."""
+    """One input file of the build: its name inside the log directory, size and digest.
+
+    Attributes:
+        rows, rejected: rows in it, and those of them that break the contract; `None` in datasets of before.
+    """
 
     path: str
     bytes: int
     sha256: str
+    rows: int | None = None
+    rejected: int | None = None
+
+
+class Join(_Strict):
+    """How many rows of a table name something that another table has.
+
+    Attributes:
+        rows, joined: the rows, and those whose ID is there.
+        ids, joined_ids: the same of distinct IDs.
+    """
+
+    rows: int
+    joined: int
+    ids: int
+    joined_ids: int
+
+    @property
+    def share(self) -> float:
+        """Of the rows; 1 if there are none."""
+        return self.joined / self.rows if self.rows else 1.0
+
+
+class ColumnValues(_Strict):
+    """What became of the values of a column.
+
+    Attributes:
+        present: rows with a value.
+        read: of these, values that could be read; the others are lost, or their rows rejected.
+        markers: rows with a marker of a missing value.
+    """
+
+    present: int
+    read: int
+    markers: int
 
 
 class Manifest(_Strict):
@@ -148,6 +187,9 @@ class Manifest(_Strict):
         images: the picture store, `None` if the logs have no pictures.
         max_candidates: candidates on the longest page.
         counters: everything counted on the way, rejected rows by reason included.
+        joins: `TABLE.OTHER` to how many rows of a table name something that the other has; `items.pictures` counts
+            items that name a picture, and those whose picture is stored. Empty in datasets of before, as is `columns`.
+        columns: `TABLE.COLUMN` to what became of its values.
     """
 
     format: str
@@ -163,6 +205,8 @@ class Manifest(_Strict):
     images: Images | None
     max_candidates: int
     counters: dict[str, int]
+    joins: dict[str, Join] = {}
+    columns: dict[str, ColumnValues] = {}
 
     def write(self, dataset: Path) -> None:
         """Writes `dataset/manifest.json`."""
@@ -170,7 +214,8 @@ class Manifest(_Strict):
 
     def digest(self) -> str:
         """Identifies the dataset's content: equal exactly when every byte of it is."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        # What a manifest of before does not have is left out: artifacts remember the digest that it had then.
+        return hashlib.sha256(self.model_dump_json(exclude_unset=True).encode()).hexdigest()
 
     @property
     def pictures_sha256(self) -> str:

@@ -1,10 +1,17 @@
-"""Takes serialized pages apart without TensorFlow: the way back from what `records` encodes."""
+"""Reads pages without TensorFlow: `read_records` for those of a shard, then the way back from what `records` encodes.
+
+Example:
+    >>> pages = [decode_page(record) for record in read_records("my_dataset/pages/test-00000-of-00004.tfrecord")]
+"""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from beam_pipelines.format.records import FEATURES
+from beam_pipelines.format.tfrecord import read_records
+
+__all__ = ["decode_page", "packed_page", "read_records"]
 
 _KINDS = {f.name.encode(): (f.name, f.kind) for f in FEATURES}
 _LIST_TAGS = {"bytes": 0x0A, "float": 0x12, "int64": 0x1A}  # tf.train.Feature's oneof, length-delimited

@@ -20,6 +20,8 @@ from beam_pipelines.workspace import RESULTS
 
 _NOT_NAMED = "no image named"
 _NOT_IN_PREVIOUS = "none in the previous dataset"
+NOT_REFUSED = (_NOT_NAMED, _NOT_IN_PREVIOUS)
+"""Reasons of items that name no picture in the logs."""
 
 
 def index_images(

@@ -1,11 +1,11 @@
 """The figures of a dataset as text: a table of its pages, and what its manifest says beyond them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 
-from beam_pipelines.format.manifest import PRETRAINING, Manifest
+from beam_pipelines.format.manifest import PRETRAINING, Join, Manifest
 from beam_pipelines.inspection.page_statistics import PageStatistics
 
 
@@ -56,7 +56,22 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("pictures", stored),
         ("items without picture", _listed(images.missing) if images else "all"),
         ("rejected rows", _listed(rejected)),
+        ("joined rows", ", ".join(map(_joined, manifest.joins.items())) or "not counted"),
+        ("lost values", ", ".join(_lost_values(manifest)) or "none"),
     ]
+
+
+def _joined(entry: tuple[str, Join]) -> str:
+    name, join = entry
+    return f"{join.share:.1%} of {name.replace('.', ' with ')} ({join.joined:,} of {join.rows:,})"
+
+
+def _lost_values(manifest: Manifest) -> Iterator[str]:
+    for name, values in manifest.columns.items():
+        if values.read < values.present:
+            yield f"{values.present - values.read:,} of {values.present:,} in {name}"
+        if values.markers:
+            yield f"{values.markers:,} markers of missing ones in {name}"
 
 
 def _listed(reasons: dict[str, int]) -> str:

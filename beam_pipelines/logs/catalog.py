@@ -12,15 +12,11 @@ import pyarrow.parquet as pq
 
 from beam_pipelines.format.manifest import File, Manifest, ids_sha256
 from beam_pipelines.format.manifest import Table as TableEntry
-from beam_pipelines.logs.contract import Table
-from beam_pipelines.logs.file_reader import read_part, table_parts
-from beam_pipelines.logs.reading_rules import ReadingRules
-from beam_pipelines.logs.rejections import RejectedRow, write_dead_letters
-from beam_pipelines.logs.rows import normalise
-from beam_pipelines.logs.scan import Scan
+from beam_pipelines.logs.rejections import write_dead_letters
+from beam_pipelines.logs.survey import KEYS, TableSurvey, named_ids
 
-_KEY = {"items": "item_id", "users": "user_id"}
 _ALWAYS = {"items": ("item_id", "category", "title", "image"), "users": ("user_id",)}
+_UPDATED = "updated_at"
 
 
 class Catalog(NamedTuple):
@@ -39,9 +35,8 @@ class Catalog(NamedTuple):
 
 def write_catalog(
     directory: Path,
-    tables: Mapping[str, Table],
-    seen: Scan,
-    rules: ReadingRules,
+    survey: Mapping[str, TableSurvey],
+    newest: Mapping[str, pa.Table],
     counters: Counter[str],
     previous: tuple[Path, Manifest] | None = None,
 ) -> Catalog:
@@ -49,38 +44,48 @@ def write_catalog(
 
     Args:
         directory: the dataset.
-        tables: of the logs.
-        seen: the IDs in impressions and events.
-        rules: how values are read.
+        survey: of all tables.
+        newest: `items` and `users`, as far as the logs have them; see `newest_values`.
         counters: what is counted is added here.
         previous: an earlier dataset, whose rows keep their numbers.
 
     Raises:
-        InputError: a table cannot be read, or one of the previous dataset is not what its manifest lists.
+        InputError: a table of the previous dataset is not what its manifest lists.
     """
-    items, image = _write_table(directory, "items", tables.get("items"), seen.item_ids, rules, counters, previous)
-    users, _ = _write_table(directory, "users", tables.get("users"), seen.user_ids, rules, counters, previous)
+    items, image = _write_table(directory, "items", survey, newest, counters, previous)
+    users, _ = _write_table(directory, "users", survey, newest, counters, previous)
     return Catalog(items, users, image)
+
+
+def known_ids(
+    name: Literal["items", "users"], newest: Mapping[str, pa.Table], previous: tuple[Path, Manifest] | None = None
+) -> pa.Array:
+    """The distinct IDs that have a row in a table of the logs or of the previous dataset; see `write_catalog`."""
+    tables = [newest[name]] if name in newest else []
+    if previous is not None:
+        tables.append(_read_previous(name, previous))
+    return pc.unique(pa.chunked_array([chunk for table in tables for chunk in table[KEYS[name]].chunks], pa.string()))
+
+
+def _read_previous(name: Literal["items", "users"], previous: tuple[Path, Manifest]) -> pa.Table:
+    dataset, manifest = previous
+    file = (manifest.items if name == "items" else manifest.users).file
+    manifest.verify(dataset, [file])
+    return pq.read_table(dataset / file.path)
 
 
 def _write_table(
     directory: Path,
     name: Literal["items", "users"],
-    table: Table | None,
-    ids: pa.Array,
-    rules: ReadingRules,
+    survey: Mapping[str, TableSurvey],
+    newest: Mapping[str, pa.Table],
     counters: Counter[str],
     previous: tuple[Path, Manifest] | None,
 ) -> tuple[TableEntry, list[str | None]]:
     """Writes one of the tables, without the names of pictures; returns its entry and these names."""
-    earlier = None
-    if previous is not None:
-        dataset, manifest = previous
-        file = (manifest.items if name == "items" else manifest.users).file
-        manifest.verify(dataset, [file])
-        earlier = pq.read_table(dataset / file.path)
-    built, rejected = build_table(name, table, ids, rules, counters, earlier)
-    if rejected:
+    earlier = _read_previous(name, previous) if previous is not None else None
+    built = build_table(name, newest.get(name), named_ids(survey, KEYS[name]), counters, earlier)
+    if name in survey and (rejected := survey[name].rejected):
         write_dead_letters(directory, name, [row.to_json() for row in rejected])
     images: list[str | None] = []
     if name == "items":
@@ -94,47 +99,31 @@ def _write_table(
 
 
 def build_table(
-    name: str,
-    table: Table | None,
+    name: Literal["items", "users"],
+    rows: pa.Table | None,
     seen_ids: pa.Array,
-    rules: ReadingRules,
     counters: Counter[str],
     previous: pa.Table | None = None,
-) -> tuple[pa.Table, list[RejectedRow]]:
+) -> pa.Table:
     """Builds the `items` or `users` table.
 
     Args:
         name: `items` or `users`.
-        table: the table in the logs, if there is one.
+        rows: the table in the logs, one row per ID, if there is one; see `newest_values`.
         seen_ids: the distinct IDs in impressions and events. Those without a row of their own get one with empty
-            fields. Of several rows of one ID that differ, the one that sorts first is kept.
-        rules: how values are read.
+            fields.
         counters: what is counted is added here.
         previous: the table of an earlier dataset. Its rows keep their numbers; those that the logs no longer have keep
             their features, too.
 
     Returns:
-        The table: the previous IDs in their order, then the others sorted; for items with the `image` column, null
-        where the previous dataset has the picture. And the rejected rows.
+        The previous IDs in their order, then the others sorted; for items with the `image` column, null where the
+        previous dataset has the picture.
     """
-    key = _KEY[name]
-    schema = pa.schema([(column, pa.string()) for column in _ALWAYS[name]]) if table is None else table.schema()
-    batches, rejected = [], []
-    if table is not None:
-        for raw in (raw for part in table_parts(table) for raw in read_part(table, part)):
-            batch, bad, _ = normalise(table, raw, rules)
-            counters[f"rows.{name}"] += raw.rows.num_rows + len(raw.malformed)
-            batches.append(batch)
-            rejected += bad
-    rows = pa.Table.from_batches(batches, schema)
-    distinct = rows.group_by(schema.names, use_threads=False).aggregate([])
-    distinct = distinct.select(schema.names).sort_by([(column, "ascending") for column in schema.names])
-    ids = distinct[key].combine_chunks()
-    first = np.ones(len(ids), bool)
-    first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    kept = distinct.filter(pa.array(first))
-    counters[f"{name}.duplicate"] = rows.num_rows - distinct.num_rows
-    counters[f"{name}.conflicting"] = distinct.num_rows - kept.num_rows
+    key = KEYS[name]
+    none = pa.schema([(column, pa.string()) for column in _ALWAYS[name]]).empty_table()
+    kept = rows if rows is not None else none
+    schema = kept.schema
 
     if previous is not None:
         gone = previous.filter(pc.invert(pc.is_in(previous[key], kept[key].combine_chunks())))
@@ -154,7 +143,47 @@ def build_table(
     if previous is not None and name == "items":
         image = pc.if_else(pc.is_in(complete[key], gone[key].combine_chunks()), None, complete["image"])
         complete = complete.set_column(complete.column_names.index("image"), "image", image)
-    return complete, rejected
+    return complete
+
+
+def newest_values(name: Literal["items", "users"], rows: pa.Table, counters: Counter[str]) -> pa.Table:
+    """One row per ID: of each column the newest value that is not empty.
+
+    The newest row is the one with the latest `updated_at`; among equals, and without that column, the last one in the
+    order of files and lines.
+
+    Args:
+        name: `items` or `users`.
+        rows: normalised rows in the order of files and lines.
+        counters: `NAME.duplicate`, the rows beyond the first of an ID, and `NAME.conflicting`, the IDs with different
+            values in a column, are added here.
+
+    Returns:
+        The rows, without `updated_at`, sorted by ID; empty values are null.
+    """
+    key = KEYS[name]
+    columns = [column for column in rows.column_names if column not in (key, _UPDATED)]
+    if _UPDATED in rows.column_names:
+        rows = rows.take(pc.sort_indices(rows, [(_UPDATED, "ascending", "at_start")]))  # it is stable
+        rows = rows.drop_columns(_UPDATED)
+    for column in columns:
+        if pa.types.is_string(rows.schema.field(column).type):
+            values = rows[column]
+            rows = rows.set_column(
+                rows.column_names.index(column), column, pc.if_else(pc.equal(values, ""), None, values)
+            )
+    schema = rows.schema
+    if pc.count_distinct(rows[key]).as_py() == len(rows):
+        counters.update({f"{name}.duplicate": 0, f"{name}.conflicting": 0})
+        return rows.sort_by(key)
+    aggregations = [(column, "last") for column in columns] + [(column, "count_distinct") for column in columns]
+    distinct = rows.group_by(key, use_threads=False).aggregate(aggregations).sort_by(key)
+    conflicts = np.zeros(len(distinct), bool)
+    for column in columns:
+        conflicts |= distinct[f"{column}_count_distinct"].to_numpy() > 1
+    counters[f"{name}.duplicate"] = len(rows) - len(distinct)
+    counters[f"{name}.conflicting"] = int(conflicts.sum())
+    return pa.table({c: distinct[c if c == key else f"{c}_last"] for c in schema.names}).cast(schema)
 
 
 def _without_nulls(table: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Source, file_sha256
@@ -18,6 +19,14 @@ NOTICE_FILE = "logs.json"
 _ENDINGS = tuple(f".{format}" for format in FORMATS)
 
 _Version = tuple[int, int] | None  # size and time of change; None if the file is gone
+
+
+class FileCounts(NamedTuple):
+    """What became of the rows of a file: `rows` are all of them, the rejected ones included."""
+
+    path: Path
+    rows: int
+    rejected: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +78,20 @@ class LogDirectory:
             if _version(file) != version:
                 raise InputError(f"{file} changed while it was read; build from logs that nobody writes to")
 
-    def sources(self) -> list[Source]:
-        """The files of all tables, as manifests list them."""
+    def sources(self, counts: Mapping[Path, FileCounts]) -> list[Source]:
+        """The files of all tables, as manifests list them.
+
+        Args:
+            counts: what became of their rows.
+        """
         return [
-            Source(path=file.relative_to(self.path).as_posix(), bytes=file.stat().st_size, sha256=file_sha256(file))
+            Source(
+                path=file.relative_to(self.path).as_posix(),
+                bytes=file.stat().st_size,
+                sha256=file_sha256(file),
+                rows=counts[file].rows,
+                rejected=counts[file].rejected,
+            )
             for file in _files(self.tables)
         ]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 COMMANDS = (
     "beam_pipelines.build",
+    "beam_pipelines.check",
     "beam_pipelines.inspect",
     "beam_pipelines.datasets.hm",
     "beam_pipelines.datasets.kuairand",

@@ -97,13 +97,17 @@ def test_the_command_makes_what_the_library_makes_and_says_so(dataset, logs, tmp
     manifest = Manifest.read(tmp_path / "d")
     assert manifest == Manifest.read(dataset)
     pages = ", ".join(f"{split.pages} {name}" for name, split in manifest.splits.items())
-    assert closing == f"dataset: pages {pages}; 7 pictures; 0 rejected rows; in {tmp_path / 'd'}"
+    joined = "joined: impressions with items 100.0%, events with items 88.0%, items with pictures 100.0%"
+    assert closing == f"dataset: pages {pages}; 7 pictures; 0 rejected rows; {joined}; in {tmp_path / 'd'}"
     told = [line.split(" (detected, e.g. ")[0] for line in capsys.readouterr().out.splitlines()]
     assert told == [
         "running on FnApiRunner",
-        "unit of impressions.timestamp: milliseconds",
-        "unit of events.timestamp: milliseconds",
-        "unit of items.published_at: milliseconds",
+        "impressions.timestamp: milliseconds",
+        "events.timestamp: milliseconds",
+        "items.published_at: milliseconds",
+        "impressions: 351 rows = 351 used + 0 rejected",
+        "events: 300 rows = 300 used + 0 rejected",
+        "items: 20 rows = 20 used + 0 rejected",
         f"impressions: {manifest.counters['impressions.conflicting']} rows repeat an item of their page with other "
         "values; a clicked row wins",
         "notice: made up",
@@ -114,7 +118,10 @@ def test_every_option_is_one_of_the_library(logs, dataset, tmp_path):
     options = BuildOptions(
         split_by_time=SPLIT,
         columns={"items.stat_price": "stat_cost"},
-        timestamp_unit="milliseconds",
+        timestamp_unit={"impressions.timestamp": "milliseconds", "events.timestamp": "milliseconds"},
+        time_range=("2025-01-01", "2027-01-01"),
+        missing_markers=("?", ""),
+        min_joined=0.2,
         image_side=20,
         image_format="webp",
         max_bad_fraction=0.3,
@@ -146,11 +153,11 @@ def test_every_option_is_one_of_the_library(logs, dataset, tmp_path):
     words = ["--logs", str(other), "--output", str(tmp_path / "d"), "--previous", str(dataset)]
     for name, value in given.items():
         words.append(f"--{name.replace('_', '-')}")
-        if name == "split_by_time":
+        if name in ("split_by_time", "time_range"):
             words.append(",".join(value))
-        elif name == "columns":
+        elif name in ("columns", "timestamp_unit"):
             words += [f"{column}={source}" for column, source in value.items()]
-        elif name == "pretraining_categories":
+        elif name in ("missing_markers", "pretraining_categories"):
             words += value
         elif value is not True:
             words.append(str(value))
@@ -160,4 +167,5 @@ def test_every_option_is_one_of_the_library(logs, dataset, tmp_path):
 
 def test_without_options_the_command_builds_what_the_library_does():
     parsed = build._build_options(build._parser().options([]))
-    assert dataclasses.asdict(parsed) == dataclasses.asdict(BuildOptions()) | {"pretraining_categories": []}
+    given, defaults = dataclasses.asdict(parsed), dataclasses.asdict(BuildOptions())
+    assert given == defaults | {"pretraining_categories": []}

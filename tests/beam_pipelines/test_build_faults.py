@@ -43,6 +43,7 @@ from beam_pipelines.shell.command import run_command
 ROOT = Path(__file__).resolve().parents[2]
 START = 1_767_225_600_000  # 2026-01-01
 HOUR, DAY = 3_600_000, 86_400_000
+ITEMS = tuple(f"i{n:02d}" for n in range(30))
 SPLIT = ("--split-by-time", "2026-01-08,2026-01-16")
 
 
@@ -71,13 +72,13 @@ def random_rows(pages=60, users=8, seed=0):
     return impressions, events
 
 
-def write_logs(directory, impressions, events=()):
+def write_logs(directory, impressions, events=(), items=ITEMS):
     directory.mkdir()
     pq.write_table(pa.Table.from_pylist(impressions), directory / "impressions.parquet")
     if events:
         pq.write_table(pa.Table.from_pylist(events), directory / "events.parquet")
-    items = {"item_id": [f"i{n:02d}" for n in range(30)], "category": ["c"] * 30, "title": ["t"] * 30}
-    pq.write_table(pa.table({**items, "image": [""] * 30}), directory / "items.parquet")
+    columns = {name: [value] * len(items) for name, value in (("category", "c"), ("title", "t"), ("image", ""))}
+    pq.write_table(pa.table({"item_id": items, **columns}), directory / "items.parquet")
     return directory
 
 
@@ -352,7 +353,8 @@ def test_pages_at_the_edges(tmp_path):
     many = [impression("many", f"x{n:05d}", START + 9 * DAY, position=n, clicked=n == 9999) for n in range(10_000)]
     impressions = [impression("first", "i00", clicked=True), impression("one", "i01", START + 8 * DAY), *many]
     impressions.append(impression("stranger", "i02", START + 10 * DAY, user="never clicked"))
-    build.main(command(write_logs(tmp_path / "logs", impressions), tmp_path / "d"))
+    write_logs(tmp_path / "logs", impressions, items=[*ITEMS, *(f"x{n:05d}" for n in range(10_000))])
+    build.main(command(tmp_path / "logs", tmp_path / "d"))
     pages = pages_of(tmp_path / "d")
     for name in ("first", "stranger"):
         assert [len(pages[name][f"{history}_item"]) for history in HISTORIES] == [0, 0, 0]

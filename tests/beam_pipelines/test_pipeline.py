@@ -178,7 +178,9 @@ def test_a_split_column_overrides_times_and_users_have_features(tmp_path):
     logs = write_logs(tmp_path / "logs", impressions, events)
     users = {"user_id": ["u03", "zz", "u03"], "stat_age": ["31", "?", "31"], "cat_city": ["Ulm", None, "Ulm"]}
     pa.csv.write_csv(pa.table(users), logs / "users.csv")
-    manifest = build(logs, tmp_path / "d")
+    fails(r"users has 'zz'; `min_joined` is 0.5", logs, tmp_path / "d", max_bad_fraction=0.5)
+    manifest = build(logs, tmp_path / "d", min_joined=0, max_bad_fraction=0.5)
+    assert manifest.joins["impressions.users"].joined_ids == 1
     assert {name: split.pages for name, split in manifest.splits.items()} == {"pretrain": 7, "train": 7, "test": 6}
     assert manifest.options["split_by_time"] is None
     rows = {row["user_id"]: row for row in pq.read_table(tmp_path / "d/users/users.parquet").to_pylist()}
@@ -259,7 +261,7 @@ def test_a_few_reused_page_ids_cost_their_rows_and_are_told(dataset, log_rows, t
     assert f"impressions: {conflicting} rows repeat an item of their page with other values" in told
 
 
-def test_of_conflicting_item_rows_one_is_kept_whatever_their_order(tmp_path, log_rows):
+def test_of_conflicting_item_rows_the_last_one_counts(tmp_path, log_rows):
     titles = ["b", "a", "a"]
     for n, order in enumerate(([0, 1, 2], [2, 1, 0])):
         items = items_table()
@@ -269,9 +271,9 @@ def test_of_conflicting_item_rows_one_is_kept_whatever_their_order(tmp_path, log
         logs = write_logs(tmp_path / f"logs{n}", *log_rows, items=items)
         build(logs, tmp_path / f"d{n}")
         manifest = Manifest.read(tmp_path / f"d{n}")
-        assert (manifest.counters["items.duplicate"], manifest.counters["items.conflicting"]) == (1, 1)
+        assert (manifest.counters["items.duplicate"], manifest.counters["items.conflicting"]) == (2, 1)
         rows = pq.read_table(tmp_path / f"d{n}/items/items.parquet").to_pylist()
-        assert [row["title"] for row in rows if row["item_id"] == items_table()["item_id"][5]] == ["a"]
+        assert [row["title"] for row in rows if row["item_id"] == items_table()["item_id"][5]] == ["ab"[n]]
 
 
 def test_too_many_bad_rows_fail_the_build(tmp_path):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.logs.directory import LogDirectory, find_tables
+from beam_pipelines.logs.directory import FileCounts, LogDirectory, find_tables
 from tests.beam_pipelines.logs.log_files import IMPRESSIONS, ITEMS, rows_of, write
 
 
@@ -64,7 +64,8 @@ def test_a_directory_knows_its_notice_and_its_files(logs):
     (logs / "logs.json").write_text(json.dumps({"notice": "made up"}))
     opened = LogDirectory.open(logs, {})
     assert (opened.notice, opened.images) == ("made up", logs / "images")
-    assert [(source.path, source.bytes) for source in opened.sources()] == [
+    counts = {file: FileCounts(file, 3, 1) for table in opened.tables.values() for file in table.files}
+    assert [(source.path, source.bytes) for source in opened.sources(counts)] == [
         (f"{name}.parquet", (logs / f"{name}.parquet").stat().st_size) for name in ("impressions", "items")
     ]
     with pytest.raises(InputError, match=r"^`logs`: no directory .*nowhere"):
