@@ -14,10 +14,11 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
+from beam_pipelines.beam_logging import errors_held_back
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.worker_processes import FnApiRunner
 
 DOCUMENT = "docs/running-on-clusters.md"
 
@@ -91,20 +92,43 @@ def run_pipeline(pipeline: beam.Pipeline) -> None:
     """Runs a pipeline to its end.
 
     Raises:
-        InputError: a worker raised one (or one of its subclasses), or there was no space left for what it wrote.
+        InputError: a worker raised one (or one of its subclasses), could not read or write a file, had no space left
+            for what it wrote, ran out of memory, or was killed. All else is a defect and raised as Beam does.
     """
     try:
-        pipeline.run().wait_until_finish()
+        with errors_held_back():
+            pipeline.run().wait_until_finish()
     except Exception as error:
-        # What a worker raises comes back as text only, somewhere in the message of another error.
-        text = "".join(traceback.format_exception(error)).replace("\\n", "\n")
-        family = {kind.__name__: kind for kind in _with_subclasses(InputError)}
-        raised = re.search(rf"\b({'|'.join(family)}): (.+?)(?: \[while running.*)?$", text, re.MULTILINE)
-        if raised:
-            raise family[raised[1]](raised[2]) from error
-        if full := re.search(r"No space left on device|Disk quota exceeded", text):
-            raise InputError(f"`output`: {full[0]}; rows and pages are stored there while they are built") from error
+        if (mendable := _mendable(error)) is not None:
+            raise mendable from error
         raise
+
+
+def _mendable(error: Exception) -> InputError | None:
+    """What a worker raised, if whoever runs the pipeline can mend it.
+
+    It comes back as text only, somewhere in the message of another error.
+    """
+    text = "".join(traceback.format_exception(error)).replace("\\n", "\n")
+    family = {kind.__name__: kind for kind in _with_subclasses(InputError)}
+    if raised := _raised(rf"\b({'|'.join(family)}): (.+?)", text):
+        return family[raised[1]](raised[2])
+    if full := re.search(r"No space left on device|Disk quota exceeded|File too large", text):
+        return InputError(f"`output`: {full[0]}; rows and pages are stored there while they are built")
+    if re.search(r"\b\w*MemoryError\b", text):
+        return InputError("a worker ran out of memory: lower `bucket_memory_mb` or use fewer workers")
+    if raised := _raised(r"\b\w*(?:Error|Exception): \[Errno \d+\] (.+?)", text):
+        return InputError(f"a worker could not go on: {raised[1]}")
+    return None
+
+
+def _raised(pattern: str, text: str) -> re.Match[str] | None:
+    """The last match, for what was raised first is printed first. Beam adds the step to a message."""
+    return max(
+        re.finditer(rf"{pattern}(?: \[while running.*)?$", text, re.MULTILINE),
+        key=lambda match: match.start(),
+        default=None,
+    )
 
 
 def _with_subclasses(kind: type[InputError]) -> Iterator[type[InputError]]:

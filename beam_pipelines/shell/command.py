@@ -94,8 +94,8 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
         main: takes the arguments (`None` means `sys.argv`) and returns the closing line.
         argv: arguments, for tests.
 
-    Exit codes: 0 after success, 2 for what the user can fix (`CommandError`, a full disk, a file without permission),
-    130 when interrupted; anything else is a defect of ours and keeps its traceback (code 1).
+    Exit codes: 0 after success, 2 for what the user can fix (`CommandError`, a full disk, a file without permission,
+    too little memory), 130 when interrupted; anything else is a defect of ours and keeps its traceback (code 1).
     """
     # TensorFlow 2.17's GPU wheel logs a dozen start-up lines (CUDA registration, TensorRT) that mean nothing on a CPU.
     # Set it to 0 to see them.
@@ -104,23 +104,26 @@ def run_command(main: Callable[[Sequence[str] | None], str], argv: Sequence[str]
     try:
         summary = main(argv)
     except CommandError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        _refuse(str(error))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(f"error: no space left on the disk ({error})", file=sys.stderr, flush=True)
-        elif error.errno in _OF_THE_FILE:
-            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)  # Arrow names it in the text
-            print(f"error: {what}", file=sys.stderr, flush=True)
-        else:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _refuse(f"no space left on the disk ({error})")
+        if error.errno not in _OF_THE_FILE:
             raise
-        sys.exit(2)
+        _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))  # Arrow names it in the text
+    except MemoryError as error:
+        _refuse(f"out of memory ({error})" if str(error) else "out of memory")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
     print(f"{summary} [{time.monotonic() - start:.1f} s, peak memory {peak_gb:.2f} GB]", flush=True)
     sys.exit(0)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def _program(script: Path) -> str:

@@ -1,7 +1,6 @@
 import ast
 import contextlib
 import errno
-import functools
 import hashlib
 import importlib.metadata
 import io
@@ -18,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -271,17 +271,57 @@ def test_what_a_worker_raises_arrives_as_what_it_is(kind):
     assert str(error.value) == "logs/items.csv: no column 'x' [in it]: `columns` names it"
 
 
-def test_a_worker_without_space_says_where_it_writes():
-    pipeline = beam.Pipeline(runner=make_runner("DirectRunner", ())[0])
-    full = functools.partial(OSError, errno.ENOSPC)
-    _ = pipeline | beam.Create([os.strerror(errno.ENOSPC)]) | beam.ParDo(_Raise(full))
-    with pytest.raises(InputError, match=r"^`output`: No space left on device; rows and pages are stored there"):
-        run_pipeline(pipeline)
+def no_space():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_defect_of_a_worker_stays_one():
-    pipeline = beam.Pipeline(runner=make_runner("DirectRunner", ())[0])
-    _ = pipeline | beam.Create(["no digit"]) | beam.Map(int)
+MENDABLE = {
+    "no space": (no_space, "^`output`: No space left on device; rows and pages are stored there"),
+    "no memory": (lambda: np.zeros(1 << 58, np.int8), "^a worker ran out of memory: lower `bucket_memory_mb`"),
+    "a file that vanished": (
+        lambda: Path("/no/such.file").read_text(),
+        "^a worker .*: No such file or directory: '/no/such.file'$",
+    ),
+    "chained": (lambda: _raise_chained(), "^outer$"),
+}
+
+
+def _raise_chained():
+    try:
+        raise InputError("inner")
+    except InputError as error:
+        raise ArtifactError("outer") from error
+
+
+def failing_pipeline(fail, mode):
+    runner, options = make_runner("DirectRunner", [f"--direct_running_mode={mode}"])
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    _ = pipeline | beam.Create([0]) | beam.Map(lambda _: fail())
+    return pipeline
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+@pytest.mark.parametrize("kind", MENDABLE)
+def test_what_the_user_can_mend_is_one_line_and_nothing_is_logged(kind, mode, caplog, capfd):
+    fail, message = MENDABLE[kind]
+    with pytest.raises(InputError, match=message) as error:
+        run_pipeline(failing_pipeline(fail, mode))
+    assert "\n" not in str(error.value)
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_worker_process_that_is_killed_ends_the_pipeline(caplog, capfd):
+    with pytest.raises(InputError, match=r"^a worker process was killed \(SIGKILL\), most often for want of memory"):
+        run_pipeline(failing_pipeline(lambda: os.kill(os.getpid(), signal.SIGKILL), "multi_processing"))
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+def test_a_defect_of_a_worker_stays_one(mode, caplog, capfd):
     with pytest.raises(Exception, match="no digit") as error:
-        run_pipeline(pipeline)
+        run_pipeline(failing_pipeline(lambda: int("no digit"), mode))
     assert not isinstance(error.value, InputError)
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")

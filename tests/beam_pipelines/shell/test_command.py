@@ -1,4 +1,6 @@
 import argparse
+import errno
+from pathlib import Path
 
 import pytest
 
@@ -50,11 +52,30 @@ def test_interruption_is_code_130(capsys):
     assert exit_code(main, capsys)[0] == 130
 
 
-def test_a_defect_keeps_its_traceback():
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", Path("d")), "d: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left"), "no space left on the disk ([Errno 28] No space left)"),
+        (OSError(errno.EFBIG, "File too large"), "no space left on the disk ([Errno 27] File too large)"),
+        (MemoryError(), "out of memory"),
+        (MemoryError("Unable to allocate 9 GiB"), "out of memory (Unable to allocate 9 GiB)"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_code_2(capsys, error, line):
     def main(argv):
-        raise ZeroDivisionError
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
+    code, printed = exit_code(main, capsys)
+    assert (code, printed.err, printed.out) == (2, f"error: {line}\n", "")
+
+
+@pytest.mark.parametrize("defect", [ZeroDivisionError, BrokenPipeError(errno.EPIPE, "Broken pipe"), KeyError("page")])
+def test_a_defect_keeps_its_traceback(defect):
+    def main(argv):
+        raise defect
+
+    with pytest.raises(defect if isinstance(defect, type) else type(defect)):
         run_command(main, [])
 
 
