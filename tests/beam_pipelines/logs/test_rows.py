@@ -1,13 +1,19 @@
 import dataclasses
 import json
+from pathlib import Path
 
+import hypothesis.strategies as st
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.logs.column_counts import ColumnCounts, LostValue
+from beam_pipelines.logs.contract import Table
 from beam_pipelines.logs.directory import find_tables
-from beam_pipelines.logs.file_reader import read_part, table_parts
+from beam_pipelines.logs.file_reader import RawBatch, read_part, table_parts
+from beam_pipelines.logs.moments import UNITS, default_time_range
 from beam_pipelines.logs.reading_rules import ReadingRules
 from beam_pipelines.logs.rows import normalise
 from tests.beam_pipelines.logs.log_files import (
@@ -247,3 +253,27 @@ def test_a_minority_in_another_unit_is_lost_where_old_times_are_allowed(logs):
         write(logs / "items.parquet", {**many, "published_at": times})
         valid, _ = rows_of(find_tables(logs, {})["items"], unit)
         assert [row["published_at"] for row in valid] == [DAY, -(10**12)] + [None] * len(others)
+
+
+@given(
+    st.sampled_from(UNITS),
+    st.lists(
+        st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(10**7, 10**14), st.floats()), min_size=1, max_size=9
+    ),
+)
+def test_no_row_is_ever_of_a_time_out_of_range(unit, times):
+    first, last = default_time_range()
+    path = Path("impressions.csv")
+    for column in (
+        pa.array([str(time) for time in times]),
+        pa.array([t for t in times if isinstance(t, int)], pa.int64()),
+    ):
+        many = {name: pa.array([str(values[0])] * len(column)) for name, values in IMPRESSIONS.items()}
+        table = Table("impressions", (path,), {name: name for name in many})
+        raw = RawBatch(pa.RecordBatch.from_pydict({**many, "timestamp": column}), [], path, np.arange(len(column)))
+        batch = normalise(table, raw, ReadingRules({"impressions.timestamp": unit}))
+        assert len(batch.rows) + len(batch.rejected) == len(column)
+        assert all(first <= time <= last for time in batch.rows.column("timestamp").to_pylist())
+        counts = batch.columns["timestamp"]
+        assert counts.read == len(batch.rows)
+        assert counts.present + counts.markers == len(column)
