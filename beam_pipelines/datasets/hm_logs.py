@@ -21,6 +21,7 @@ from beam_pipelines.datasets.source_files import Pictures, SourceFiles
 from beam_pipelines.datasets.source_tables import Layout, SourceTable, TableFile, find_layout, say_unread
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.shell.progress import warn
 
 NOTICE = (
     "sampled negatives: the source has purchases but no impressions; a page is a customer's real basket of a day "
@@ -184,6 +185,7 @@ def to_items(articles: pa.Table, pictures: Pictures) -> pa.Table:
 
 def to_users(customers: pa.Table) -> pa.Table:
     """Names the customers' columns as the input contract does."""
+    news = customers["fashion_news_frequency"]
     return pa.table(
         {
             "user_id": customers["customer_id"],
@@ -191,7 +193,7 @@ def to_users(customers: pa.Table) -> pa.Table:
             "stat_fashion_news": pc.fill_null(customers["FN"], 0.0),  # the source writes 1 or nothing
             "stat_active": pc.fill_null(customers["Active"], 0.0),
             "cat_club_member_status": customers["club_member_status"],
-            "cat_fashion_news_frequency": customers["fashion_news_frequency"],
+            "cat_fashion_news_frequency": pc.if_else(pc.equal(news, "None"), "NONE", news),  # the source writes both
         }
     )
 
@@ -203,7 +205,8 @@ def write_hm_logs(
 
     Args:
         source: folder or zip with articles, customers and transactions_train (.csv, .csv.gz or .csv.zip) and images/
-            (files or zip shards). A zip becomes a shard of the logs' pictures, as it is.
+            (files or zip shards). A zip becomes a shard of the logs' pictures, as it is. Without images/, which is
+            nearly all that the download weighs, articles have no pictures.
         output: log directory to make. Pictures are linked there, or copied if it lies on another file system.
         page_size: candidates per page.
         seed: of the sampling.
@@ -220,7 +223,7 @@ def write_hm_logs(
         _, folder, tables = find_layout(files, (LAYOUT,))
         pictures = files.pictures(folder)
         if not pictures.paths:
-            raise InputError(f"`source`: no pictures in {files.describe(folder)}/images")
+            warn(f"no images/ beside {tables['articles'].name}: no article has a picture")
         say_unread(files, folder, list(tables.values()))
         with (
             whole_directory(output, overwrite=overwrite, inputs=[source]) as directory,
@@ -229,7 +232,7 @@ def write_hm_logs(
             articles, customers = tables["articles"].read(), tables["customers"].read()
             _check_article_ids(tables["articles"], articles["article_id"])
             items = to_items(articles, pictures)
-            if items["image"].null_count == len(items):
+            if pictures.paths and items["image"].null_count == len(items):
                 raise InputError(
                     f"`source`: no picture has the name of an article: pictures are called as "
                     f"{next(iter(pictures.paths))}.jpg, articles as {articles['article_id'][0]}"

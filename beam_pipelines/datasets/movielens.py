@@ -19,8 +19,8 @@ def _parser() -> ArgumentParser:
         type=Path,
         required=True,
         help="archive as GroupLens publishes it (ml-latest-small.zip, ml-1m.zip, ml-32m.zip, ...), or folder with its "
-        "ratings and movies (.csv, .csv.gz, .csv.zip or .dat) and, if there are posters, images/ with MOVIEID.jpg "
-        "(files or .zip)",
+        "ratings and movies (.csv, .csv.gz, .csv.zip, .dat, or u.data and u.item) and, if there are posters, images/ "
+        "with MOVIEID.jpg (files or .zip)",
     )
     parser.add_argument("--output", type=Path, default=Path("artifacts/movielens_logs"), help="log directory to make")
     parser.add_argument("--like", type=float, default=4.0, help="ratings from here on are clicks")

@@ -1,19 +1,21 @@
 """MovieLens' ratings as a log directory: real likes and dislikes, with film posters where there are some.
 
 Read are the archives that GroupLens publishes, or what they unpack to: ml-latest-small, ml-latest, ml-20m, ml-25m and
-ml-32m (CSV), ml-1m and ml-10m (`.dat`).
+ml-32m (CSV), ml-1m and ml-10m (`.dat`), ml-100k (`u.data`).
 
 A page is a user's ratings without a pause of more than half an hour, in the order in which they were given, and a
 rating of at least `like` is a click. Users chose what to rate, so a page is no list that somebody ranked for them;
 every report on these logs says so.
 
 A film's category is all its genres, which the source lists by the alphabet: the first of them means nothing. It has no
-publication time, as titles tell only the year. Only ml-1m tells anything of users; their postal codes are not read.
+publication time, as titles tell only the year. Only ml-1m and ml-100k tell anything of users; postal
+codes are not read.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -45,6 +47,22 @@ _MOVIES = pa.schema(
         pa.field("genres", pa.string()),
     ]
 )
+_GENRES = (
+    *(
+        "unknown",
+        "Action",
+        "Adventure",
+        "Animation",
+        "Children's",
+        "Comedy",
+        "Crime",
+        "Documentary",
+        "Drama",
+        "Fantasy",
+    ),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+"""The flags of a film in ml-100k, in their order."""
 _USERS = pa.schema(
     [
         pa.field("userId", pa.string(), nullable=False),
@@ -73,6 +91,20 @@ LAYOUTS = (
             "users": TableFile("users.dat", _USERS, required=False, format=_dat(*_USERS.names, "zip")),
         },
     ),
+    Layout(
+        "ml-100k",
+        {
+            "ratings": TableFile("u.data", _RATINGS, format=Format(b"\t", tuple(_RATINGS.names), quoted=False)),
+            "movies": TableFile(
+                "u.item",
+                pa.schema([*_MOVIES][:2] + [pa.field(name, pa.int64(), nullable=False) for name in _GENRES]),
+                format=Format(b"|", (*_MOVIES.names[:2], "date", "video", "url", *_GENRES), False, "latin-1"),
+            ),
+            "users": TableFile(
+                "u.user", _USERS, format=Format(b"|", ("userId", "age", "gender", "occupation", "zip"), quoted=False)
+            ),
+        },
+    ),
 )
 
 
@@ -95,6 +127,13 @@ def to_impressions(ratings: pa.Table, like: float) -> tuple[pa.Table, SessionPag
     return table, pages
 
 
+def join_genres(movies: pa.Table) -> pa.Table:
+    """Turns ml-100k's flags of genres into lists as the other editions have them."""
+    flags = np.stack([movies[name].to_numpy() == 1 for name in _GENRES[1:]], axis=1)
+    genres = ["|".join(np.array(_GENRES[1:])[row]) or None for row in flags]
+    return movies.select(_MOVIES.names[:2]).append_column("genres", pa.array(genres, pa.string()))
+
+
 def to_items(movies: pa.Table, pictures: Pictures) -> pa.Table:
     """Names the films' columns as the input contract does."""
     none = pa.scalar(None, pa.string())
@@ -113,7 +152,7 @@ def to_items(movies: pa.Table, pictures: Pictures) -> pa.Table:
 
 
 def to_users(users: pa.Table) -> pa.Table:
-    """Names the users' columns as the input contract does; ages are groups, named by their first year."""
+    """Names the users' columns as the input contract does; an age is a group in ml-1m, years in ml-100k."""
     features = {f"cat_{name}": users[name] for name in ("gender", "age", "occupation")}
     return pa.table({"user_id": users["userId"], **features})
 
@@ -122,8 +161,9 @@ def write_movielens_logs(source: Path, output: Path, *, like: float = 4.0, overw
     """Writes a log directory from MovieLens' tables.
 
     Args:
-        source: folder or archive (.zip) with ratings.csv and movies.csv, or ratings.dat and movies.dat and, if there
-            are any, users.dat; beside them may be images/ with MOVIEID.jpg (files or .zip).
+        source: folder or archive (.zip) with ratings.csv and movies.csv, with ratings.dat, movies.dat and, if there are
+            any, users.dat, or with u.data, u.item and u.user; beside them may be images/ with MOVIEID.jpg (files or
+            .zip).
         output: log directory to make.
         like: ratings from here on are clicks, in stars.
         overwrite: whether an existing output is replaced.
@@ -142,7 +182,8 @@ def write_movielens_logs(source: Path, output: Path, *, like: float = 4.0, overw
             log_writer(directory, NOTICE) as writer,
         ):
             pictures = files.pictures(folder)
-            items = to_items(tables["movies"].read(), pictures)
+            movies = tables["movies"].read()
+            items = to_items(movies if "genres" in movies.column_names else join_genres(movies), pictures)
             writer.append("items", items)
             pictured = items.filter(items["image"].is_valid())["item_id"]
             for ratings in user_buckets(_ratings(tables["ratings"]), directory):

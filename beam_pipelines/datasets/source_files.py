@@ -16,7 +16,8 @@ READ_ERRORS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarErr
 """What a damaged, cut, encrypted or unusually packed file raises while it is read."""
 PACKED = ("", ".gz", ".zip")
 """Endings under which a file is found: as it is, gzipped, or alone in a zip (so Kaggle gives single files)."""
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+"""Endings of archives that are read like folders."""
 _DEPTH = 3  # folders: archives unpack to KuaiRand-Pure/data/...
 _PICTURES = "images"
 
@@ -61,7 +62,7 @@ class SourceFiles:
     def __init__(self, path: Path, made_by: str) -> None:
         self.path = path
         self._archive: zipfile.ZipFile | tarfile.TarFile | None = None
-        if path.is_file() and path.name.lower().endswith(_ARCHIVES):
+        if path.is_file() and path.name.lower().endswith(ARCHIVES):
             try:
                 names = self._open_archive()
             except READ_ERRORS as error:
@@ -69,7 +70,7 @@ class SourceFiles:
         elif path.is_dir():
             names = _files_in(path)
         elif path.exists():
-            raise InputError(f"`source`: {path} is no directory and no {', '.join(_ARCHIVES)} file")
+            raise InputError(f"`source`: {path} is no directory and no {', '.join(ARCHIVES)} file")
         else:
             raise InputError(f"`source`: no directory or archive {path}; {made_by} makes it")
         self._members = names

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from beam_pipelines.datasets.source_files import READ_ERRORS, SourceFiles, first_line
+from beam_pipelines.datasets.source_files import ARCHIVES, READ_ERRORS, SourceFiles, first_line
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.shell.progress import progress_bar, say
 
@@ -314,9 +314,11 @@ def _none_complete(files: SourceFiles, layouts: Sequence[Layout]) -> str:
         problem = f"no {' and no '.join(missing[closest])} in {files.path}"
     else:
         problem = f"the files are not in one folder of {files.path}"
+    archives = [name for name in files.names if name.lower().endswith(ARCHIVES)]
+    hint = f"; to read {archives[0]}, name it" if archives else ""
     return (
         f"`source`: {problem}; expected {'; or '.join(layout.expected() for layout in expected)} "
-        f"(each also as .gz or .zip); found {', '.join(shown) or 'nothing'}"
+        f"(each also as .gz or .zip); found {', '.join(shown) or 'nothing'}{hint}"
     )
 
 

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -199,6 +200,15 @@ def test_files_that_kaggle_gives_one_by_one_are_zipped_alone(tmp_path):
         (source / f"{name}.csv").unlink()
     logs = write_hm_logs(source, tmp_path / "again", page_size=6)
     assert logs[:-1] == expected[:-1]
+
+
+def test_tables_alone_make_logs_without_pictures(tmp_path):
+    source = make_source(tmp_path / "source", gz=False, zipped=False, articles=30, customers=5, days=5)
+    shutil.rmtree(source / "images")
+    with pytest.warns(UserWarning, match=r"no images/ beside articles\.csv: no article has a picture"):
+        logs = write_hm_logs(source, tmp_path / "logs", page_size=6)
+    assert logs.counters["articles without a picture"] == 30
+    assert read(tmp_path / "logs", "items")["image"].tolist() == [None] * 30
 
 
 def test_every_purchase_is_accounted_for(source, tmp_path):

@@ -194,6 +194,35 @@ def test_the_archive_of_dat_files_without_users_and_utf_8(tmp_path):
     assert not (tmp_path / "logs" / "users.parquet").exists()
 
 
+def test_the_archive_of_ml_100k(tmp_path):
+    flags = {"10": (0, 1, 0, 0, 0, 1, *[0] * 13), "20": (0,) * 18 + (1,), "30": (1, *[0] * 18)}
+    films = [(film, title, "01-Jan-1995", "", "http://x", *flags[film]) for film, title, _ in MOVIES]
+    source = grouplens(
+        tmp_path / "ml-100k.zip",
+        {
+            "u.data": table_text([(user, film, max(1, int(stars)), time) for user, film, stars, time in ORDER], "\t"),
+            "u.item": table_text([(films[0][0], "Mis\xe9rables (1995)", *films[0][2:]), *films[1:]], "|").encode(
+                "latin-1"
+            ),
+            "u.user": table_text([(1, 24, "F", "other", "85711"), (2, 53, "M", "none", "E2A4H")], "|"),
+            "u1.base": "",
+        },
+    )
+    assert write_movielens_logs(source, tmp_path / "logs")[:6] == (3, 5, 3, 0, 2, 3)
+    items = [(row["item_id"], row["title"], row["category"]) for row in read(tmp_path / "logs", "items")]
+    assert items == [
+        ("10", "Mis\xe9rables (1995)", "Action|Comedy"),
+        ("20", MOVIES[1][1], "Western"),
+        ("30", "No year", None),
+    ]
+    assert read(tmp_path / "logs", "users")[1] == {
+        "user_id": "2",
+        "cat_gender": "M",
+        "cat_age": "53",
+        "cat_occupation": "none",
+    }
+
+
 @pytest.mark.parametrize(
     ("ratings", "message"),
     [

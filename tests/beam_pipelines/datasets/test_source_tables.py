@@ -127,6 +127,10 @@ def test_an_edition_is_found_by_its_files(tmp_path):
         InputError, match=r"expected one: a.csv \(also read: b.csv\); or two: c.csv, d.csv .*; found nothing"
     ):
         found()
+    add("set.zip")
+    with pytest.raises(InputError, match=r"; found set\.zip; to read set\.zip, name it$"):
+        found()
+    (tmp_path / "set.zip").unlink()
     add("c.csv")
     with pytest.raises(InputError, match=r"^`source`: no d.csv in .*; expected two: c.csv, d.csv \(.*\); found c.csv$"):
         found()
