@@ -1,7 +1,7 @@
 """The table from item row to stored picture: put together after a build from what the writers of the shards say."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import File, Images
-from beam_pipelines.images.refusals import describe_refusals, quoted
+from beam_pipelines.images.refusals import MISSING, OUTSIDE, describe_refusals, quoted
 from beam_pipelines.images.source import ImageSource, folders_of
 from beam_pipelines.images.transforms import SHARD_INDEX
 from beam_pipelines.options import ImageFormat
@@ -89,11 +89,12 @@ def index_images(
     _tell_of_spellings(by_logs, counters)
     total = pc.sum(named).as_py()
     if bad:
-        refused = describe_refusals(bad, _examples(by_logs, "reason"))
+        examples = _examples(by_logs, "reason")
+        refused = describe_refusals(bad, examples)
         if bad.total() > max_bad_fraction * total:
             raise InputError(
                 f"{bad.total()} of {total} items with a picture are bad ({refused}); `max_bad_fraction` allows "
-                f"{max_bad_fraction:g}. {_places(source, image_of_item)}"
+                f"{max_bad_fraction:g}. {_looked_for(source, image_of_item, examples)}"
             )
         say(f"pictures: {bad.total()} of {total} items get none ({refused})")
     missing = bad | Counter(
@@ -148,9 +149,11 @@ def _examples(by_logs: pa.Table, column: Literal["reason", "found_by"]) -> dict[
     return examples
 
 
-def _places(images: Path, image_of_item: Sequence[str | None]) -> str:
+def _looked_for(
+    images: Path, image_of_item: Sequence[str | None], examples: Mapping[str, Sequence[tuple[str, str]]]
+) -> str:
     source = ImageSource(images, folders_of([name for name in image_of_item if name]))
     try:
-        return source.describe()
+        return source.describe([name for reason in (MISSING, OUTSIDE) for name, _ in examples.get(reason, ())])
     finally:
         source.close()

@@ -13,7 +13,7 @@ from beam_pipelines.format.errors import InputError
 from beam_pipelines.images.formats import PICTURE_ENDINGS
 from beam_pipelines.images.refusals import AMBIGUOUS, MISSING, OUTSIDE, BadImageError, quoted
 from beam_pipelines.images.shards import MAX_BYTES, Shard, check_shard, is_shard, open_shard
-from beam_pipelines.images.spelling import PathGroup, SpellingIndex, fold, shared_folders
+from beam_pipelines.images.spelling import Match, PathGroup, SpellingIndex, fold, shared_folders
 from beam_pipelines.images.uris import check_uris, read_uri, scheme_of
 
 _EXAMPLES = 2
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     Attributes:
         at: a shard, a file, or a URI.
         member: of the shard.
-        path: as it is spelt there.
+        path: as messages show it.
         found_by: the difference between the name and the path, `first shard` if others have another picture of this
             name; empty if it is the path of one file.
     """
@@ -59,13 +59,7 @@ class ImageSource:
         self._roots = (images.name, str(images), str(images.resolve()))
         self._shared = shared
         self._shards = [open_shard(path) for path in paths]
-        self._members: dict[str, tuple[Shard, Any]] = {}
-        self._several: set[str] = set()
-        for shard in self._shards:
-            for name, member in shard.members.items():
-                first, kept = self._members.setdefault(name, (shard, member))
-                if first is not shard and first.fingerprint(kept) != shard.fingerprint(member):
-                    self._several.add(name)
+        self._members = _Members(self._shards)
         self._listing: _Listing | None = None
         self._lock = threading.Lock()
 
@@ -80,12 +74,8 @@ class ImageSource:
             if scheme == "file":  # Beam knows local files as plain paths only
                 return Place(Path(unquote(urlsplit(name.strip()).path)), None, name, "")
             return Place(name, None, name, "")
-        if name in self._members:
-            shard, member = self._members[name]
-            several = name in self._several
-            return Place(
-                shard, member, f"{shard.path.name}/{name}" if several else name, FIRST_SHARD if several else ""
-            )
+        if place := self._members.find(name):
+            return place
         path = PurePosixPath(name)
         inside = not path.is_absolute() and ".." not in path.parts
         if inside and _is_file(self._folder / path):
@@ -103,9 +93,13 @@ class ImageSource:
             return place.at.read(place.member)
         return read_uri(place.at) if isinstance(place.at, str) else _read_file(place.at)
 
-    def describe(self) -> str:
-        """Where pictures are looked for, with examples, and which files there are not read."""
-        return self._listed().describe()
+    def describe(self, missing: Sequence[str]) -> str:
+        """Where pictures are looked for, with examples, which files there are not read, and what may be the matter.
+
+        Args:
+            missing: some names that are not there.
+        """
+        return self._listed().describe(missing)
 
     def _listed(self) -> "_Listing":
         with self._lock:
@@ -119,6 +113,25 @@ class ImageSource:
             shard.close()
 
 
+class _Members:
+    """The members of shards by their names; of equal names that in the first shard counts."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._members: dict[str, tuple[Shard, Any]] = {}
+        self._several: set[str] = set()
+        for shard in shards:
+            for name, member in shard.members.items():
+                first, kept = self._members.setdefault(name, (shard, member))
+                if first is not shard and first.fingerprint(kept) != shard.fingerprint(member):
+                    self._several.add(name)
+
+    def find(self, name: str) -> Place | None:
+        if name not in self._members:
+            return None
+        shard, member = self._members[name]
+        return Place(shard, member, f"{shard.path.name}/{name}", FIRST_SHARD if name in self._several else "")
+
+
 class _Listing:
     """All that is in a directory of pictures, for names that do not lead to it at once."""
 
@@ -129,7 +142,9 @@ class _Listing:
         for path in _walk(folder):
             (nested if is_shard(os.path.basename(path)) else self._loose).append(path)
         opened = {shard.path for shard in shards}
-        self.shards = [*shards, *(open_shard(folder / path) for path in sorted(nested) if folder / path not in opened)]
+        more = [open_shard(folder / path) for path in sorted(nested) if folder / path not in opened]
+        self.shards = [*shards, *more]
+        self._members = _Members(more)
         groups = [PathGroup(list(shard.members), self._places(shard)) for shard in self.shards]
         self._index = SpellingIndex([*groups, PathGroup(self._loose)], roots, shared)
 
@@ -138,21 +153,23 @@ class _Listing:
         return str(inside.parent), str(inside.with_suffix("")) if inside.name else ""
 
     def find(self, name: str, otherwise: str) -> Place:
-        for shard in self.shards:
-            if name in shard.members:
-                return Place(shard, shard.members[name], name, "")
+        if place := self._members.find(name):
+            return place
         matches = self._index.find(name)
         if not matches:
             raise BadImageError(otherwise)
         if len(matches) > 1:
-            raise BadImageError(AMBIGUOUS, " or ".join(sorted(quoted(match.path) for match in matches)[:_EXAMPLES]))
-        (match,) = matches
-        if match.group < len(self.shards):
-            shard = self.shards[match.group]
-            return Place(shard, shard.members[match.path], match.path, match.found_by)
-        return Place(self._folder / match.path, None, match.path, match.found_by)
+            places = sorted(quoted(self._place(match).path) for match in matches)
+            raise BadImageError(AMBIGUOUS, " or ".join(places[:_EXAMPLES]))
+        return self._place(matches[0])
 
-    def describe(self) -> str:
+    def _place(self, match: Match) -> Place:
+        if match.group == len(self.shards):
+            return Place(self._folder / match.path, None, match.path, match.found_by)
+        shard = self.shards[match.group]
+        return Place(shard, shard.members[match.path], f"{shard.path.name}/{match.path}", match.found_by)
+
+    def describe(self, missing: Sequence[str]) -> str:
         pictures = sorted(path for path in self._loose if _ending(path) in PICTURE_ENDINGS)
         example = f", e.g. {quoted(pictures[0])}" if pictures else ""
         text = f"{self._folder} has {_counted(len(pictures), 'loose picture')}{example}"
@@ -162,10 +179,22 @@ class _Listing:
             text += f" ({', '.join(held[:_EXAMPLES])})" if held else ""
         other = sorted(path for path in self._loose if _ending(path) not in {*PICTURE_ENDINGS, ""})
         if other:
-            text += f"; {', '.join(map(quoted, other[:_EXAMPLES]))} there"
-            text += f" and {len(other) - _EXAMPLES} more" if len(other) > _EXAMPLES else ""
-            text += " are neither pictures nor shards: shards are zip files and tar files that are not compressed"
-        return text
+            listed = ", ".join(map(quoted, other[:_EXAMPLES]))
+            listed += f" and {len(other) - _EXAMPLES} more" if len(other) > _EXAMPLES else ""
+            text += f"; not read there: {listed} (shards are zip and plain tar files)"
+        return text + self._likely_cause(missing)
+
+    def _likely_cause(self, missing: Sequence[str]) -> str:
+        wanted = {fold(name).rpartition("/")[2] for name in missing}
+        paths = (path for paths in (self._loose, *(shard.members for shard in self.shards)) for path in paths)
+        there = {fold(path).rpartition("/")[2] for path in paths} if wanted else set()
+        if wanted & there:
+            return "; files of these names are there, but in other folders"
+        if {_as_number(name) for name in wanted} & {_as_number(name) for name in there}:
+            return (
+                "; names and files differ in leading zeros or a .0 at the end: a column of numbers loses and adds them"
+            )
+        return ""
 
 
 def folders_of(names: Sequence[str]) -> tuple[str, ...]:
@@ -234,6 +263,10 @@ def _refuse(error: OSError) -> None:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _as_number(name: str) -> str:
+    return name.lstrip("0").removesuffix(".0") or "0"
 
 
 def _ending(path: str) -> str:

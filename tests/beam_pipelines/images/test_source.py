@@ -91,7 +91,8 @@ def test_other_spellings_are_found_among_files_as_in_shards(tmp_path, packed):
         assert read(source, name) == (content, found_by), name
     with pytest.raises(BadImageError, match="ambiguous") as error:
         source.find("a/2")
-    assert error.value.detail == "'a/2.jpg' or 'a/2.png'"
+    inside = "all.zip/" if packed else ""
+    assert error.value.detail == f"'{inside}a/2.jpg' or '{inside}a/2.png'"
     assert refused(source, "1.png") == "missing"
     assert refused(source, "/elsewhere/0.png") == "outside images/"
 
@@ -155,12 +156,26 @@ def test_threads_list_the_files_once(tmp_path, monkeypatch):
 def test_where_pictures_were_looked_for_is_told(tmp_path):
     files = {"b.PNG": b"", "a.png": b"", "x/old.rar": b"", "all.tar.gz": b"", "z.7z": b"", "list.txt": b""}
     root = write(tmp_path / "images", {**files, "all.zip": {"photos/0.png": b""}, "empty.zip": {}})
-    assert ImageSource(root).describe() == (
-        f"{root} has 2 loose pictures, e.g. 'a.png', and 2 shards (all.zip holds e.g. 'photos/0.png'); 'all.tar.gz', "
-        "'list.txt' there and 2 more are neither pictures nor shards: shards are zip files and tar files that are not "
-        "compressed"
+    assert ImageSource(root).describe(["9.png"]) == (
+        f"{root} has 2 loose pictures, e.g. 'a.png', and 2 shards (all.zip holds e.g. 'photos/0.png'); not read there: "
+        "'all.tar.gz', 'list.txt' and 2 more (shards are zip and plain tar files)"
     )
-    assert ImageSource(tmp_path / "none").describe() == f"{tmp_path / 'none'} has 0 loose pictures"
+    assert ImageSource(tmp_path / "none").describe([]) == f"{tmp_path / 'none'} has 0 loose pictures"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "cause"),
+    [
+        ("red/0.png", "blue/0.PNG", "files of these names are there, but in other folders"),
+        ("0012.jpg", "12.jpg", "leading zeros or a .0"),
+        ("12.jpg", "0012.jpg", "leading zeros or a .0"),
+        ("12.0", "a/12.jpg", "leading zeros or a .0"),
+        ("12.jpg", "13.jpg", ""),
+    ],
+)
+def test_the_likely_cause_is_told(tmp_path, name, path, cause):
+    described = ImageSource(write(tmp_path / "images", {path: b""})).describe([name])
+    assert cause in described if cause else described.endswith(f"e.g. {path!r}")
 
 
 def test_what_would_spoil_every_picture_is_found_before_anything_is_read(tmp_path):
