@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.text_file import finite, write_json
 from benchmarks.catalogue import BENCHMARKS, Benchmark
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,8 +77,8 @@ def run_benchmark(name: str, parser: argparse.ArgumentParser, measure: Callable[
     }
     path = options.output or (RESULTS / "quick" if options.quick else RESULTS) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    print(json.dumps(result, ensure_ascii=False))
+    write_json(path, result)
+    print(json.dumps(finite(result), ensure_ascii=False, allow_nan=False))
 
 
 def peer_python(environment: str) -> Path:

@@ -309,26 +309,29 @@ def _markdown(card: dict[str, Any]) -> str:
         for column, text in features.items()
     ]
     lines += _table(("table", "column", "read as"), columns)
-    lines += [
-        "",
-        "Numbers are clipped to the range that training has seen, but for outliers; then `mean` and `deviation` are "
-        "those of what is standardised, the logarithm where the transform has one. Training pages had:",
-        "",
-    ]
-    lines += _table(
-        ("of", "number", "from", "to", "mean", "deviation", "values", "missing", "clipped"),
-        [
-            (
-                each["of"],
-                f"`{each['name']}`",
-                *("n/a" if each[key] is None else f"{each[key]:.6g}" for key in ("low", "high", "mean", "deviation")),
-                *(str(each[key]) for key in ("seen", "missing", "clipped")),
-            )
-            for each in card["numbers"]
-        ],
-    )
+    lines += _number_lines(card["numbers"]) if card["numbers"] else []
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in card["limits"]), ""]
     return "\n".join(lines)
+
+
+def _number_lines(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = ("of", "number", "from", "to", "mean", "deviation", "values", "missing", "clipped")
+    rows = [
+        (
+            each["of"],
+            f"`{each['name']}`",
+            *("n/a" if each[key] is None else f"{each[key]:.6g}" for key in ("low", "high", "mean", "deviation")),
+            *(str(each[key]) for key in ("seen", "missing", "clipped")),
+        )
+        for each in numbers
+    ]
+    return [
+        "",
+        "Numbers are clipped to the range that training has seen, but for outliers, and then transformed; mean and "
+        "deviation are those of what is standardised: the logarithm, where that is the transform. Training has seen:",
+        "",
+        *_table(head, rows),
+    ]
 
 
 def _report_lines(report: dict[str, Any]) -> list[str]:

@@ -262,4 +262,7 @@ def _move(file: h5py.File, old: str, new: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        problem = error.errors()[-1]  # of several, the others are about what the value might have been instead
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
     return str(error).strip().partition("\n")[0]

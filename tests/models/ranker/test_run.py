@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import h5py
 import numpy as np
@@ -92,6 +93,21 @@ def test_a_run_of_before_loads_with_the_same_scores(saved, ranker, page):
     (saved.path / "feature_values.json").write_text(json.dumps(values))
     with pytest.raises(ConfigurationError, match=r"ranker\.features\.item\.category: the ranker has no vocabulary"):
         RankerRun(saved.path).ranker()
+
+
+@pytest.mark.parametrize("ranker", [IMAGE_FEATURES[0]], indirect=True)
+@pytest.mark.parametrize("value", ["0.0", "-1.0", "NaN", "Infinity", "null"])
+def test_a_scale_that_cannot_be_is_named_when_it_is_read(saved, value):
+    with zipfile.ZipFile(saved.path / RANKER_FILE) as file:
+        files = {name: file.read(name) for name in file.namelist()}
+    config = json.loads(files["config.json"])
+    config["config"]["vocabulary"]["item"]["stat_price"]["deviation"] = "VALUE"
+    files["config.json"] = json.dumps(config).replace('"VALUE"', value).encode()
+    with zipfile.ZipFile(saved.path / RANKER_FILE, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    with pytest.raises(ArtifactError, match=r"is damaged, or of another version .item\.stat_price\..*deviation: Input"):
+        saved.ranker()
 
 
 @pytest.mark.parametrize("ranker", [IMAGE_FEATURES[0]], indirect=True)
