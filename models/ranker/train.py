@@ -117,8 +117,14 @@ def train_ranker(
             check_negatives(pages)
             train, later = _split(pages, config.validation_share)
             outcomes = learnable_outcomes(train)
-            _check_validation(later, config)
+            later_outcomes = count_outcomes(later)
+            if common := later_outcomes.one_class():
+                raise InputError(
+                    f"the {len(later)} train pages that validate, the latest ones, have {common}; raise "
+                    f"validation_share ({config.validation_share})"
+                )
         _check_tasks(config.ranker.tasks, outcomes)
+        _check_monitor(config, later_outcomes)
         say(f"{len(train)} pages to learn on, {len(later)} later ones to validate")
         adapted = adapt_to_pages(
             train,
@@ -217,17 +223,13 @@ def _check_tasks(tasks: TasksConfig, outcomes: Outcomes) -> None:
             raise ConfigurationError(f"ranker.tasks.{task}: {missing}; 0 leaves the task out")
 
 
-def _check_validation(later: Pages, config: TrainingConfig) -> None:
-    """Refuses validation pages on which the metric that chooses the epoch is undefined."""
-    outcomes = count_outcomes(later)
-    share = f"validation_share ({config.validation_share})"
-    if common := outcomes.one_class():
-        raise InputError(f"the {len(later)} train pages that validate, the latest ones, have {common}; raise {share}")
+def _check_monitor(config: TrainingConfig, later: Outcomes) -> None:
+    """Refuses a metric that is undefined on the validation pages, and so chooses no epoch."""
     kind = {"gauc_page_mean": "page", "gauc_user_mean": "user"}.get(config.monitor)
-    if kind and not getattr(outcomes, f"mixed_{kind}s"):
+    if kind and not getattr(later, f"mixed_{kind}s"):
         raise ConfigurationError(
-            f"monitor: {config.monitor} is undefined, for no {kind} of the {len(later)} train pages that validate has "
-            f"clicked and unclicked candidates; set monitor=auc, or raise {share}"
+            f"monitor: {config.monitor} is undefined, for no {kind} of the train pages that validate has clicked and "
+            f"unclicked candidates; set monitor=auc, or raise validation_share ({config.validation_share})"
         )
 
 
