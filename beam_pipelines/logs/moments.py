@@ -50,6 +50,8 @@ _UTC_TAILS = pa.array([b"", b"Z", b" UTC", b"+00:00", b"+00", b"+0000", b" +00:0
 _REFUSED = {
     r"^\d{1,2}[/.-]\d{1,2}[/.-](\d{2}|\d{4})\b": "a date that does not say which is the day; write year-month-day",
     r"^\d{4}[/.-](\d[/.-]|\d\d[/.-]\d\b)": "a date without leading zeros; write 2026-03-01",
+    r"^\d{4}\D.*\d ?[AaPp]\.?[Mm]\.?$": "a time on a clock of 12 hours; write it on one of 24",
+    r"^\d{4}\D.*([A-Z]{3,}|\[.+\])$": "a time in a zone that only has a name; write its offset, such as +01:00",
     r"[A-Za-z]{3} \d|\d[ /-][A-Za-z]{3}": "a date with the name of a month; write year-month-day",
     r"^(1[89]|20)\d\d(\.0*)?$": "a year alone; write year-month-day",
     r"^[2-5]\d{4}(\.\d*)?$": "a day number of a spreadsheet; write year-month-day",

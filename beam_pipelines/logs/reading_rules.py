@@ -28,6 +28,8 @@ TEXT_MARKERS = (
 MISSING_MARKERS = (*TEXT_MARKERS, "Null", "none", "nil", "NA", "N/A", "n/a", "undefined", "-", "--")
 """The same for columns that are not free text. There, `NA` may be Namibia, and `-` a title."""
 
+_DAY = 86_400_000
+
 
 @dataclasses.dataclass(frozen=True)
 class ReadingRules:
@@ -57,11 +59,17 @@ class ReadingRules:
     def out_of_range(self, name: str, moments: pa.Array) -> pa.Array:
         """Where the times of a column `TABLE.COLUMN` are of no moment that they may be of.
 
-        Nor may numbers that are read in too small a unit be taken for times of 1970, even where these are allowed.
+        Where old times are allowed, numbers that were taken for a smaller unit than theirs would be times of 1970. So
+        numbers are of no time of that year, and dates of none in its January but whole days.
         """
         first, last = self.range_of(name.split(".")[0])
         outside = pc.or_(pc.less(moments, first), pc.greater(moments, last))
-        if first < self.time_range[0] and self.units.get(name, "iso").endswith("seconds"):
-            in_1970 = pc.and_(pc.greater_equal(moments, 0), pc.less(moments, year_begins(1971)))
-            outside = pc.or_(outside, in_1970)
+        if first < self.time_range[0]:
+            number = self.units.get(name, "iso").endswith("seconds")
+            end = year_begins(1971) if number else 31 * _DAY
+            suspicious = pc.and_(pc.greater_equal(moments, 0), pc.less(moments, end))
+            if not number:
+                midnight = pc.equal(pc.multiply(pc.divide(moments, _DAY), _DAY), moments)
+                suspicious = pc.and_not(suspicious, midnight)
+            outside = pc.or_(outside, suspicious)
         return pc.fill_null(outside, False)

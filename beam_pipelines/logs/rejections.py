@@ -82,7 +82,7 @@ class Rejections(NamedTuple):
         if row.column is None or (rule := find_column(row.table, row.column)) is None:
             return f"{place}{self.first.reason}"
         if row.reason.startswith("missing"):
-            marker = "" if row.value is None else f" ('{row.value}' stands for a missing value)"
+            marker = "" if row.value is None else f" ('{row.value}' is one of `missing_markers`)"
             return f"{place}no {row.column}{marker}"
         said = f"{place}{row.column} '{row.value}'"
         if self.values:

@@ -167,4 +167,7 @@ def test_how_a_value_looks_is_said():
     assert appearance("1700000000") == "seconds: 2023-11-14T22:13:20Z"
     assert appearance("20110105") == "yyyymmdd: 2011-01-05T00:00:00Z or yymmddhh: 2020-11-01T05:00:00Z"
     assert appearance("14.11.2023").startswith("a date that does not say which is the day")
+    assert appearance("2023-11-14 10:13:20 PM").startswith("a time on a clock of 12 hours")
+    assert appearance("2023-11-14 22:13:20 PST").startswith("a time in a zone that only has a name")
+    assert appearance("2023-11-14T22:13:20Z[UTC]").startswith("a time in a zone that only has a name")
     assert appearance("soon") is None

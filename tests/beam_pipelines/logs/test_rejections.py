@@ -56,7 +56,7 @@ def test_a_reason_is_explained_by_one_row_and_what_is_accepted():
         "impressions.csv:2: position '1st'; accepted: a whole number from 0"
     ]
     assert explained(row("missing user_id", 2, "user_id"), row("missing item_id", 5, "item_id", "\\\\N")) == [
-        "events.csv:5: no item_id ('\\\\N' stands for a missing value)",
+        "events.csv:5: no item_id ('\\\\N' is one of `missing_markers`)",
         "events.csv:2: no user_id",
     ]
     assert explained(row("malformed row", 7)) == ["events.csv:7: malformed row"]

@@ -255,6 +255,16 @@ def test_a_minority_in_another_unit_is_lost_where_old_times_are_allowed(logs):
         assert [row["published_at"] for row in valid] == [DAY, -(10**12)] + [None] * len(others)
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_a_date_of_1970_is_one_and_a_number_taken_for_nanoseconds_is_not(logs, text):
+    taken = [1_700_000_000, 1_700_000_000_000, 1_700_000_000_000_000, 0, 19 * 86_400 * 10**9, 40 * 86_400 * 10**9 + 1]
+    times = pa.array(taken, pa.timestamp("ns"))
+    many = {name: [column[0]] * len(taken) for name, column in ITEMS.items()}
+    write(logs / "items.parquet", {**many, "published_at": times.cast(pa.string()) if text else times})
+    valid, _ = rows_of(find_tables(logs, {})["items"], "iso")
+    assert [row["published_at"] for row in valid] == [None] * 3 + [0, 19 * 86_400_000, 40 * 86_400_000]
+
+
 @given(
     st.sampled_from(UNITS),
     st.lists(
