@@ -49,11 +49,7 @@ def _parser() -> ArgumentParser:
         "--digests", type=Path, help="load only versions that this file of export.trusted_digests lists"
     )
     parser.add_argument("--poll-seconds", type=float, default=1.0, help="how often to look for new versions (0: never)")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address or name to listen on (0.0.0.0: all of IPv4, ::: all of this machine)",
-    )
+    parser.add_argument("--host", default="127.0.0.1", help="address or name to listen on; 0.0.0.0 or :: for all")
     parser.add_argument("--port", type=int, default=8500, help="gRPC port (0: a free one)")
     parser.add_argument("--rest-port", type=int, default=8501, help="REST port (0: a free one)")
     parser.add_argument("--max-request-mb", type=int, default=_LIMITS.request_bytes >> 20, help="of a request's bytes")

@@ -23,6 +23,8 @@ class Echo:
         if request.path == "/slow":
             self.asked.set()
             self.finish.wait(10)
+        if request.path == "/large":
+            return HttpResponse(200, bytes(50_000_000))
         return HttpResponse.of_text(200, f"{request.method} {request.path} {request.body.decode()}", "text/plain")
 
     def refuse(self, error, fields):
@@ -153,6 +155,17 @@ def test_a_request_that_does_not_arrive_is_given_up():
                 time.sleep(0.02)
         text = '{"error": "The request has not arrived within 0.3 seconds"}'
         assert answers(received(connection)) == [(408, text, "close")]
+
+
+def test_an_answer_that_is_not_taken_is_given_up():
+    with serving(request_seconds=0.3) as (address, _, server), socket.create_connection(address, timeout=10) as slow:
+        slow.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.6)
+        start = time.monotonic()
+        server.stop(10)  # nothing is in progress any more
+        assert time.monotonic() - start < 5
+        with contextlib.suppress(ConnectionError):
+            assert len(received(slow)) < 50_000_000
 
 
 def test_a_connection_without_requests_is_ended():
