@@ -15,21 +15,47 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import hypothesis
 import pytest
-import tensorflow as tf
 
 # The same examples every time. `make test-random` draws others, many more of them.
 hypothesis.settings.register_profile("derandomised", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("random", max_examples=2000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "derandomised"))
 
-# Two logical devices, so that every test can compare one replica with two. Must happen before TensorFlow starts.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 
-# Tracing makes millions of objects that live on: looking through them again and again takes a tenth of the time.
-gc.freeze()
-gc.set_threshold(100_000, 20, 20)
+def pytest_configure(config):
+    """Prepares TensorFlow where tests run: not in a process that only hands them to workers."""
+    if getattr(config.option, "tx", None) and not hasattr(config, "workerinput"):
+        return
+    # Modules, and the millions of objects that tracing makes, live on: looking through all of them again and again
+    # takes a tenth of the time.
+    gc.disable()
+    import tensorflow as tf
+
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+    gc.enable()
+    # Two logical devices, so that every test can compare one replica with two. Must happen before TensorFlow starts.
+    devices = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+
+
+def rewrite_graphs(wanted: bool) -> None:
+    """Whether TensorFlow's graph optimiser works on the functions that run from now on."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not wanted})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs_of_parts_run_as_traced(request) -> None:
+    """In tests of parts, graphs run a few times: rewriting them takes a quarter of the time.
+
+    Commands, exports and examples run theirs as they do outside tests.
+    """
+    room = request.path.relative_to(Path(__file__).parent).parent
+    of_parts = room.match("models/*") or request.path.name == "test_keras_contract.py"
+    rewrite_graphs(not of_parts)
+
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
