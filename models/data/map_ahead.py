@@ -9,15 +9,21 @@ import tensorflow as tf
 def map_ahead(elements: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
     """`function` of the elements in their order, several at a time and ahead of the reader.
 
-    The whole pipeline goes without tf.data's autotuner. Now and then a run stood still for minutes between two epochs:
-    an iterator under a `tf.distribute` strategy waited for its thread to end, which seems to have been that of the
-    autotuner, asleep (TensorFlow 2.17).
+    The whole pipeline goes `without_autotuner`.
 
     Args:
         elements: what to map.
         function: as for `tf.data.Dataset.map`.
     """
+    return without_autotuner(elements.map(function, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
+
+
+def without_autotuner(elements: tf.data.Dataset) -> tf.data.Dataset:
+    """The same elements, from a pipeline that tf.data does not tune while it runs.
+
+    Now and then a run stood still for seconds to minutes where an iterator ended, between two epochs or after an
+    evaluation: it waited for its thread, which seems to have been that of the autotuner, asleep (TensorFlow 2.17).
+    """
     options = tf.data.Options()
     options.autotune.enabled = False
-    mapped = elements.map(function, num_parallel_calls=tf.data.AUTOTUNE)
-    return mapped.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return elements.with_options(options)

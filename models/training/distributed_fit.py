@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 from tensorflow.python.distribute.values import PerReplicaSpec
 
+from models.data.map_ahead import without_autotuner
 from models.training.optimizer import ReplicaLossScaleOptimizer
 
 
@@ -59,6 +60,7 @@ class DistributedFit(_Model):
       up to it. So does a loss given to `compile`, when replicas hold different numbers of examples too. The `loss` and
       `val_loss` of an epoch are means over its examples, see `LossMean`.
     - Keras' steps are used where another base class (`tfrs.Model`) has steps whose logs are those of the last batch.
+    - Datasets are read without tf.data's autotuner, see `without_autotuner`.
     - In `mixed_float16`, the loss is scaled by `ReplicaLossScaleOptimizer`, which heeds every replica.
 
     Put it before the Keras class: `class Courier(DistributedFit, keras.Model)`. A step's logs must be scalars.
@@ -95,6 +97,18 @@ class DistributedFit(_Model):
                 optimizer = ReplicaLossScaleOptimizer(optimizer)
             super().compile(optimizer, jit_compile=jit_compile, **options)
             self._loss_tracker = LossMean(name="loss")
+
+    def fit(self, x: Any = None, *args: Any, validation_data: Any = None, **options: Any) -> keras.callbacks.History:
+        """Keras' `fit`."""
+        return super().fit(_untuned(x), *args, validation_data=_untuned(validation_data), **options)
+
+    def evaluate(self, x: Any = None, *args: Any, **options: Any) -> Any:
+        """Keras' `evaluate`."""
+        return super().evaluate(_untuned(x), *args, **options)
+
+    def predict(self, x: Any, *args: Any, **options: Any) -> Any:
+        """Keras' `predict`."""
+        return super().predict(_untuned(x), *args, **options)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Keras' method: compiles a loaded model as the saved one was."""
@@ -185,3 +199,7 @@ class DistributedFit(_Model):
             return on_data(next(iterator))
 
         return run
+
+
+def _untuned(data: Any) -> Any:
+    return without_autotuner(data) if isinstance(data, tf.data.Dataset) else data

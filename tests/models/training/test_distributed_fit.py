@@ -87,6 +87,33 @@ def test_fit_sees_every_batch_of_a_one_pass_dataset(devices):
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 6 // len(devices)
 
 
+def test_datasets_are_read_without_the_autotuner():
+    """Whose thread can hold up the end of an iterator for minutes."""
+    tuned = []
+
+    class Watched(Linear):
+        def make_test_function(self, force=False):
+            super().make_test_function(force)
+            run = self.test_function
+            self.test_function = lambda iterator: [tuned.append(tuning_of(iterator)), run(iterator)][1]
+
+        def make_train_function(self, force=False):
+            super().make_train_function(force)
+            run = self.train_function
+            self.train_function = lambda iterator: [tuned.append(tuning_of(iterator)), run(iterator)][1]
+
+    def tuning_of(iterator):
+        return iterator._dataset.options().autotune.enabled
+
+    model = Watched()
+    model.compile("sgd", loss="mse", run_eagerly=True)
+    data = tf.data.Dataset.from_tensor_slices(regression(8)).batch(4)
+    model.fit(data, validation_data=data, verbose=0)
+    model.evaluate(data, verbose=0)
+    assert set(tuned) == {False}
+    assert data.options().autotune.enabled is None  # the dataset of the caller
+
+
 def test_layers_must_be_built():
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = Sum(build=False)
