@@ -1,7 +1,7 @@
 """The Beam data job against its peer in Polars: wall time, peak memory, and equal records.
 
     make bench-env
-    .venv/bin/python -m benchmarks.data_job.build [--quick] [--work-dir DIR] [--repeats 5]
+    .venv/bin/python -m benchmarks.data_job.build [--quick] [--work-dir DIR] [--repeats 5] [--against COMMIT]
 
 On simulated logs (`impression_logs.py`) of 2 and 20 million impressions, both sides run as a user would run them, one
 after the other, each in processes of its own, on the first two cores: `peers/polars_pages.py`, and
@@ -10,10 +10,13 @@ page; `polars_columns` is the same script with the job's own encoder of whole co
 pairs of runs. Memory is the largest sum of the proportional set sizes of all processes of a run. That both wrote the
 same records is checked.
 
+`--against` times the job of an older commit in the same turns, with the same interpreter and packages:
+`wall_ratio_before` and `cpu_ratio_before` are the present job's time over its time.
+
 And on one core: pictures per processor second of the build's picture step as a share of those of decoding and encoding
 alone.
 
-`--quick` leaves out 20 million; its figures are null then.
+`--quick` takes a tenth of 2 million and leaves out 20 million, whose figures are null then.
 """
 
 import argparse
@@ -45,6 +48,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from beam_pipelines.datasets.sample_logs import SAMPLE
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS
 from beam_pipelines.format.page_reader import packed_page
 from beam_pipelines.format.tfrecord import read_records
@@ -69,6 +73,16 @@ class Case(NamedTuple):
 
 
 CASES = (Case("2m", 2_000_000, ()), Case("20m", 20_000_000, TWO_WORKERS))
+QUICK_SHARE = 10
+
+
+class Side(NamedTuple):
+    """What is timed: a name, a command, the checkout whose code it runs, and what it writes."""
+
+    name: str
+    command: Sequence[str]
+    checkout: Path
+    output: Path
 
 
 class Run(NamedTuple):
@@ -79,12 +93,14 @@ class Run(NamedTuple):
     peak_gb: float
 
 
-def measured(command: Sequence[str]) -> Run:
-    """Runs a command in a session of its own; what it prints is shown only if it fails."""
+def measured(command: Sequence[str], checkout: Path) -> Run:
+    """Runs a command on the code of a checkout, in a session of its own; its output is shown only if it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=checkout, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         with _memory(process.pid) as peak:
             code = process.wait()
             seconds = time.perf_counter() - start
@@ -131,47 +147,70 @@ def _proportional_bytes(process: Path) -> int:
     return 0
 
 
-def compare_builds(case: Case, work: Path, repeats: int) -> dict[str, float | int]:
-    """Runs both sides `repeats` times in turns.
+@contextlib.contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """The code of a commit in a directory of its own while the block runs."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "checkout"
+        git = ("git", "-C", str(ROOT), "worktree")
+        done = subprocess.run([*git, "add", "--detach", path, commit], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"`against`: {done.stderr.strip().splitlines()[-1]}")
+        try:
+            yield path
+        finally:
+            subprocess.run([*git, "remove", "--force", path], check=True)
+
+
+def compare_builds(case: Case, work: Path, repeats: int, before: Path | None) -> dict[str, float | int]:
+    """Runs all sides `repeats` times in turns, every other time in the opposite order.
+
+    Args:
+        case: the size.
+        work: where logs and outputs are.
+        repeats: runs of each side.
+        before: the checkout of an older commit, to be timed as well.
 
     Returns:
         The figures of one size, under their names in the result.
     """
-    logs, ours, peer = (work / f"{name}-{case.name}" for name in ("logs", "beam", "polars"))
+    logs = work / f"logs-{case.impressions}"
+    ours, old, peer = (work / f"{name}-{case.impressions}" for name in ("beam", "before", "polars"))
     if not (logs / "impressions.parquet").exists():
         write_logs(logs, case.impressions)
     shared = ("--logs", str(logs), "--split-by-time", ",".join(SPLIT_BY_TIME))
     polars = peer_command("bench", "benchmarks.data_job.peers.polars_pages", "--output", peer, *shared)
-    commands = {
-        "polars": polars,
-        "polars_columns": (*polars, "--encode", "columns"),
-        "beam": (
-            *(sys.executable, "-m", "beam_pipelines.build", "--runner=DirectRunner", *case.options),
-            *("--output", str(ours), *shared),
-        ),
-    }
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
-    with tqdm(total=len(commands) * repeats, desc=f"{case.name}: building in turns", unit="run") as bar:
-        for _ in range(repeats):
-            for name, command in commands.items():
-                shutil.rmtree(ours if name == "beam" else peer, ignore_errors=True)
-                runs[name].append(measured(command))
+    beam = (sys.executable, "-m", "beam_pipelines.build", "--runner=DirectRunner", *case.options, *shared)
+    sides = [Side("polars", polars, ROOT, peer), Side("polars_columns", (*polars, "--encode", "columns"), ROOT, peer)]
+    if before is not None:
+        sides.append(Side("before", (*beam, "--output", str(old)), before, old))
+    sides.append(Side("beam", (*beam, "--output", str(ours)), ROOT, ours))
+    runs: dict[str, list[Run]] = {side.name: [] for side in sides}
+    with tqdm(total=len(sides) * repeats, desc=f"{case.name}: building in turns", unit="run") as bar:
+        for turn in range(repeats):
+            for side in sides[::-1] if turn % 2 else sides:
+                shutil.rmtree(side.output, ignore_errors=True)
+                runs[side.name].append(measured(side.command, side.checkout))
                 bar.update()
     for split in (*SPLITS, PRETRAINING):
         folder = PRETRAINING if split == PRETRAINING else "pages"
         mine = sorted((ours / folder).glob("*" if split == PRETRAINING else f"{split}-*"))
         if digest(mine) != digest([peer / f"{split}.tfrecord"]):
             sys.exit(f"{case.name}: the {split} records of the two sides differ; see {work}")
-    figures: dict[str, float | int] = {
-        f"wall_ratio_{side}_{case.name}": statistics.median(
-            mine.seconds / other.seconds for mine, other in zip(runs["beam"], runs[side], strict=True)
-        )
-        for side in ("polars", "polars_columns")
-    }
-    for side, suffix in (("beam", ""), ("polars", "_polars"), ("polars_columns", "_polars_columns")):
-        figures[f"peak_gb{suffix}_{case.name}"] = max(run.peak_gb for run in runs[side])
-        figures[f"seconds{suffix}_{case.name}"] = statistics.median(run.seconds for run in runs[side])
-        figures[f"cpu_seconds{suffix}_{case.name}"] = statistics.median(run.cpu_seconds for run in runs[side])
+    figures: dict[str, float | int] = {}
+    for side in sides[:-1]:
+        pairs = list(zip(runs["beam"], runs[side.name], strict=True))
+        wall = statistics.median(mine.seconds / other.seconds for mine, other in pairs)
+        figures[f"wall_ratio_{side.name}_{case.name}"] = wall
+        if side.name == "before":
+            cpu = statistics.median(mine.cpu_seconds / other.cpu_seconds for mine, other in pairs)
+            figures[f"cpu_ratio_before_{case.name}"] = cpu
+    for side in reversed(sides):
+        suffix = "" if side.name == "beam" else f"_{side.name}"
+        of_side = runs[side.name]
+        figures[f"peak_gb{suffix}_{case.name}"] = max(run.peak_gb for run in of_side)
+        figures[f"seconds{suffix}_{case.name}"] = statistics.median(run.seconds for run in of_side)
+        figures[f"cpu_seconds{suffix}_{case.name}"] = statistics.median(run.cpu_seconds for run in of_side)
     figures = {name: round(value, 3) for name, value in figures.items()}
     figures[f"largest_bucket_impressions_{case.name}"] = largest_bucket(ours)
     print(f"{case.name}: equal records; {json.dumps(figures)}", flush=True)
@@ -249,8 +288,9 @@ def image_share(work: Path, repeats: int) -> float:
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = benchmark_parser(__doc__, quick="2 million impressions only")
+    parser = benchmark_parser(__doc__, quick="200,000 impressions only")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each side at 2 million; at 20 million one")
+    parser.add_argument("--against", metavar="COMMIT", help="an older commit whose job is timed in the same turns")
     parser.add_argument("--work-dir", type=Path, help="keeps logs and outputs here; logs that are there are used again")
     run_benchmark("data_job", parser, measure)
 
@@ -265,11 +305,15 @@ def measure(args: argparse.Namespace) -> dict[str, float | int | None]:
         else:
             work = args.work_dir.resolve()
             work.mkdir(parents=True, exist_ok=True)
+        before = stack.enter_context(checked_out(args.against)) if args.against else None
         share = image_share(work, 3)
         for case in CASES:
             small = case is CASES[0]
-            if small or not args.quick:
-                result |= compare_builds(case, work, args.repeats if small else 1)
+            if args.quick and small:
+                quick = case._replace(impressions=case.impressions // QUICK_SHARE)
+                result |= compare_builds(quick, work, args.repeats, before)
+            elif not args.quick:
+                result |= compare_builds(case, work, args.repeats if small else 1, before)
             else:
                 result |= {name.replace(CASES[0].name, case.name): None for name in list(result)}
         result["images_share_of_core"] = share
