@@ -8,8 +8,8 @@ rating of at least `like` is a click. Users chose what to rate, so a page is no 
 every report on these logs says so.
 
 A film's category is all its genres, which the source lists by the alphabet: the first of them means nothing. It has no
-publication time, as titles tell only the year. Only ml-1m and ml-100k tell anything of users; postal
-codes are not read.
+publication time, as titles tell only the year. Only ml-1m and ml-100k tell anything of users; postal codes are not
+read.
 """
 
 from collections.abc import Iterator

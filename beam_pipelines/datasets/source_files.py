@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, NoReturn, cast
 
 from beam_pipelines.format.errors import InputError
 
@@ -56,7 +56,7 @@ class SourceFiles:
         names: the files, by path inside the folder or archive; without those in folders named `images`.
 
     Raises:
-        InputError: it is not there, is no folder and no such archive, or is damaged.
+        InputError: it is not there, is no folder and no such archive, is damaged or cannot be read.
     """
 
     def __init__(self, path: Path, made_by: str) -> None:
@@ -173,8 +173,11 @@ def first_line(error: BaseException) -> str:
 
 
 def _files_in(folder: Path) -> list[str]:
+    def unreadable(error: OSError) -> NoReturn:
+        raise InputError(f"`source`: {error.filename} cannot be read: {error.strerror}") from error
+
     found = []
-    for path, folders, files in os.walk(folder, followlinks=True):
+    for path, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         inside = Path(path).relative_to(folder)
         if len(inside.parts) >= _DEPTH:
             folders.clear()

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from beam_pipelines.shell.progress import progress_bar
+
 IN_MEMORY = 4_000_000
 """Rows that are held in memory at a time. A log that has no more comes as one table."""
 BUCKETS = 256
@@ -43,7 +45,7 @@ def user_buckets(batches: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[p
             return
         if pending:
             _divide(pa.Table.from_batches(pending), writers)
-    for path in paths:
+    for path in progress_bar(paths, desc="users", unit=" files"):
         with pa.OSFile(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
         path.unlink()

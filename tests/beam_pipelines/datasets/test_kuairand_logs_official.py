@@ -63,7 +63,7 @@ TABLES = {
             shown(7, 13, LATER, 0, rand=1),
         ],
     ),
-    "log_random_4_22_to_5_08": (LOG, [shown(7, 13, LATER, 1, rand=1), shown(9, 13, LATER + 2, 0, rand=1)]),
+    "log_random_4_22_to_5_08": (LOG, [shown(7, 13, LATER, 1, rand=1), shown(9, 13, LATER + 2, 0)]),
     "user_features": (
         USER,
         [
