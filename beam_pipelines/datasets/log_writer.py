@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_pipelines.logs.directory import NOTICE_FILE
+from beam_pipelines.logs.log_files import NOTICE_FILE
 
 _ROWS = 500_000  # of a row group
 

@@ -107,6 +107,18 @@ ACCEPTED: dict[Kind, str] = {
 """What can be read, for errors."""
 
 
+class FileLayout(NamedTuple):
+    """Where a file has the contract's columns.
+
+    Attributes:
+        names: column to its name in the file.
+        folders: column to the one value that the folders of the file say it has in all rows; `None` if it is missing.
+    """
+
+    names: Mapping[str, str]
+    folders: Mapping[str, str | None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table of a log directory.
@@ -116,12 +128,14 @@ class Table:
         files: its files, sorted by name.
         columns: the contract's columns that occur in some file, in the contract's order, and each one's name there.
         optional: columns that need not be there although the contract requires them.
+        layouts: where each file has its columns.
     """
 
     name: str
     files: tuple[Path, ...]
     columns: Mapping[str, str]
     optional: tuple[str, ...] = ()
+    layouts: Mapping[Path, FileLayout] = dataclasses.field(default_factory=dict)
 
     def rules(self) -> dict[str, Column]:
         """Column name to its rule: the columns in the files, and those that have a default."""

@@ -1,22 +1,23 @@
-"""A log directory: finds its tables and checks their columns, reads its notice, notices who writes to it meanwhile.
-
-A table is `NAME.parquet`, `NAME.csv[.gz]`, `NAME.jsonl[.gz]`, or a directory `NAME/` of such files.
-"""
+"""A log directory: finds its tables and checks their columns, reads its notice, notices who writes to it meanwhile."""
 
 import contextlib
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Source, file_sha256
-from beam_pipelines.logs.contract import REQUIRED_COLUMNS, REQUIRED_TABLES, TABLES, Table, find_column
-from beam_pipelines.logs.file_reader import FORMATS, file_columns
-
-NOTICE_FILE = "logs.json"
-_ENDINGS = tuple(f".{format}" for format in FORMATS)
+from beam_pipelines.logs.column_names import find_columns
+from beam_pipelines.logs.contract import REQUIRED_COLUMNS, REQUIRED_TABLES, TABLES, FileLayout, Table, find_column
+from beam_pipelines.logs.file_reader import file_columns
+from beam_pipelines.logs.log_files import ACCEPTED, NOTICE_FILE, DataFile, find_data_files
+from beam_pipelines.logs.parquet_reader import is_readable
+from beam_pipelines.shell.progress import say
 
 _Version = tuple[int, int] | None  # size and time of change; None if the file is gone
 
@@ -108,29 +109,19 @@ def find_tables(logs: Path, columns: Mapping[str, str], optional: Sequence[str] 
         InputError: a table or column is missing, there are two candidates for a table, or a file cannot be opened.
     """
     names = _names_by_table(columns)
+    found = find_data_files(logs)
     tables = {}
     for name in TABLES:
-        candidates = [logs / f"{name}.{format}" for format in FORMATS if (logs / f"{name}.{format}").is_file()]
-        if (logs / name).is_dir():
-            candidates.append(logs / name)
-        if len(candidates) > 1:
-            raise InputError(f"{logs}: table {name} exists twice ({', '.join(c.name for c in candidates)}); keep one")
-        if not candidates:
-            if name in REQUIRED_TABLES:
-                raise InputError(
-                    f"{logs}: no table {name}; it must be {name}.parquet, .csv, .csv.gz, .jsonl, .jsonl.gz "
-                    f"or a directory {name}/ of such files"
-                )
-            if name in names:
-                raise InputError(f"`columns`: names columns of {name}, but {logs} has no such table")
-            continue
-        files = [candidates[0]]
-        if files[0].is_dir():
-            files = sorted(f for f in files[0].rglob("[!._]*") if f.is_file() and f.name.endswith(_ENDINGS))
-            if not files:
-                raise InputError(f"{logs / name}: no {', '.join(FORMATS)} file in it")
-        left_out = tuple(optional) if name == "impressions" else ()
-        tables[name] = Table(name, tuple(files), _columns_in(name, files, names.get(name, {}), left_out), left_out)
+        if name in found:
+            left_out = tuple(optional) if name == "impressions" else ()
+            tables[name] = _table(name, found[name], names.get(name, {}), left_out)
+        elif name in REQUIRED_TABLES:
+            raise InputError(
+                f"{logs}: no table {name}; it must be a file {name} and one of {ACCEPTED}, or a folder {name}/ of such "
+                "files"
+            )
+        elif name in names:
+            raise InputError(f"`columns`: names columns of {name}, but {logs} has no such table")
     return tables
 
 
@@ -151,32 +142,60 @@ def _names_by_table(columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return names
 
 
-def _columns_in(table: str, files: Sequence[Path], names: Mapping[str, str], optional: Sequence[str]) -> dict[str, str]:
-    """The contract's columns that the files have, in the contract's order, and each one's name there."""
-    found: set[str] = set()
-    renamed = {source: column for column, source in names.items()}
-    required = [c.name for c in TABLES[table] if c.required]
-    needed = [c for c in required if c not in optional] + list(REQUIRED_COLUMNS.get(table, ()))
-    for file in files:
-        in_file = set(file_columns(file))
-        columns = {renamed.get(c, c) for c in in_file if c in renamed or c not in names}
-        for column, source in names.items():
-            if source not in in_file and column in required:
-                raise InputError(f"{file}: no column {source!r}, which `columns` names for {table}.{column}")
-        if missing := [c for c in needed if c not in columns]:
+def _table(table: str, files: Sequence[DataFile], names: Mapping[str, str], optional: Sequence[str]) -> Table:
+    """A table, once each of its files has been found to have the columns that it must have."""
+    layouts: dict[Path, FileLayout] = {}
+    needed = {c.name for c in TABLES[table] if c.required and c.name not in optional}
+    needed.update(REQUIRED_COLUMNS.get(table, ()))
+    for file, in_folders in files:
+        in_file = file_columns(file)
+        layout = FileLayout(
+            find_columns(table, in_file, names, file),
+            {column: in_folders[name] for column, name in find_columns(table, in_folders, names, file).items()},
+        )
+        columns = {**layout.names, **layout.folders}
+        for column in [c.name for c in TABLES[table] if c.name in needed and c.name not in columns]:
+            if column in names:
+                raise InputError(f"{file}: no column {names[column]!r}, which `columns` names for {table}.{column}")
             raise InputError(
-                f"{file}: no column {missing[0]!r}, which {table} must have; if it has another name there, pass "
-                f"`columns` {table}.{missing[0]}=NAME (columns: {', '.join(sorted(in_file))})"
+                f"{file}: no column {column!r}, which {table} must have; if it has another name there, pass "
+                f"`columns` {table}.{column}=NAME (columns: {', '.join(sorted({*in_file, *in_folders}))})"
             )
-        found |= columns
-    for column, source in names.items():
+        _check_types(table, file, layout, in_file)
+        layouts[file] = layout
+    return _checked(table, names, layouts, optional)
+
+
+def _check_types(table: str, file: Path, layout: FileLayout, types: Mapping[str, pa.DataType]) -> None:
+    for column, name in layout.names.items():
+        rule = find_column(table, column)
+        if rule is not None and not is_readable(types[name]):
+            raise InputError(f"{file}: {table}.{column} has type {types[name]}, which cannot be read as {rule.kind}")
+
+
+def _checked(
+    table: str, names: Mapping[str, str], layouts: Mapping[Path, FileLayout], optional: Sequence[str]
+) -> Table:
+    """The table of files that have been looked at one by one; says what is remarkable about them together."""
+    found: dict[str, str] = {}
+    holders: Counter[str] = Counter()
+    for layout in layouts.values():
+        columns = {**dict(zip(layout.folders, layout.folders, strict=True)), **layout.names}
+        found = {**columns, **found}
+        holders.update(columns.keys())
+    for column, name in names.items():
         if column not in found:
-            raise InputError(f"`columns`: no file of {table} has a column {source!r}")
+            raise InputError(f"`columns`: no file of {table} has a column {name!r}")
     contract = list(TABLES[table])
-    in_order = sorted(
-        (contract.index(rule), column) for column in found if (rule := find_column(table, column)) is not None
-    )
-    return {column: names.get(column, column) for _, column in in_order}
+    order = sorted((contract.index(rule), column) for column in found if (rule := find_column(table, column)))
+    in_order = {column: found[column] for _, column in order}
+    for column, name in in_order.items():
+        if name not in (column, names.get(column)):
+            say(f"{table}.{column} is read from the column {name!r}")
+        if holders[column] < len(layouts):
+            lacking = next(file for file, layout in layouts.items() if column not in {**layout.names, **layout.folders})
+            say(f"{len(layouts) - holders[column]} of {len(layouts)} files of {table} have no {column}: {lacking}, ...")
+    return Table(table, tuple(layouts), in_order, tuple(optional), dict(layouts))
 
 
 def _read_notice(logs: Path) -> str:

@@ -53,10 +53,6 @@ def test_a_file_of_another_format_is_named(logs):
     (logs / "impressions.parquet").write_text("page_id,user_id\n" * 100)
     with pytest.raises(InputError, match=r"impressions.parquet cannot be read"):
         find_tables(logs, {})
-    (logs / "impressions.parquet").unlink()
-    (logs / "impressions.csv").write_bytes(",".join(IMPRESSIONS).encode() + b"\n\xff\xfe,a,b,1,1,1\n")
-    with pytest.raises(InputError, match=r"impressions.csv cannot be read"):
-        rows_of(find_tables(logs, {})["impressions"])
 
 
 def test_malformed_lines_are_rejected_rows(tmp_path):
@@ -71,4 +67,4 @@ def test_malformed_lines_are_rejected_rows(tmp_path):
     path.write_text(path.read_text() + '{"page_id": \n[1, 2]\n\n{"page_id": "\\ud800"}\n')
     valid, rejected = rows_of(find_tables(tmp_path, {})["impressions"])
     assert len(valid) == 3
-    assert [r.reason for r in rejected] == ["malformed row"] * 3
+    assert [r.reason for r in rejected] == ["malformed row", "malformed row", "malformed row"]
