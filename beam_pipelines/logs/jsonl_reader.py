@@ -136,7 +136,8 @@ def _parse_line(line: bytes) -> _Row | str:
         return "longer than 1 MiB"
     text = line.removeprefix(BOM)
     if not is_utf8(text):
-        return "not UTF-8"
+        legible = text.decode(errors="replace").encode()
+        return "not UTF-8" if isinstance(_parse_line(legible), dict) else "malformed row"
     try:
         row = json.loads(text, parse_int=str, parse_float=str, object_pairs_hook=_object)
         if b"\\u" in text:  # may escape half a surrogate pair, which is no text

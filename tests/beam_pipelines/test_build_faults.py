@@ -409,7 +409,7 @@ def zero_bytes_in_a_folder(logs):
 def empty_folder(logs):
     (logs / "impressions.parquet").unlink()
     (logs / "impressions").mkdir()
-    return "logs/impressions: no parquet, csv, csv.gz, jsonl, jsonl.gz file in it"
+    return "logs/impressions: no data in it; files must end in .parquet, .csv"
 
 
 def missing_column_in_one_file(logs):
@@ -498,7 +498,8 @@ def test_a_line_that_is_no_json_text_is_a_dead_letter(dataset, tmp_path, line):
     (logs / "impressions.jsonl").write_bytes(b"\n".join([*rows, line]))
     build.main(command(logs, tmp_path / "d"))
     assert records_of(tmp_path / "d") == records_of(dataset)
-    assert Manifest.read(tmp_path / "d").counters["rejected.impressions.malformed row"] == 1
+    reason = "not UTF-8" if line.endswith(b'\x80"}') else "malformed row"
+    assert Manifest.read(tmp_path / "d").counters[f"rejected.impressions.{reason}"] == 1
 
 
 @pytest.mark.parametrize("place", ["logs", "logs/impressions", ".", "logs/../logs"])
