@@ -224,7 +224,6 @@ def test_markers_can_be_told(tmp_path):
         ([True, False, None, True, True], [1, 0, None, 1, 1]),
         (pa.array([1, 2, 3, 4, 5], pa.decimal128(20, 2)), [1, 2, 3, 4, 5]),
         (pa.array([1, 2, 3, 4, 5], pa.timestamp("s")), [None] * 5),
-        ([[1], [2], [3], [4], [5]], [None] * 5),
     ],
 )
 def test_numbers_are_read_or_lost(tmp_path, values, read):
@@ -280,7 +279,7 @@ def test_no_row_is_ever_of_a_time_out_of_range(unit, times):
     ):
         many = {name: pa.array([str(values[0])] * len(column)) for name, values in IMPRESSIONS.items()}
         table = Table("impressions", (path,), {name: name for name in many})
-        raw = RawBatch(pa.RecordBatch.from_pydict({**many, "timestamp": column}), [], path, np.arange(len(column)))
+        raw = RawBatch(pa.RecordBatch.from_pydict({**many, "timestamp": column}), [], path, np.arange(len(column)), len(column), 0)
         batch = normalise(table, raw, ReadingRules({"impressions.timestamp": unit}))
         assert len(batch.rows) + len(batch.rejected) == len(column)
         assert all(first <= time <= last for time in batch.rows.column("timestamp").to_pylist())
