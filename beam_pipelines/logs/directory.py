@@ -170,7 +170,8 @@ def _check_types(table: str, file: Path, layout: FileLayout, types: Mapping[str,
     for column, name in layout.names.items():
         rule = find_column(table, column)
         if rule is not None and not is_readable(types[name]):
-            raise InputError(f"{file}: {table}.{column} has type {types[name]}, which cannot be read as {rule.kind}")
+            kind = "a time" if rule.kind == "timestamp" else rule.kind
+            raise InputError(f"{file}: {table}.{column} has type {types[name]}, which cannot be read as {kind}")
 
 
 def _checked(

@@ -112,8 +112,6 @@ def _readable_array(array: pa.Array, where: str) -> pa.Array:
         return array
     if pa.types.is_decimal(kind) and kind.scale <= 0:
         return array.cast(pa.decimal256(76, 0)).cast(pa.string())
-    if pa.types.is_float16(kind):
-        return array.cast(pa.float32())
     return array
 
 

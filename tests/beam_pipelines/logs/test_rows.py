@@ -279,7 +279,9 @@ def test_no_row_is_ever_of_a_time_out_of_range(unit, times):
     ):
         many = {name: pa.array([str(values[0])] * len(column)) for name, values in IMPRESSIONS.items()}
         table = Table("impressions", (path,), {name: name for name in many})
-        raw = RawBatch(pa.RecordBatch.from_pydict({**many, "timestamp": column}), [], path, np.arange(len(column)), len(column), 0)
+        raw = RawBatch(
+            pa.RecordBatch.from_pydict({**many, "timestamp": column}), [], path, np.arange(len(column)), len(column), 0
+        )
         batch = normalise(table, raw, ReadingRules({"impressions.timestamp": unit}))
         assert len(batch.rows) + len(batch.rejected) == len(column)
         assert all(first <= time <= last for time in batch.rows.column("timestamp").to_pylist())
