@@ -49,10 +49,10 @@ def test_items_must_have_their_columns(logs, column):
 
 def test_missing_double_and_empty_tables(logs):
     (logs / "impressions.parquet").rename(logs / "impression.parquet")
-    with pytest.raises(InputError, match="no table impressions; if it is impression.parquet, rename that"):
+    with pytest.raises(InputError, match=r"no table impressions; if it is impression\.parquet, rename that"):
         find_tables(logs, {})
     (logs / "impression.parquet").unlink()
-    with pytest.raises(InputError, match="no table impressions; it must be a file impressions and one of .parquet"):
+    with pytest.raises(InputError, match=r"no table impressions; it must be a file impressions and one of \.parquet"):
         find_tables(logs, {})
     (logs / "impressions").mkdir()
     with pytest.raises(InputError, match="impressions: no data in it"):
