@@ -41,7 +41,6 @@ _EXACT = 2.0**53
 """Below it, a double holds every whole number."""
 _DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 _NUMBER = r"^(?P<sign>[+-]?)(?P<whole>\d{1,38})(?:\.(?P<fraction>\d*))?(?:[eE](?P<exponent>[+-]?\d{1,2}))?$"
-_PLAIN_NUMBER = r"^[+-]?\d{1,18}$"
 _ISO_TAIL = r"^(?:[.,](?P<fraction>\d+))?(?: ?(?P<zone>Z|UTC|GMT|[+-]\d\d(?::?\d\d)?))?$"
 _LONGEST = 64
 """Bytes of a text that may be a time in ISO-8601."""
@@ -210,10 +209,10 @@ def _from_doubles(numbers: np.ndarray, unit: TimestampUnit) -> _Read:
 
 
 def _from_text(text: pa.Array, unit: TimestampUnit) -> _Read:
-    plain = pc.fill_null(pc.match_substring_regex(text, _PLAIN_NUMBER), False).to_numpy(zero_copy_only=False)
+    digits = pc.and_(pc.ascii_is_decimal(text), pc.less_equal(pc.binary_length(text), 18))
+    plain = pc.fill_null(digits, False).to_numpy(zero_copy_only=False)
     numbers = np.zeros(len(text), np.int64)
-    unsigned = pc.utf8_ltrim(text.filter(pa.array(plain)), "+")
-    numbers[plain] = unsigned.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    numbers[plain] = text.filter(pa.array(plain)).cast(pa.int64()).to_numpy(zero_copy_only=False)
     read = _from_integers(numbers, plain, unit)
     others = ~plain & text.is_valid().to_numpy(zero_copy_only=False)
     if others.any():

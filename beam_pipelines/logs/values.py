@@ -14,6 +14,8 @@ from beam_pipelines.logs.contract import EVENTS, FLAGS, Kind
 from beam_pipelines.logs.moments import read_moments
 from beam_pipelines.logs.reading_rules import ReadingRules
 
+_AS_WRITTEN = ("id", "text", "path")
+"""Kinds whose values keep the spaces around them."""
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 
 
@@ -50,7 +52,8 @@ def read_values(kind: Kind, column: pa.Array, rules: ReadingRules, name: str, pa
     column = _decoded(column)
     where = f"{path}: {name}"
     try:
-        missing, markers = _missing(column, rules.markers(kind))
+        trimmed, missing, markers = _missing(column, rules.markers(kind))
+        column = column if kind in _AS_WRITTEN else trimmed
         if missing.true_count > column.null_count:
             column = pc.if_else(missing, pa.scalar(None, column.type), column)
         if kind == "timestamp":
@@ -63,7 +66,7 @@ def read_values(kind: Kind, column: pa.Array, rules: ReadingRules, name: str, pa
 def present_values(kind: Kind, column: pa.Array, rules: ReadingRules) -> pa.Array:
     """The values of a column that are not missing, as they are in the file."""
     column = _decoded(column)
-    missing, _ = _missing(column, rules.markers(kind))
+    _, missing, _ = _missing(column, rules.markers(kind))
     return column.filter(pc.invert(missing))
 
 
@@ -71,20 +74,20 @@ def _decoded(column: pa.Array) -> pa.Array:
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-def _missing(column: pa.Array, markers: Collection[str]) -> tuple[pa.Array, int]:
-    """Where there is no value, and how many of these are markers."""
+def _missing(column: pa.Array, markers: Collection[str]) -> tuple[pa.Array, pa.Array, int]:
+    """A column without spaces around its texts, where it has no value, and how many of these are markers."""
     kind = column.type
     missing = pc.is_null(column, nan_is_null=pa.types.is_floating(kind))
     if _is_text(kind):
-        text = pc.utf8_trim_whitespace(column)
+        text = column = pc.utf8_trim_whitespace(column)
         missing = pc.or_(missing, pc.fill_null(pc.equal(pc.binary_length(text), 0), True))
     else:  # only a number can be a marker, one that a user has named
         markers = [marker for marker in markers if marker.removeprefix("-").isdecimal()]
         if not markers or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            return missing, 0
+            return column, missing, 0
         text = column.cast(pa.string())
     is_marker = pc.is_in(text, value_set=pa.array(markers, text.type))
-    return pc.or_(missing, is_marker), is_marker.true_count
+    return column, pc.or_(missing, is_marker), is_marker.true_count
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -108,9 +111,8 @@ def _numbers(column: pa.Array, where: str) -> pa.Array:
     if pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
     elif _is_text(kind):
-        text = pc.utf8_trim_whitespace(column)
-        numeric = pc.match_substring_regex(text, _NUMBER)
-        column = pc.if_else(numeric, text, pa.scalar(None, text.type))
+        if pc.ascii_is_decimal(column).false_count:  # most are whole numbers, and that is soon seen
+            column = _where(pc.match_substring_regex(column, _NUMBER), column)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         return pa.nulls(len(column), pa.float64())
     number = column.cast(pa.float64(), safe=False)
@@ -141,7 +143,7 @@ def _flags(column: pa.Array, where: str) -> pa.Array:
     number = _numbers(column, where)
     flag = pc.equal(_where(pc.or_(pc.equal(number, 0.0), pc.equal(number, 1.0)), number), 1.0)
     if _is_text(column.type) and flag.null_count > column.null_count:
-        word = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
+        word = pc.utf8_lower(column.cast(pa.string()))
         written = pc.index_in(word, value_set=pa.array(list(FLAGS)))
         flag = pc.coalesce(flag, pc.take(pa.array(list(FLAGS.values())), written))
     return flag
@@ -149,7 +151,7 @@ def _flags(column: pa.Array, where: str) -> pa.Array:
 
 def _one_of(allowed: Collection[str]) -> Callable[[pa.Array, str], pa.Array]:
     def read(column: pa.Array, where: str) -> pa.Array:
-        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        text = column.cast(pa.string())
         return _where(pc.is_in(text, value_set=pa.array(allowed)), text)
 
     return read
