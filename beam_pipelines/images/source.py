@@ -91,7 +91,7 @@ class ImageSource:
         """
         if isinstance(place.at, Shard):
             return place.at.read(place.member)
-        return read_uri(place.at) if isinstance(place.at, str) else _read_file(place.at)
+        return read_uri(place.at, self._folder) if isinstance(place.at, str) else _read_file(place.at)
 
     def describe(self, missing: Sequence[str]) -> str:
         """Where pictures are looked for, with examples, which files there are not read, and what may be the matter.

@@ -1,6 +1,5 @@
 """Pictures that are named by URIs: which can be read here, and reading them by Beam's file systems."""
 
-import functools
 import importlib
 import re
 from collections import Counter
@@ -55,7 +54,6 @@ def check_uris(names: Iterable[str], images: Path) -> None:
             )
 
 
-@functools.cache
 def _problem(scheme: str) -> str:
     """Why no URI of a scheme can be read here, and what else than copying helps; empty if they can be read."""
     if scheme == "file":
@@ -80,20 +78,24 @@ def _problem(scheme: str) -> str:
     return ""
 
 
-def read_uri(uri: str) -> bytes:
+def read_uri(uri: str, images: Path) -> bytes:
     """Reads a picture.
+
+    Args:
+        uri: what names it.
+        images: see `check_uris`.
 
     Raises:
         BadImageError: it is not there, cannot be read, or is larger than `MAX_BYTES`.
         InputError: URIs of its scheme cannot be read on this machine.
     """
     scheme = scheme_of(uri)
-    check_uris([uri], Path("images"))
     _, _, path = uri.strip().partition(":")
     try:
         with FileSystems.open(f"{_SAME.get(scheme, scheme)}:{path}") as file:
             content = file.read(MAX_BYTES + 1)
     except Exception as error:  # every file system raises its own
+        check_uris([uri], images)
         if isinstance(error, FileNotFoundError) or getattr(error, "code", None) == 404:
             raise BadImageError(MISSING) from error
         raise BadImageError("unreadable", f"{type(error).__name__}: {error}") from error

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -131,20 +132,29 @@ def test_shards_in_folders_beside_the_directory_and_of_other_letter_case(tmp_pat
     source.close()
 
 
-def test_links_are_followed_and_circles_are_not(tmp_path):
+def test_links_are_followed_and_circles_are_not(tmp_path, monkeypatch):
     write(tmp_path / "photos", {"a/0.png": b"0"})
     (tmp_path / "images").symlink_to("photos")
     (tmp_path / "photos" / "a" / "again").symlink_to("..")
     source = ImageSource(tmp_path / "images")
     assert read(source, "a/0.png") == (b"0", "")
+    looked, stat = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda *args, **options: looked.append(args) or stat(*args, **options))
     assert read(source, "A/0.PNG") == (b"0", "letter case")
+    assert len(looked) < 10
     assert read(source, str(tmp_path / "photos" / "a" / "0.jpg")) == (b"0", "folder")
 
 
 def test_threads_list_the_files_once(tmp_path, monkeypatch):
     source = ImageSource(write(tmp_path / "images", LOOSE))
     walks, walk = [], os.walk
-    monkeypatch.setattr(os, "walk", lambda *args, **options: walks.append(args) or walk(*args, **options))
+
+    def slow(*args, **options):
+        walks.append(args)
+        time.sleep(0.05)
+        return walk(*args, **options)
+
+    monkeypatch.setattr(os, "walk", slow)
     threads = [threading.Thread(target=source.find, args=("A/1.png",)) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -10,6 +10,8 @@ from beam_pipelines.format.errors import InputError
 from beam_pipelines.images import uris
 from beam_pipelines.images.refusals import BadImageError
 
+IMAGES = Path("logs/images")
+
 
 class Shelf(LocalFileSystem):
     """A file system that Beam knows, with three files."""
@@ -68,21 +70,21 @@ def test_a_uri_that_cannot_be_read_is_named_with_what_to_do(uri, problem):
             pass
     names = ["0.png", uri, uri.replace("0.png", "1.png") + "?", "file:///0.png"]
     with pytest.raises(InputError) as error:
-        uris.check_uris(names, Path("logs/images"))
+        uris.check_uris(names, IMAGES)
     assert str(error.value).startswith(f"items.image: {uri!r} and 1 more cannot be read here: {problem}")
     assert str(error.value).endswith(" the pictures into logs/images and name their paths there")
     with pytest.raises(InputError, match="cannot be read here"):
-        uris.read_uri(uri)
+        uris.read_uri(uri, IMAGES)
 
 
 def test_uris_are_read_by_beams_file_systems(monkeypatch):
-    uris.check_uris(["0.png", "shelf://a/0.png", "file:///0.png"], Path("images"))
-    assert uris.read_uri(" SHELF://a/0.png ") == b"shelf://a/0.png"
+    uris.check_uris(["0.png", "shelf://a/0.png", "file:///0.png"], IMAGES)
+    assert uris.read_uri(" SHELF://a/0.png ", IMAGES) == b"shelf://a/0.png"
     with pytest.raises(BadImageError) as error:
-        uris.read_uri("shelf://locked/0.png")
+        uris.read_uri("shelf://locked/0.png", IMAGES)
     assert (error.value.reason, error.value.detail) == ("unreadable", "PermissionError: no credentials")
     with pytest.raises(BadImageError, match="unreadable"):
-        uris.read_uri("shelf://lost/0.png")
+        uris.read_uri("shelf://lost/0.png", IMAGES)
     monkeypatch.setattr(uris, "MAX_BYTES", 10)
     with pytest.raises(BadImageError, match="too many bytes"):
-        uris.read_uri("shelf://a/0.png")
+        uris.read_uri("shelf://a/0.png", IMAGES)
