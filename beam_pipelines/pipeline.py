@@ -29,7 +29,7 @@ from beam_pipelines.logs.rejections import count_dead_letters
 from beam_pipelines.logs.survey import TableSurvey
 from beam_pipelines.options import BuildOptions
 from beam_pipelines.pages.plan import PagePlan
-from beam_pipelines.pages.results import read_page_results
+from beam_pipelines.pages.results import read_page_results, say_what_is_odd
 from beam_pipelines.pages.rules import PageRules, PretrainingRules
 from beam_pipelines.pages.transforms import build_pages
 from beam_pipelines.runners import make_runner, run_pipeline
@@ -187,6 +187,7 @@ def _build(
     view_negatives = options.pretraining_negatives if options.pretraining_view == "page" else 1.0
     pages = read_page_results(directory, counters, rules, view_negatives, options.max_bad_fraction)
     count_dead_letters(directory, counters, options.max_bad_fraction)
+    say_what_is_odd(pages, counters, rules)
     if not pages.splits:
         raise InputError(f"{logs.path}: no page in {survey['impressions'].rows} rows of impressions")
     images = None

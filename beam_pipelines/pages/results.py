@@ -12,21 +12,26 @@ import numpy as np
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS, File, Split, Window
 from beam_pipelines.format.records import HISTORIES
-from beam_pipelines.pages.reused_pages import SEVERAL_USERS, Example
+from beam_pipelines.pages.reused_pages import AFTER_A_PAUSE, SEVERAL_USERS, Example
 from beam_pipelines.pages.rules import PageRules
 from beam_pipelines.shell.progress import say
 from beam_pipelines.workspace import RESULTS, SCRATCH
+
+_COUNTED_AS = {SEVERAL_USERS: "pages.of_several_users", AFTER_A_PAUSE: "pages.after_a_pause"}
+_CURE = "make page_id one for each page shown, or pass `split_reused_pages`"
 
 
 class PageResults(NamedTuple):
     """The written pages.
 
     Attributes:
+        reused: why rows were rejected because of a page ID that is used again, to an example.
         splits: by name, in the order of `SPLITS`; those without a page are absent.
         view: the pages that pre-training sees; `None` if there are none.
         max_candidates: candidates on the longest page, the view left out.
     """
 
+    reused: dict[str, Example]
     splits: dict[str, Split]
     view: Split | None
     max_candidates: int
@@ -35,7 +40,7 @@ class PageResults(NamedTuple):
 def read_page_results(
     dataset: Path, counters: Counter[str], rules: PageRules, view_negatives: float, max_bad_fraction: float
 ) -> PageResults:
-    """Reads what was written of each bucket, and says what is odd about the pages.
+    """Reads what was written of each bucket.
 
     Args:
         dataset: the directory.
@@ -57,14 +62,15 @@ def read_page_results(
             shards.setdefault(name, []).append(shard)
         for reason, example in result["reused"].items():
             reused.setdefault(reason, []).append(Example(*example))
-    for reason, examples in reused.items():
-        _check_reused(reason, Example.longest(examples), counters, rules, max_bad_fraction)
-    _say_what_is_odd(counters)
+    longest = {reason: Example.longest(examples) for reason, examples in reused.items()}
+    for reason, example in longest.items():
+        _check_reused(reason, example, counters, rules, max_bad_fraction)
     view = shards.pop(PRETRAINING, None)
     rates = {"train": rules.train_negatives}
     return PageResults(
         splits={name: _split(shards[name], rates.get(name, 1.0)) for name in SPLITS if name in shards},
         view=_split(view, view_negatives) if view else None,
+        reused=longest,
         max_candidates=max((shard["max_candidates"] for found in shards.values() for shard in found), default=0),
     )
 
@@ -80,29 +86,17 @@ def _check_complete(dataset: Path) -> None:
         )
 
 
-def _check_reused(
-    reason: str, example: Example, counters: Counter[str], rules: PageRules, max_bad_fraction: float
-) -> None:
-    """Tells of page IDs that are used again, and how to mend them; stops a build with too many."""
-    user = hashlib.sha256(example.user_id.encode()).hexdigest()[:8]
-    whose = (
-        f"for example {_shortened(example.page_id)} by the user whose ID has the SHA-256 {user}... from "
-        f"{_date(example.first)} to {_date(example.last)}"
-    )
-    if reason == SEVERAL_USERS:
-        bad = counters["pages.of_several_users"]
-        what = f"are used by several users, {whose}"
-    else:
-        bad = counters["pages.after_a_pause"]
-        what = f"are used again after more than {rules.page_gap_minutes:g} minutes (`page_gap_minutes`), {whose}"
-    found = f"impressions: {bad} of {counters['pages.named']} page IDs {what}"
-    cure = "make page_id one for each page shown, or pass `split_reused_pages`"
-    if bad > max_bad_fraction * counters["pages.named"]:
-        raise InputError(f"{found}; {cure} (`max_bad_fraction` allows {max_bad_fraction:g})")
-    say(f"{found}; their rows are rejected: {cure}")
+def say_what_is_odd(pages: PageResults, counters: Counter[str], rules: PageRules) -> None:
+    """Says how many page IDs are used again, rows repeat others, and items share a position.
 
-
-def _say_what_is_odd(counters: Counter[str]) -> None:
+    Args:
+        pages: the written pages.
+        counters: what was counted of them, dead letters included.
+        rules: what pages were made by.
+    """
+    for reason, example in pages.reused.items():
+        rows = counters[f"rejected.impressions.{reason}"]
+        say(f"{_reused(reason, example, counters, rules)}; {rows} rows rejected: {_CURE}")
     if parts := counters["pages.split"]:
         reused = counters["pages.of_several_users"] + counters["pages.after_a_pause"]
         say(f"impressions: {reused} of {counters['pages.named']} page IDs are used again and make {parts} pages")
@@ -110,6 +104,30 @@ def _say_what_is_odd(counters: Counter[str]) -> None:
         say(f"impressions: {conflicting} rows repeat an item of their page with other values; a clicked row wins")
     if same := counters["impressions.same_position"]:
         say(f"impressions: {same} candidates have the position of another one on their page")
+
+
+def _check_reused(
+    reason: str, example: Example, counters: Counter[str], rules: PageRules, max_bad_fraction: float
+) -> None:
+    if counters[_COUNTED_AS[reason]] > max_bad_fraction * counters["pages.named"]:
+        found = _reused(reason, example, counters, rules)
+        raise InputError(f"{found}; {_CURE} (`max_bad_fraction` allows {max_bad_fraction:g})")
+
+
+def _reused(reason: str, example: Example, counters: Counter[str], rules: PageRules) -> str:
+    """How many page IDs are used again, and one of them."""
+    how = (
+        "by several users"
+        if reason == SEVERAL_USERS
+        else f"again after more than {rules.page_gap_minutes:g} minutes (`page_gap_minutes`)"
+    )
+    user = hashlib.sha256(example.user_id.encode()).hexdigest()[:8]
+    share = f"{counters[_COUNTED_AS[reason]]} of {counters['pages.named']}"
+    return (
+        f"impressions: {share} page IDs are used {how}, for example "
+        f"{_shortened(example.page_id)} by the user whose ID has the SHA-256 {user}... from {_date(example.first)} to "
+        f"{_date(example.last)}"
+    )
 
 
 def _date(moment: int) -> str:

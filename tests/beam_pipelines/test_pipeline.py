@@ -256,7 +256,10 @@ def test_a_few_reused_page_ids_cost_their_rows_and_are_told(dataset, log_rows, t
     assert pages_of(tmp_path / "d") == pages_of(dataset)
     told = capsys.readouterr().out
     assert "impressions: 1 of 121 page IDs are used again after more than 60 minutes" in told
-    assert "; their rows are rejected: make page_id one for each page shown" in told
+    assert "; 20 rows rejected: make page_id one for each page shown" in told
+    candidates = sum(split.impressions for split in manifest.splits.values())
+    repeated = manifest.counters["impressions.duplicate"] + manifest.counters["impressions.conflicting"]
+    assert manifest.counters["rows.impressions"] == candidates + repeated + 20
     conflicting = manifest.counters["impressions.conflicting"]
     assert f"impressions: {conflicting} rows repeat an item of their page with other values" in told
 
