@@ -8,7 +8,7 @@ RANKERS := $(IMAGE_FEATURES:%=$(A)/rankers/%)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random lint bench bench-env clean
+.PHONY: help demo test test-random test-cases lint bench bench-env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: .venv/.installed ## run the tests
 
 test-random: .venv/.installed ## property tests with many random examples; CI does not wait for it
 	HYPOTHESIS_PROFILE=random $(PY) -m pytest -m hypothesis --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-cases: .venv/.installed ## what went wrong for others, if the cases are beside the repository
+	$(PY) -m pytest -m cases
 
 lint: .venv/.installed ## check style, formatting and types
 	.venv/bin/ruff check .

@@ -1,6 +1,7 @@
 """Builds a page dataset from logs: the whole of it or nothing."""
 
 import contextlib
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from beam_pipelines.format.manifest import FORMAT, SPLITS, ColumnValues, Images,
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
 from beam_pipelines.images.index import NOT_REFUSED, index_images
+from beam_pipelines.images.picture_check import find_pictures
 from beam_pipelines.images.previous_images import kept_hashes
 from beam_pipelines.images.source import check_images
 from beam_pipelines.images.transforms import store_images
@@ -111,7 +113,17 @@ def check_logs(logs: Path | str, options: BuildOptions = _DEFAULTS, *, previous:
         >>> check_logs("my_logs").problems
         []
     """
-    return _check(_open(Path(logs), options), options, _read_previous(previous))
+    directory = _open(Path(logs), options)
+    checked = _check(directory, options, _read_previous(previous))
+    named = Counter(name for name in checked.newest["items"]["image"].to_pylist() if name)
+    try:
+        pictures = find_pictures(directory.images, named)
+    except InputError as error:
+        return dataclasses.replace(checked, problems=[*checked.problems, str(error)])
+    problems = list(checked.problems)
+    if pictures.named - pictures.found > options.max_bad_fraction * pictures.named:
+        problems.append(f"{pictures}; `max_bad_fraction` allows {options.max_bad_fraction:g}")
+    return dataclasses.replace(checked, pictures=str(pictures), problems=problems)
 
 
 def _open(logs: Path, options: BuildOptions) -> LogDirectory:

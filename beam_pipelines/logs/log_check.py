@@ -34,6 +34,7 @@ class LogCheck:
         joins: by table and the table that it names IDs of.
         problems: what would stop a build, a line each.
         warnings: what would not, but looks wrong.
+        pictures: how many items have a picture that is there, if it was looked for.
     """
 
     directory: LogDirectory
@@ -45,6 +46,7 @@ class LogCheck:
     joins: Mapping[tuple[str, str], CheckedJoin]
     problems: list[str]
     warnings: list[str]
+    pictures: str = ""
 
     def told(self) -> Iterator[str]:
         """What a build says of the logs: units of times, conservation of rows, repeated IDs."""

@@ -53,6 +53,8 @@ def facts(check: LogCheck) -> Iterator[str]:
     yield from check.repeated_ids()
     for (table, other), join in check.joins.items():
         yield join.describe(table, other)
+    if check.pictures:
+        yield check.pictures
     for name, surveyed in check.survey.items():
         reasons = Counter(row.reason for row in surveyed.rejected)
         for reason, count in reasons.most_common():

@@ -58,3 +58,14 @@ def test_a_join_that_is_allowed_to_fail_is_counted(small_logs, tmp_path):
         "items.csv": (2, 0),
     }
     assert manifest.columns["items.title"].present == 2
+
+
+def test_pictures_are_looked_for(small_logs, capsys):
+    write(small_logs / "items.csv", {**ITEMS, "image": ["0.png", "1.png"]})
+    assert "items.image names 2 pictures such as '0.png'" in check_logs(small_logs).problems[0]
+    (small_logs / "images").mkdir()
+    (small_logs / "images" / "0.PNG").write_bytes(b"looked for, not read")
+    [problem] = check_logs(small_logs).problems
+    assert problem.startswith("1 of 2 items with a picture have one that is there (1 missing: '1.png'")
+    check.main(["--logs", str(small_logs), "--max-bad-fraction", "0.5"])
+    assert "1 of 2 items with a picture have one that is there (1 missing: '1.png'" in capsys.readouterr().out
