@@ -39,6 +39,9 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
 
 
+_TRAINED_IN_PROCESS = ("test_keras_contract.py", "test_pretrain.py", "test_train_ctr.py", "test_evaluate.py")
+
+
 def rewrite_graphs(wanted: bool) -> None:
     """Whether TensorFlow's graph optimiser works on the functions that run from now on."""
     import tensorflow as tf
@@ -50,10 +53,11 @@ def rewrite_graphs(wanted: bool) -> None:
 def graphs_of_parts_run_as_traced(request) -> None:
     """In tests of parts, graphs run a few times: rewriting them takes a quarter of the time.
 
-    Commands, exports and examples run theirs as they do outside tests.
+    Exports, examples and commands in processes of their own, with what is compared with these, run theirs as outside
+    tests.
     """
-    room = request.path.relative_to(Path(__file__).parent).parent
-    of_parts = room.match("models/*") or request.path.name == "test_keras_contract.py"
+    room = request.path.relative_to(Path(__file__).parent).parent.parts
+    of_parts = (room[:1] == ("models",) and len(room) > 1) or request.path.name in _TRAINED_IN_PROCESS
     rewrite_graphs(not of_parts)
 
 
