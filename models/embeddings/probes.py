@@ -79,7 +79,8 @@ def linear_probe(embeddings: np.ndarray, labels: np.ndarray, split: ProbeSplit) 
         split: of `probe_split`.
     """
     components = min(_COMPONENTS, embeddings.shape[1], len(split.train))
-    whitening = PCA(components, whiten=True, svd_solver="full").fit(embeddings[split.train].astype(np.float64))
+    with np.errstate(invalid="ignore"):  # shares of the variance, which equal embeddings do not have
+        whitening = PCA(components, whiten=True, svd_solver="full").fit(embeddings[split.train].astype(np.float64))
     train, validation, test = (whitening.transform(embeddings[rows]).astype(np.float32) for rows in split)
     best, chosen = -1.0, None
     for strength in _INVERSE_STRENGTHS:

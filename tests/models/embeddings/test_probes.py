@@ -57,6 +57,14 @@ def test_linear_probe_of_dimensions_that_repeat_others():
     assert linear_probe(wide, labels, split).top1 == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("probe", [linear_probe, knn_probe])
+def test_equal_embeddings_know_nothing(probe):
+    labels = np.random.default_rng(0).integers(0, 4, 200)
+    known = probe(np.ones((200, 5), np.float32), labels, probe_split(labels, own_groups(labels)))
+    assert 0 <= known.top1 < 0.5
+
+
 def test_knn_probe_equals_a_loop_over_votes():
     embeddings, labels = planted(spread=1.0)
     split = probe_split(labels, own_groups(labels))
