@@ -94,7 +94,7 @@ FLAGS = {
 """How flags are written, in any case."""
 ACCEPTED: dict[Kind, str] = {
     "id": "text or a whole number",
-    "timestamp": TIME_FORMS,
+    "timestamp": f"{TIME_FORMS}, of a plausible time",
     "count": "a whole number from 0",
     "flag": ", ".join(FLAGS),
     "amount": "a number from 0, such as 12.5",

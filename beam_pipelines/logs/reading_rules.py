@@ -25,7 +25,8 @@ TEXT_MARKERS = (
     "#N/A",
 )
 """What programs write for a value that is not there, beside nothing at all; nobody means them as a text."""
-MISSING_MARKERS = (*TEXT_MARKERS, "Null", "none", "nil", "NA", "N/A", "n/a", "undefined", "-", "--")
+_WORDS = ("Null", "none", "nil", "NA", "N/A", "n/a", "undefined", "-", "--")
+MISSING_MARKERS = (*TEXT_MARKERS, *_WORDS, "0000-00-00", "0000-00-00 00:00:00")
 """The same for columns that are not free text. There, `NA` may be Namibia, and `-` a title."""
 
 _DAY = 86_400_000

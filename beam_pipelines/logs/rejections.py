@@ -14,6 +14,7 @@ from beam_pipelines.logs.moments import appearance
 
 DEAD_LETTERS = "dead_letters"
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, default=str)
 _SHOWN = 40
 """Characters of a value that are shown."""
 _FEW_VALUES = ("event", "split", "flag")
@@ -53,8 +54,7 @@ class RejectedRow(NamedTuple):
         value: str | None = None,
     ) -> "RejectedRow":
         """Describes `row`, any JSON value."""
-        text = json.dumps(row, sort_keys=True, default=str)
-        row_hash = hashlib.sha256(text.encode()).hexdigest()[:32]
+        row_hash = hashlib.sha256(_CANONICAL.encode(row).encode()).hexdigest()[:32]
         return cls(table, reason, row_hash, file, line, column, value)
 
     def to_json(self) -> str:
@@ -109,6 +109,8 @@ def shown(kind: Kind, value: object) -> str:
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if len(text) > _SHOWN:
         text = f"{text[: _SHOWN - 1]}…"
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -167,7 +167,7 @@ def test_items_keep_what_can_be_read(logs):
     assert counts["image"] == ColumnCounts(1, 1)
 
 
-@pytest.mark.parametrize("marker", ["\\N", "NULL", "null", "nan", "None", "N/A", " - ", "<NA>", " "])
+@pytest.mark.parametrize("marker", ["\\N", "NULL", "null", "nan", "None", "N/A", " - ", "<NA>", "0000-00-00", " "])
 def test_markers_of_missing_values_are_none_in_every_column(logs, marker):
     rows = {name: [str(column[0]), marker] for name, column in IMPRESSIONS.items()}
     optional = {"converted": ["yes", marker], "dwell_seconds": ["1", marker], "split": ["train", marker]}
