@@ -1,7 +1,5 @@
 """Which IDs of one table another table knows, and what is wrong where it knows few of them."""
 
-import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,16 +10,18 @@ from beam_pipelines.format.manifest import Join
 from beam_pipelines.logs.survey import KEYS, TableSurvey
 
 _SAMPLE = 1000
-_SPELLINGS: dict[str, Callable[[str], str]] = {
-    "spaces around them": str.strip,
-    "leading zeros that one side lost": lambda text: text.lstrip("0"),
-    "a decimal point, as of numbers stored as floats": lambda text: re.sub(r"\.0*$", "", text),
-    "letter case": str.casefold,
-    "quotes around them": lambda text: text.strip("\"'"),
-    "another Unicode form": lambda text: unicodedata.normalize("NFKC", text),
-    "a prefix or another form of a number": lambda text: re.sub(r"^\D+", "", text) or text,
+_SPELLINGS: dict[str, Callable[[pa.Array], pa.Array]] = {
+    "spaces around them": pc.utf8_trim_whitespace,
+    "characters that cannot be seen": lambda ids: pc.replace_substring_regex(ids, r"[\pC\pZ]", ""),
+    "leading zeros that one side lost": lambda ids: pc.utf8_ltrim(ids, "0"),
+    "a decimal point, as of numbers stored as floats": lambda ids: pc.replace_substring_regex(ids, r"\.0*$", ""),
+    "letter case": pc.utf8_lower,
+    "quotes around them": lambda ids: pc.utf8_trim(ids, "\"'"),
+    "another Unicode form": lambda ids: pc.utf8_normalize(ids, "NFKC"),
+    "a prefix": lambda ids: pc.replace_substring_regex(ids, r"^\D+", ""),
 }
 """How two spellings of one ID come to differ, and what makes them equal."""
+_SCIENTIFIC = r"^\d(\.\d+)?[eE]\+?\d+$"
 
 
 class CheckedJoin(NamedTuple):
@@ -79,24 +79,32 @@ def _check_join(named: pa.Table, known: pa.Array) -> CheckedJoin:
     if len(joined) == len(named):
         return CheckedJoin(counts, [], [], "")
     unmatched = named.filter(pc.invert(matched)).sort_by([("rows", "descending"), ("id", "ascending")])
-    sample = unmatched["id"].slice(0, _SAMPLE).to_pylist()
-    unused = known.filter(pc.invert(pc.is_in(known, named["id"].combine_chunks())))
-    cause, partner = _find_cause(sample, unused)
-    offered = [partner[text] for text in sample if text in partner] or unused.slice(0, 2).to_pylist()
-    shown = [text for text in sample if text in partner] or sample
+    sample = unmatched["id"].slice(0, _SAMPLE).combine_chunks()
+    cause, partner = _find_cause(sample, known)
+    shown = [text for text in sample.to_pylist() if text in partner] or sample.to_pylist()
+    offered = [partner[text] for text in shown if text in partner]
+    if not offered:
+        offered = known.filter(pc.invert(pc.is_in(known, named["id"].combine_chunks()))).slice(0, 2).to_pylist()
     return CheckedJoin(counts, shown[:2], offered[:2], cause)
 
 
-def _find_cause(unmatched: list[str], unused: pa.Array) -> tuple[str, dict[str, str]]:
-    """What would make most of the unmatched IDs match, at least half of them; and their partners then."""
+def _find_cause(unmatched: pa.Array, known: pa.Array) -> tuple[str, dict[str, str]]:
+    """What would make most of the unmatched IDs match, at least half of them, and their partners then."""
     found = ("", dict[str, str]())
-    others = unused.to_pylist()
     for cause, spelling in _SPELLINGS.items():
-        by_spelling = {spelling(text): text for text in others}
-        partner = {text: by_spelling[spelling(text)] for text in unmatched if spelling(text) in by_spelling}
-        if len(partner) > max(len(found[1]), len(unmatched) / 2 - 1):
-            found = cause, partner
+        spelt = spelling(unmatched)
+        place = pc.index_in(spelt, value_set=spelling(known))
+        place = pc.if_else(pc.equal(spelt, ""), None, place)
+        if len(place) - place.null_count > max(len(found[1]), len(unmatched) / 2 - 1):
+            partner = zip(unmatched.to_pylist(), known.take(place).to_pylist(), strict=True)
+            found = cause, {text: other for text, other in partner if other is not None}
+    if not found[0] and _any_scientific(unmatched, known):
+        return "digits that were lost, as in 1.08775E+08", {}
     return found
+
+
+def _any_scientific(*ids: pa.Array) -> bool:
+    return any(pc.any(pc.match_substring_regex(side.slice(0, _SAMPLE), _SCIENTIFIC)).as_py() for side in ids)
 
 
 def _quoted(ids: list[str]) -> str:

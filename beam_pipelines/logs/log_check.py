@@ -92,7 +92,8 @@ def check_tables(
         directory: the directory.
         told: how values are read; units of times that are not told are detected.
         max_bad_fraction: share of the rows of a table, or of the values of a column, that may be bad.
-        min_joined: share of the rows of impressions and events whose item, and user, must be known.
+        min_joined: share of the rows of impressions and events whose item, and user, must be known. If the others are
+            known in another spelling, `max_bad_fraction` bounds their share, too.
         previous: an earlier dataset, whose items and users are known, too.
 
     Raises:
@@ -111,19 +112,16 @@ def check_tables(
             known[name] = known_ids(name, newest, previous)
     joins = check_joins(survey, known)
 
-    problems = [
-        *(problem for name, table in survey.items() for problem in _lost(name, table, max_bad_fraction)),
-        *(
-            f"{join.describe(table, other)}; `min_joined` is {min_joined:g}"
-            for (table, other), join in joins.items()
-            if join.counts.share < min_joined
-        ),
-    ]
-    warnings = [
-        join.describe(table, other)
-        for (table, other), join in joins.items()
-        if join.cause and join.counts.share >= min_joined
-    ]
+    problems = [problem for name, table in survey.items() for problem in _lost(name, table, max_bad_fraction)]
+    warnings = []
+    for (table, other), join in joins.items():
+        described = join.describe(table, other)
+        if join.counts.share < min_joined:
+            problems.append(f"{described}; `min_joined` is {min_joined:g}")
+        elif join.cause and 1 - join.counts.share > max_bad_fraction:
+            problems.append(f"{described}; `max_bad_fraction` allows {max_bad_fraction:g} of such")
+        elif join.cause:
+            warnings.append(described)
     return LogCheck(directory, times, reading, survey, newest, counters, joins, problems, warnings)
 
 

@@ -51,7 +51,10 @@ def test_what_would_stop_a_build_is_listed_and_stops_it(small_logs, tmp_path, ca
 
 def test_a_join_that_is_allowed_to_fail_is_counted(small_logs, tmp_path):
     write(small_logs / "impressions.csv", {**IMPRESSIONS, "item_id": ["1", "2", "01"]})
-    manifest = build_dataset(small_logs, tmp_path / "d", BuildOptions(split_by_time=SPLIT, min_joined=0.3))
+    options = {"split_by_time": SPLIT, "min_joined": 0.3}
+    with pytest.raises(InputError, match=r"differ by leading zeros that one side lost; `max_bad_fraction` allows 0.1"):
+        build_dataset(small_logs, tmp_path / "d", BuildOptions(**options))
+    manifest = build_dataset(small_logs, tmp_path / "d", BuildOptions(**options, max_bad_fraction=0.7))
     assert manifest.joins["impressions.items"].model_dump() == {"rows": 3, "joined": 1, "ids": 3, "joined_ids": 1}
     assert {source.path: (source.rows, source.rejected) for source in manifest.sources} == {
         "impressions.csv": (3, 0),

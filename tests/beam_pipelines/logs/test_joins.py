@@ -34,6 +34,8 @@ def test_nothing_to_say_where_all_is_known():
         (['"a"', '"b"'], ["a", "b"], "quotes"),
         (["cafe\u0301"], ["caf\u00e9"], "Unicode"),
         (["item_12", "item_7"], ["12", "7"], "prefix"),
+        (["\u200b12", "7\u00a0"], ["12", "7"], "cannot be seen"),
+        (["1.08775E+08", "1.10065E+08"], ["108775015", "110065001"], "digits that were lost"),
         (["x", "y"], ["a", "b"], ""),
     ],
 )
@@ -43,7 +45,7 @@ def test_the_likely_cause_is_found_with_two_ids_of_each_side(named, known, cause
     assert cause in found.cause
     assert bool(cause) == bool(found.cause)
     assert found.unmatched == sorted(named)[:2]
-    if cause:
+    if cause and "lost" not in cause.replace("one side lost", ""):
         assert set(found.offered) == set(known)
         assert all(repr(text) in found.describe("impressions", "items") for text in [*named, *known])
 
