@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.logs.contract import ACCEPTED, Kind, find_column
+from beam_pipelines.logs.moments import appearance
 
 
 class LostValue(NamedTuple):
@@ -72,8 +73,10 @@ def check_columns(table: str, columns: Mapping[str, ColumnCounts], max_bad_fract
             continue
         lost = counts.present - counts.read
         if lost > max_bad_fraction * counts.present:
+            look = appearance(counts.lost.value) if rule.kind == "timestamp" and counts.lost is not None else None
+            example = f"{counts.lost}{f', looks like {look}' if look else ''}"
             share = "none" if not counts.read else f"only {counts.read}"
             raise InputError(
-                f"{table}.{name}: {share} of {counts.present} values could be read (e.g. {counts.lost}); accepted: "
+                f"{table}.{name}: {share} of {counts.present} values could be read (e.g. {example}); accepted: "
                 f"{ACCEPTED[rule.kind]}; `max_bad_fraction` allows {max_bad_fraction:g}"
             )

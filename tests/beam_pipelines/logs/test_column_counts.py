@@ -35,6 +35,11 @@ def test_a_column_that_loses_its_values_is_an_error():
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         check_columns("items", {"stat_price": ColumnCounts(6, 0, 0, lost)}, 0.5)
+    year = {"published_at": ColumnCounts(9, 5, 0, LostValue("items.csv", 2, "1998"))}
+    with pytest.raises(
+        InputError, match=r"\(e\.g\. '1998' in items\.csv:2, looks like a year alone; write .*\); accepted: epoch"
+    ):
+        check_columns("items", year, 0.1)
 
 
 def test_rows_that_are_rejected_are_counted_elsewhere():
