@@ -295,7 +295,8 @@ class CsvBlock:
                 return False
             if numeric is None:
                 numeric = [number for number, field in enumerate(fields) if _NUMBER.fullmatch(field)]
-            if not all(_NUMBER.fullmatch(fields[number]) or not fields[number] for number in numeric):
+            values = [fields[number] for number in numeric if fields[number]]
+            if not all(map(_NUMBER.fullmatch, values)) or (numeric and not values):
                 return False
         return True
 

@@ -48,7 +48,7 @@ def open_text(path: Path) -> pa.NativeFile:
 
 
 def read_sample(path: Path) -> bytes:
-    """The beginning of a text file, cut at a line end if there is more, without a byte order mark.
+    """The beginning of a text file, cut at a line end if there is more; it may begin with a byte order mark.
 
     Raises:
         InputError: it is not UTF-8: another encoding is named. Single lines that are not are none of this.
@@ -63,7 +63,7 @@ def read_sample(path: Path) -> bytes:
         raise InputError(f"{path} is not UTF-8 but looks like {encoding}; store it as UTF-8")
     if more and (end := max(sample.rfind(b"\n"), sample.rfind(b"\r"))) >= 0:
         sample = sample[: end + 1]
-    return sample.removeprefix(BOM)
+    return sample
 
 
 def _wide_encoding(sample: bytes) -> str | None:
