@@ -5,7 +5,8 @@ damaged line costs that line and not what follows it.
 """
 
 import re
-from bisect import insort
+from collections.abc import Iterable
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ class Records(NamedTuple):
         malformed: lines that are no record; their numbers, too, begin with 0.
         lines_in, continued: see `RawBatch`.
         lines_used: how many lines of the block that is; the record that begins there may go on in the next block.
+        stray: lines after these that the next block must be told of.
     """
 
     text: bytes
@@ -69,6 +71,7 @@ class Records(NamedTuple):
     lines_in: int
     continued: int
     lines_used: int
+    stray: list[int]
 
 
 class CsvBlock:
@@ -78,9 +81,10 @@ class CsvBlock:
         data: the lines; only the last one of a file may lack its end.
         dialect: of the file.
         is_last: whether the file ends here.
+        stray: lines with a quote that closes a value which a stray one opened, in a block before.
     """
 
-    def __init__(self, data: bytes, dialect: Dialect, is_last: bool) -> None:
+    def __init__(self, data: bytes, dialect: Dialect, is_last: bool, stray: Iterable[int] = ()) -> None:
         if not data.endswith((b"\n", b"\r")):
             data += b"\n"
         self.data = data
@@ -97,7 +101,7 @@ class CsvBlock:
             while (returns := (stops > self._starts) & (self._bytes[stops - 1] == _RETURN)).any():
                 stops = stops - returns
             self._ends = stops
-        self._stray: set[int] = set()
+        self._stray = set(stray)
 
     def __len__(self) -> int:
         """The number of lines, blank ones included."""
@@ -115,16 +119,16 @@ class CsvBlock:
     def records(self) -> Records:
         """Finds the records."""
         is_filled = self._ends > self._starts
-        doubtful = self._doubtful_lines()
+        doubtful = sorted({*self._doubtful_lines(), *self._stray})
         if not doubtful:
             lines = np.flatnonzero(is_filled)
-            return Records(self.data, lines, [], len(lines), 0, len(self))
+            return Records(self.data, lines, [], len(lines), 0, len(self), [])
         text: list[bytes] = []
         found: list[np.ndarray] = []
         malformed: list[MalformedLine] = []
         continued = added = line = 0
         while doubtful:
-            next_line = doubtful.pop(0)
+            next_line = heappop(doubtful)
             if next_line < line:  # inside a value that has been read
                 continue
             text.append(self.data[self.start(line) : self.start(next_line)])
@@ -135,9 +139,9 @@ class CsvBlock:
                 break
             if reason:
                 malformed.append(self._malformed(line, reason))
-            for stray in self._stray:
-                if stray not in doubtful:
-                    insort(doubtful, stray)
+            if reason == "stray quote" and last in self._stray:
+                heappush(doubtful, last)
+                last = line
             text += pieces
             found.append(np.full(len(pieces), line))
             added += max(0, len(pieces) - 1)
@@ -148,7 +152,8 @@ class CsvBlock:
             found.append(line + np.flatnonzero(is_filled[line:]))
             line = len(self)
         lines_in = int(is_filled[:line].sum()) + added
-        return Records(b"".join(text), np.concatenate(found), malformed, lines_in, continued, line)
+        stray = [number - line for number in self._stray]
+        return Records(b"".join(text), np.concatenate(found), malformed, lines_in, continued, line, stray)
 
     def read(self, line: int) -> Record:
         """Reads the record that begins with a line: RFC 4180, but a quote inside a field without quotes is text."""
@@ -240,7 +245,10 @@ class CsvBlock:
         return MalformedLine(line, reason, self._line(line)[:MAX_LINE_BYTES].decode(errors="replace"))
 
     def _resolve(self, line: int) -> tuple[list[bytes], str, int]:
-        """Reads a doubtful line: the records in it as proper lines, or why it is none; and the last line of it."""
+        """Reads a doubtful line: the records in it as proper lines, or why it is none; and the last line of it.
+
+        A stray quote that opens a value is in this line alone, and the last line has one that closes it.
+        """
         text = self._line(line)
         if len(text) > MAX_LINE_BYTES:
             return [], "longer than 1 MiB", line
@@ -258,9 +266,9 @@ class CsvBlock:
             return [], "malformed row" if record.last_line == line else "unclosed quote", line
         if record.has_stray_quote:
             return [], "stray quote", line
-        if record.last_line > line and self._are_rows(line, record.last_line):
+        if record.last_line > line and self._runs_over_rows(line, record.last_line):
             self._stray.add(record.last_line)
-            return [], "stray quote", line
+            return [], "stray quote", record.last_line
         whole = self.data[int(self._starts[line]) : int(self._ends[record.last_line])]
         if not is_utf8(whole):
             return [], "not UTF-8", record.last_line
@@ -281,24 +289,31 @@ class CsvBlock:
         are_rows = fields > 1 and b'"' not in text and is_utf8(text) and b"\0" not in text
         return parts if are_rows and all(part.count(delimiter) == fields - 1 for part in parts) else []
 
-    def _are_rows(self, first: int, last: int) -> bool:
-        """Whether lines that a value seems to run over look like rows, each of them, if the quotes around it are text.
+    def _runs_over_rows(self, first: int, last: int) -> bool:
+        """Whether the quotes around a value of several lines are stray ones: rows are in it.
 
-        They have as many fields as rows have, and numbers where the first line has some.
+        They are if each line is like a row by itself; or each but the first and last, which the quotes may have broken.
+        """
+        whole = [text for text in map(self._line, range(first, last + 1)) if text]
+        inner = whole[1:-1]
+        return self._are_rows(whole) is not None or (b'"' not in b"".join(inner) and bool(self._are_rows(inner)))
+
+    def _are_rows(self, lines: list[bytes]) -> list[int] | None:
+        """Which fields are numbers in lines that look like rows; `None` if they do not.
+
+        Rows have all their fields, and numbers in the same ones.
         """
         numeric: list[int] | None = None
-        for line in range(first, last + 1):
-            if not (text := self._line(line)):
-                continue
+        for text in lines:
             fields = self._fields_alone(text)
             if len(fields) != self._dialect.fields:
-                return False
+                return None
             if numeric is None:
                 numeric = [number for number, field in enumerate(fields) if _NUMBER.fullmatch(field)]
             values = [fields[number] for number in numeric if fields[number]]
             if not all(map(_NUMBER.fullmatch, values)) or (numeric and not values):
-                return False
-        return True
+                return None
+        return numeric
 
     def _fields_alone(self, text: bytes) -> list[bytes]:
         """The fields of a line, where a quote that does not close in it is text."""

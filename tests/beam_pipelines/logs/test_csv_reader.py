@@ -118,6 +118,13 @@ def test_two_stray_quotes_cost_two_lines(tmp_path):
     assert malformed == [(6, "stray quote"), (7, "stray quote")]
 
 
+def test_two_stray_quotes_may_be_read_in_two_pieces(tmp_path):
+    path = tmp_path / "some.csv"
+    path.write_bytes(b'a,b,c\n1,2,"x\n1,"2,x\n1,2,x\n3,4,y"\n' + b"5,6,z\n" * 20)
+    whole = read(path)
+    assert all(read(path, block_bytes) == whole for block_bytes in range(1, 60))
+
+
 def test_a_value_may_run_over_lines_that_are_no_rows(tmp_path):
     def change(lines):
         lines[5] = b'p4,4,"red\n\nshoes, blue\n",0'
