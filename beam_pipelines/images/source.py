@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -284,13 +285,21 @@ def _is_file(path: Path) -> bool:
 
 def _read_file(path: Path) -> bytes:
     try:
-        if not path.is_file():
-            raise BadImageError(MISSING)
-        if path.stat().st_size > MAX_BYTES:
-            raise BadImageError("too many bytes")
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadImageError(MISSING)
+            if status.st_size > MAX_BYTES:
+                raise BadImageError("too many bytes")
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise BadImageError(MISSING) from error
     except (OSError, ValueError) as error:
         raise BadImageError("unreadable", getattr(error, "strerror", "") or error) from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for whoever writes to a named pipe
 
 
 def content_hash(source: bytes) -> str:

@@ -3,7 +3,6 @@ import os
 import threading
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -209,7 +208,9 @@ def test_a_file_uri_is_read_from_where_it_points_to(tmp_path):
     source = ImageSource(tmp_path / "images")
     for uri in (path.as_uri(), f"file:{path}", f"FILE://localhost{path}", f" file://{path}"):
         assert read(source, uri) == (b"there", "")
-    assert refused(source, Path(tmp_path / "no.jpg").as_uri()) == "missing"
+    os.mkfifo(tmp_path / "pipe")
+    for nothing in ("no.jpg", "else where", "pipe", "pipe/no.jpg"):
+        assert refused(source, (tmp_path / nothing).as_uri()) == "missing"
 
 
 def test_a_picture_is_known_by_its_content():
