@@ -164,7 +164,9 @@ def test_an_output_that_cannot_be_written_whole_leaves_the_old_one(odd_dataset, 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-    assert subprocess.run([*command, "--overwrite"], preexec_fn=limit, capture_output=True, timeout=120).returncode == 1
+    run = subprocess.run([*command, "--overwrite"], preexec_fn=limit, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2
+    assert "error: no space left on the disk" in run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["old.html"]
     assert (tmp_path / "old.html").read_text() == "old"
     assert subprocess.run([*command, "--overwrite"], capture_output=True, timeout=120).returncode == 0
