@@ -31,6 +31,7 @@ from models.layers.dice import Dice
 from models.layers.history_encoder import HistoryEncoder
 from models.layers.id_embedding import IdEmbedding
 from models.layers.multi_head_target_attention import MultiHeadTargetAttention
+from models.layers.self_attention import SelfAttention
 from models.layers.target_attention import TargetAttention
 from models.layers.text_embedding import TextEmbedding
 from models.metrics.copc import COPC
@@ -47,6 +48,8 @@ from models.ranker.pictures.picture_feature import PictureFeature, PictureValues
 from models.ranker.pictures.simscore import SimScoreFeature
 from models.ranker.pictures.vector import VectorFeature
 from models.ranker.ranker import Ranker
+from models.text.bert import Bert, BertBlock
+from models.text.encoder import TextEncoder
 from models.training.adam import Adam
 from models.training.distributed_fit import LossMean
 from models.training.lazy_adam import LazyAdam
@@ -98,6 +101,7 @@ MAP = (draw(2, 6, 5, 8),)
 PICTURES = (draw(2, 16, 12, 3),)
 STEPS = draw(3, 5, 8, seed=2)
 CANDIDATES = draw(3, 4, 8, seed=3)
+TOKENS = np.array([[2, 8, 3, -1], [4, -1, -1, -1], [-1, -1, -1, -1]], np.int32)
 PAIRS = [draw(3, 4, 5, seed=4)]
 
 LAYERS: dict[str, Case] = {
@@ -122,6 +126,9 @@ LAYERS: dict[str, Case] = {
         lambda **o: MultiHeadTargetAttention(2, 4, pair_features=1, **o),
         (CANDIDATES, [STEPS, STEPS], [mask(3, 5), mask(3, 5)], [PAIRS, PAIRS]),
     ),
+    "SelfAttention": Case(lambda **o: SelfAttention(2, dropout=0.1, **o), (STEPS, mask(3, 5))),
+    "BertBlock": Case(lambda **o: BertBlock(2, 6, dropout=0.1, **o), (STEPS, mask(3, 5))),
+    "Bert": Case(lambda **o: Bert(9, 1, 8, 2, 6, 4, 1, "cls", 0.1, **o), (TOKENS,)),
     "HistoryEncoder": Case(lambda **o: HistoryEncoder(6, 2, 4, **o), (STEPS, mask(3, 5))),
     "FeatureTable": Case(lambda **o: FeatureTable(ITEM_FEATURES, 5, **o), ROWS),
     "FeatureEmbeddings": Case(feature_embeddings, (item_values().features,)),
@@ -354,6 +361,11 @@ class ModelCase(NamedTuple):
     compiled: Callable[[], dict[str, Any]]
 
 
+def titles() -> tf.data.Dataset:
+    tokens = np.random.default_rng(0).integers(-1, 9, (6, 4)).astype(np.int32)
+    return tf.data.Dataset.from_tensor_slices((tokens, draw(6, 4))).batch(4)
+
+
 def own_loss() -> dict[str, Any]:
     return {"loss": "mse", "metrics": [keras.metrics.MeanSquaredError(name="measured")]}
 
@@ -364,6 +376,7 @@ def objective() -> dict[str, Any]:
 
 MODELS: dict[str, ModelCase] = {
     "ImageEncoder": ModelCase(encoder, pictures, own_loss),
+    "TextEncoder": ModelCase(lambda **o: TextEncoder(Bert(9, 1, 8, 2, positions=4, **o), 4, **o), titles, own_loss),
     "Courier": ModelCase(lambda **o: Courier(encoder(**o), **o), courier_pages, objective),
     "Courier, other options": ModelCase(
         lambda **o: Courier(
