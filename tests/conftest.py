@@ -39,6 +39,11 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
 
 
+def pytest_make_parametrize_id(val):
+    """Names gzip data by its size: it holds the time, and the workers of a run must agree on the names of tests."""
+    return f"{len(val)} bytes of gzip" if isinstance(val, bytes) and val.startswith(b"\x1f\x8b") else None
+
+
 _TRAINED_IN_PROCESS = ("test_keras_contract.py", "test_pretrain.py", "test_train_ctr.py", "test_evaluate.py")
 
 
