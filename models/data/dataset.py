@@ -1,5 +1,6 @@
 """Opens a page dataset: only what its manifest lists, and only if it is what the manifest says."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,7 @@ class Dataset:
         candidates: int = 5,
         clicks: int = 5,
         validation_share: float = 0.0,
+        tokenize: Callable[[Sequence[str]], np.ndarray] | None = None,
     ) -> "PretrainingPages":
         """The pages and pictures that encoder pre-training learns on; see `PretrainingPages`.
 
@@ -85,7 +87,12 @@ class Dataset:
         from models.data.pretraining_pages import PretrainingPages  # which needs TensorFlow
 
         return PretrainingPages(
-            self, image_size, candidates=candidates, clicks=clicks, validation_share=validation_share
+            self,
+            image_size,
+            candidates=candidates,
+            clicks=clicks,
+            validation_share=validation_share,
+            tokenize=tokenize,
         )
 
     def pretraining_view(self) -> PretrainingView:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from models.data.picture_store import PictureStore
 
 _PARSED_TOGETHER = 512  # pages; parsing and trimming are vectorised over them
 _BUCKETS = 32  # numbers of distinct pictures that a batch can have
-_PIXELS, _NUMBER = "pictures", "picture_id"
+_PIXELS, _NUMBER, _TOKENS = "pictures", "picture_id", "tokens"
 _WHOLE = "pretrain"  # the split whose pages are validated on as they were shown
 
 
@@ -118,7 +118,8 @@ def divide_batches(batches: tf.data.Dataset, context: tf.distribute.InputContext
             {name: batch[name][rows] for name in names}, lambda row: tf.gather(batch[_PIXELS], row)
         )
         row = divided[_NUMBER]
-        return {**divided, _NUMBER: tf.where(row == PADDING, PADDING, tf.gather(batch[_NUMBER], tf.maximum(row, 0)))}
+        divided[_NUMBER] = tf.where(row == PADDING, PADDING, tf.gather(batch[_NUMBER], tf.maximum(row, 0)))
+        return {**divided, _TOKENS: _rows(batch[_TOKENS], row)} if _TOKENS in batch else divided
 
     def parts(batch: dict[str, tf.Tensor]) -> tf.data.Dataset:
         return tf.data.Dataset.range(first, first + here).map(lambda replica: part(batch, replica))
@@ -145,6 +146,9 @@ class PretrainingPages:
         clicks: history clicks per page, at most those of the view.
         validation_share: share of the usable pages, the latest ones, that is kept for validation.
         cache_megabytes: decoded pictures are kept in memory, from their first use on, if they take at most this much.
+        tokenize: what makes tokens of titles, such as `build_tokenizer` of a `TextConfig`. Batches then have `tokens`
+            beside `pictures`, int32 `(distinct, length)`, padded with -1: those of the title of the first item with
+            a title that has the picture, padding alone if none has.
 
     Attributes:
         dataset, image_size, candidates, clicks: as given.
@@ -155,7 +159,7 @@ class PretrainingPages:
         window: when the pages were shown that the encoder learns on or is selected by.
 
     Raises:
-        ArtifactError: there is no view or no picture, or there are no whole pages to validate on.
+        ArtifactError: there is no view, no picture or no title, or there are no whole pages to validate on.
         InputError: the view is smaller than asked for.
 
     Example:
@@ -172,6 +176,7 @@ class PretrainingPages:
         clicks: int = 5,
         validation_share: float = 0.0,
         cache_megabytes: int = 1024,
+        tokenize: Callable[[Sequence[str]], np.ndarray] | None = None,
     ) -> None:
         self.dataset = dataset
         self.view = dataset.pretraining_view()
@@ -191,6 +196,7 @@ class PretrainingPages:
         self.store = PictureStore(dataset, image_size)
         self._cache_bytes = cache_megabytes * 2**20
         self._picture_of_item = tf.constant(self.store.picture_of_item)
+        self._tokens = None if tokenize is None else tf.constant(tokenize(self._titles()), tf.int32)
         self.counts, usable = self._scan()
         time = usable.pop("timestamp")
         timestamps = np.sort(time)
@@ -335,6 +341,19 @@ class PretrainingPages:
             )
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
+    def _titles(self) -> list[str]:
+        """The title of each picture, empty without one."""
+        items = self.dataset.items()
+        if "title" not in items.column_names:
+            raise ArtifactError(f"{self.dataset.path} has no titles; build it from items with a column `title`")
+        titles = [""] * self.store.pictures
+        for picture, title in zip(self.store.picture_of_item.tolist(), items.column("title").to_pylist(), strict=True):
+            if picture != PADDING and title and not titles[picture]:
+                titles[picture] = title
+        if not any(titles):
+            raise ArtifactError(f"{self.dataset.path} has no title of an item with a picture")
+        return titles
+
     def _scan(self) -> tuple[dict[str, int], dict[str, np.ndarray]]:
         counts = {"pages": 0, "without_history_picture": 0, "without_clicked_picture": 0, "usable": 0}
         parts = []
@@ -393,13 +412,19 @@ class PretrainingPages:
         return batch
 
     def _batch(self, pages: dict[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        return distinct_pictures({name: tf.gather(values, rows) for name, values in pages.items()}, self.read)
+        batch = distinct_pictures({name: tf.gather(values, rows) for name, values in pages.items()}, self.read)
+        return batch if self._tokens is None else {**batch, _TOKENS: _rows(self._tokens, batch[_NUMBER])}
 
     def _trimmed(self, split: str, window: Window | None, candidates: int, clicks: int) -> tf.data.Dataset:
         longest = self.view.max_candidates if split == PRETRAINING else self.dataset.manifest.max_candidates
         lengths = PageLengths(candidates=longest, click=clicks, pay=0, cart=0)
         batches = page_batches(self.dataset, split, lengths, batch_size=_PARSED_TOGETHER, window=window)
         return map_ahead(batches, lambda page: trim_page(page, self._picture_of_item, candidates, clicks))
+
+
+def _rows(values: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Rows of `(n, length)` by number; padding for the row -1."""
+    return tf.where(rows[:, None] == PADDING, PADDING, tf.gather(values, tf.maximum(rows, 0)))
 
 
 def _positions(number: tf.Tensor, batch_size: int) -> tf.Tensor:
