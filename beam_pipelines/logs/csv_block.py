@@ -5,7 +5,6 @@ damaged line costs that line and not what follows it.
 """
 
 import re
-from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -62,7 +61,6 @@ class Records(NamedTuple):
         malformed: lines that are no record; their numbers, too, begin with 0.
         lines_in, continued: see `RawBatch`.
         lines_used: how many lines of the block that is; the record that begins there may go on in the next block.
-        stray: lines after these that the next block must be told of.
     """
 
     text: bytes
@@ -71,7 +69,6 @@ class Records(NamedTuple):
     lines_in: int
     continued: int
     lines_used: int
-    stray: list[int]
 
 
 class CsvBlock:
@@ -81,10 +78,9 @@ class CsvBlock:
         data: the lines; only the last one of a file may lack its end.
         dialect: of the file.
         is_last: whether the file ends here.
-        stray: lines with a quote that closes a value which a stray one opened, in a block before.
     """
 
-    def __init__(self, data: bytes, dialect: Dialect, is_last: bool, stray: Iterable[int] = ()) -> None:
+    def __init__(self, data: bytes, dialect: Dialect, is_last: bool) -> None:
         if not data.endswith((b"\n", b"\r")):
             data += b"\n"
         self.data = data
@@ -101,7 +97,7 @@ class CsvBlock:
             while (returns := (stops > self._starts) & (self._bytes[stops - 1] == _RETURN)).any():
                 stops = stops - returns
             self._ends = stops
-        self._stray = set(stray)
+        self._stray: set[int] = set()  # lines to come whose quote closes a value that a stray one opened
 
     def __len__(self) -> int:
         """The number of lines, blank ones included."""
@@ -119,10 +115,10 @@ class CsvBlock:
     def records(self) -> Records:
         """Finds the records."""
         is_filled = self._ends > self._starts
-        doubtful = sorted({*self._doubtful_lines(), *self._stray})
+        doubtful = self._doubtful_lines()
         if not doubtful:
             lines = np.flatnonzero(is_filled)
-            return Records(self.data, lines, [], len(lines), 0, len(self), [])
+            return Records(self.data, lines, [], len(lines), 0, len(self))
         text: list[bytes] = []
         found: list[np.ndarray] = []
         malformed: list[MalformedLine] = []
@@ -152,8 +148,7 @@ class CsvBlock:
             found.append(line + np.flatnonzero(is_filled[line:]))
             line = len(self)
         lines_in = int(is_filled[:line].sum()) + added
-        stray = [number - line for number in self._stray]
-        return Records(b"".join(text), np.concatenate(found), malformed, lines_in, continued, line, stray)
+        return Records(b"".join(text), np.concatenate(found), malformed, lines_in, continued, line)
 
     def read(self, line: int) -> Record:
         """Reads the record that begins with a line: RFC 4180, but a quote inside a field without quotes is text."""

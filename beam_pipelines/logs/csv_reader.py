@@ -89,7 +89,7 @@ def read_csv(
     parser = _Parser(path, header, columns)
     with open_text(path) as stream:
         stream.read(header.size)
-        rest, line, is_last, stray = b"", header.lines, False, list[int]()
+        rest, line, is_last = b"", header.lines, False
         while not is_last:
             read = stream.read(block_bytes)
             is_last = not read
@@ -97,9 +97,8 @@ def read_csv(
             cut = len(rest) if is_last else _last_line_end(rest, header.dialect)
             if not cut:
                 continue
-            block = CsvBlock(rest[:cut], header.dialect, is_last, stray)
+            block = CsvBlock(rest[:cut], header.dialect, is_last)
             records = block.records()
-            stray = records.stray
             if records.lines_used:
                 yield parser.parse(block, records, line)
             line += records.lines_used
