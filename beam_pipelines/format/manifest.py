@@ -127,12 +127,15 @@ class Source(_Strict):
     """One input file of the build: its name inside the log directory, size and digest.
 
     Attributes:
-        rows, rejected: rows in it, and those of them that break the contract; `None` in datasets of before.
+        lines: in it (rows in Parquet), without blank ones and the header; those beyond `rows` are of values that run
+            over several lines. `None` in datasets of before, as is what follows.
+        rows, rejected: rows in it, and those of them that break the contract.
     """
 
     path: str
     bytes: int
     sha256: str
+    lines: int | None = None
     rows: int | None = None
     rejected: int | None = None
 

@@ -23,11 +23,24 @@ _Version = tuple[int, int] | None  # size and time of change; None if the file i
 
 
 class FileCounts(NamedTuple):
-    """What became of the rows of a file: `rows` are all of them, the rejected ones included."""
+    """What became of the lines of a file: those in it are those of used and of rejected rows.
+
+    Attributes:
+        path: the file.
+        lines: in the file (rows in Parquet), without blank ones and the header.
+        continued: how many of these only continue the row of the line before.
+        rejected: rows that break the contract, or lines that are none.
+    """
 
     path: Path
-    rows: int
+    lines: int
+    continued: int
     rejected: int
+
+    @property
+    def rows(self) -> int:
+        """All rows, the rejected ones included."""
+        return self.lines - self.continued
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +103,7 @@ class LogDirectory:
                 path=file.relative_to(self.path).as_posix(),
                 bytes=file.stat().st_size,
                 sha256=file_sha256(file),
+                lines=counts[file].lines,
                 rows=counts[file].rows,
                 rejected=counts[file].rejected,
             )

@@ -53,8 +53,9 @@ class TableSurvey:
 
     def conservation(self, name: str) -> str:
         """What became of the rows of table `name`, in words."""
-        rejected = len(self.rejected)
-        return f"{name}: {self.rows:,} rows = {self.rows - rejected:,} used + {rejected:,} rejected"
+        rejected, continued = len(self.rejected), sum(file.continued for file in self.files)
+        lines = f" ({continued:,} more lines continue values)" if continued else ""
+        return f"{name}: {self.rows:,} rows = {self.rows - rejected:,} used + {rejected:,} rejected{lines}"
 
 
 def survey_tables(tables: Mapping[str, Table], rules: ReadingRules) -> dict[str, TableSurvey]:
@@ -75,7 +76,7 @@ def survey_tables(tables: Mapping[str, Table], rules: ReadingRules) -> dict[str,
     ):
         for (table, _), part in zip(parts, pool.map(lambda of: _survey_part(of[0], of[1], rules), parts), strict=True):
             found[table.name].append(part)
-            bar.update(part.rows)
+            bar.update(part.lines)
     return {name: _merged(tables[name], surveys) for name, surveys in found.items()}
 
 
@@ -93,7 +94,8 @@ def named_ids(survey: Mapping[str, TableSurvey], key: str) -> pa.Array:
 
 class _PartSurvey(NamedTuple):
     path: Path
-    rows: int
+    lines: int
+    continued: int
     columns: dict[str, ColumnCounts]
     rejected: list[RejectedRow]
     ids: dict[str, pa.Table]
@@ -101,14 +103,15 @@ class _PartSurvey(NamedTuple):
 
 
 def _survey_part(table: Table, part: FilePart, rules: ReadingRules) -> _PartSurvey:
-    rows = 0
+    lines = continued = 0
     columns: dict[str, ColumnCounts] = {}
     rejected: list[RejectedRow] = []
     ids = {key: _NamedIds() for key in _IDS.get(table.name, ())}
     valid = []
     for raw in read_part(table, part):
         batch = normalise(table, raw, rules)
-        rows += raw.rows.num_rows + len(raw.malformed)
+        lines += raw.lines_in
+        continued += raw.continued
         for name, counts in batch.columns.items():
             columns[name] = columns[name].merge(counts) if name in columns else counts
         rejected += batch.rejected
@@ -116,18 +119,22 @@ def _survey_part(table: Table, part: FilePart, rules: ReadingRules) -> _PartSurv
             named.add(batch.rows.column(key))
         if table.name in KEYS:
             valid.append(batch.rows)
-    return _PartSurvey(part.path, rows, columns, rejected, {key: named.table() for key, named in ids.items()}, valid)
+    return _PartSurvey(
+        part.path, lines, continued, columns, rejected, {key: named.table() for key, named in ids.items()}, valid
+    )
 
 
 def _merged(table: Table, parts: Iterable[_PartSurvey]) -> TableSurvey:
-    rows: Counter[Path] = Counter()
+    lines: Counter[Path] = Counter()
+    continued: Counter[Path] = Counter()
     bad: Counter[Path] = Counter()
     columns: dict[str, ColumnCounts] = {}
     rejected: list[RejectedRow] = []
     batches = []
     named = {key: _NamedIds() for key in _IDS.get(table.name, ())}
     for part in parts:
-        rows[part.path] += part.rows
+        lines[part.path] += part.lines
+        continued[part.path] += part.continued
         bad[part.path] += len(part.rejected)
         for name, counts in part.columns.items():
             columns[name] = columns[name].merge(counts) if name in columns else counts
@@ -136,7 +143,7 @@ def _merged(table: Table, parts: Iterable[_PartSurvey]) -> TableSurvey:
         for key, ids in part.ids.items():
             named[key].add_counted(ids)
     return TableSurvey(
-        files=tuple(FileCounts(path, rows[path], bad[path]) for path in table.files),
+        files=tuple(FileCounts(path, lines[path], continued[path], bad[path]) for path in table.files),
         columns={name: columns[name] for name in table.rules() if name in columns},
         rejected=rejected,
         ids={key: ids.table() for key, ids in named.items()},

@@ -67,7 +67,7 @@ def test_a_directory_knows_its_notice_and_its_files(logs):
     (logs / "logs.json").write_text(json.dumps({"notice": "made up"}))
     opened = LogDirectory.open(logs, {})
     assert (opened.notice, opened.images) == ("made up", logs / "images")
-    counts = {file: FileCounts(file, 3, 1) for table in opened.tables.values() for file in table.files}
+    counts = {file: FileCounts(file, 4, 1, 1) for table in opened.tables.values() for file in table.files}
     assert [(source.path, source.bytes) for source in opened.sources(counts)] == [
         (f"{name}.parquet", (logs / f"{name}.parquet").stat().st_size) for name in ("impressions", "items")
     ]

@@ -44,3 +44,11 @@ def test_rows_of_items_are_kept_in_the_order_of_files_and_lines(logs):
         ("1", "b"),
         ("0", "b"),
     ]
+
+
+def test_values_over_several_lines_are_counted(logs):
+    (logs / "items.parquet").unlink()
+    (logs / "items.csv").write_text('item_id,category,title,image\n\n01,a,"two\nlines",\n02,b,one,\n')
+    found = survey_tables(find_tables(logs, {}), RULES)["items"]
+    assert [(file.lines, file.continued, file.rows) for file in found.files] == [(3, 1, 2)]
+    assert found.conservation("items") == "items: 2 rows = 2 used + 0 rejected (1 more lines continue values)"
