@@ -10,7 +10,12 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser("Pre-trains an image encoder on what users click after what they clicked.")
     parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
     parser.add_argument("--output", type=Path, default=Path("artifacts/encoder"), help="run directory to write")
-    parser.add_argument("--method", choices=["courier"], default="courier", help="how the encoder learns")
+    parser.add_argument(
+        "--method",
+        choices=["courier", "none"],
+        default="courier",
+        help="how the encoder learns; none: not at all, it is the published one of the configuration",
+    )
     parser.add_argument("--config", default="courier_cpu", help="YAML file, or a preset in models/configs")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="changes one configured value"
@@ -33,10 +38,13 @@ def main(options: argparse.Namespace) -> str:
     from models.config import load_config
     from models.data.dataset import Dataset
     from models.pretraining.config import PretrainConfig
-    from models.pretraining.pretrain import pretrain
+    from models.pretraining.pretrain import AS_PUBLISHED, pretrain
     from models.training.replicas import configured_workers
 
     config = load_config(PretrainConfig, options.config, options.overrides)
+    if options.method == AS_PUBLISHED:
+        pretrain(options.data, options.output, config=config, method=options.method, overwrite=options.overwrite)
+        return f"wrote the published encoder {config.encoder.weights} as it is to {options.output}"
     dataset = Dataset(options.data, options.max_bad_shards)
     run, pages = pretrain(
         dataset,

@@ -55,6 +55,7 @@ from models.training.distributed_fit import LossMean
 from models.training.lazy_adam import LazyAdam
 from models.training.optimizer import OptimizerConfig, ReplicaLossScaleOptimizer, build_optimizer
 from models.vision.convnet import ConvNet, ConvNetBlock
+from models.vision.efficientnet_lite import EfficientNetLite, InvertedResidual, NormalizedConvolution
 from models.vision.encoder import ImageEncoder
 from models.vision.swin import PatchMerging, Swin, SwinBlock
 from models.vision.window_attention import WindowAttention
@@ -107,6 +108,10 @@ PAIRS = [draw(3, 4, 5, seed=4)]
 LAYERS: dict[str, Case] = {
     "ConvNetBlock": Case(lambda **o: ConvNetBlock(kernel=3, drop_path=0.2, **o), MAP),
     "ConvNet": Case(lambda **o: ConvNet(widths=(8, 8), depths=(1, 1), kernel=3, grid=(2, 2), **o), PICTURES),
+    "NormalizedConvolution": Case(lambda **o: NormalizedConvolution(6, 3, 2, False, True, **o), MAP),
+    "NormalizedConvolution, depthwise": Case(lambda **o: NormalizedConvolution(None, 3, **o), MAP),
+    "InvertedResidual": Case(lambda **o: InvertedResidual(8, 5, 1, 2, 0.2, True, **o), MAP),
+    "EfficientNetLite": Case(lambda **o: EfficientNetLite(1, (1, 3), 0.2, True, **o), PICTURES),
     "WindowAttention": Case(lambda **o: WindowAttention(2, window=4, shift=2, **o), MAP),
     "SwinBlock": Case(lambda **o: SwinBlock(2, window=4, shift=2, drop_path=0.1, **o), MAP),
     "PatchMerging": Case(lambda **o: PatchMerging(**o), MAP),
@@ -401,6 +406,11 @@ MODELS: dict[str, ModelCase] = {
     "Ranker": ModelCase(
         lambda **o: Ranker.adapt(SHOP["pages"], pictures=SHOP["clusters"], config=RANKER, **o),
         lambda: SHOP["pages"].batches(16).take(2),
+        objective,
+    ),
+    "Courier, statistics of batches": ModelCase(
+        lambda **o: Courier(ImageEncoder(EfficientNetLite(stages=(1,), batch_statistics=True, **o), None, **o), **o),
+        courier_pages,
         objective,
     ),
     "OfficialCodeCourier": ModelCase(lambda **o: OfficialCodeCourier(encoder(**o), **o), courier_pages, objective),

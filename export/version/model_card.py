@@ -107,7 +107,7 @@ def model_card(
         "items": ranker.sizes.items,
         "users": ranker.sizes.users,
     }
-    if embeddings is not None:
+    if embeddings is not None and embeddings.encoder.window is not None:
         data["encoder"] = _window(embeddings.encoder.window)
     if manifest is not None:
         split = manifest.splits["train"]

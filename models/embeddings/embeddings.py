@@ -96,7 +96,7 @@ class EmbeddingsMetadata(Metadata):
             ArtifactError: the windows overlap.
         """
         window, train = self.encoder.window, dataset.split(split).window
-        if window.overlaps(train):
+        if window is not None and window.overlaps(train):
             raise ArtifactError(
                 f"its encoder learned on pages from {window.first} to {window.last}, which overlap the {split} pages "
                 f"from {train.first} to {train.last}: pictures would look better in training than they are. Build the "

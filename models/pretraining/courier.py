@@ -140,7 +140,7 @@ class Courier(PretrainingMethod):
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Embeds the distinct pictures once and hands them out: `candidates` and `clicks`, `(batch, length, dim)`."""
-        embeddings = self.compared(self.encoder(inputs["pictures"], training=training))
+        embeddings = self.compared(self.embed(inputs, training=training))
         return {
             "candidates": ops.take(embeddings, ops.maximum(inputs["candidate_picture"], 0), axis=0),
             "clicks": ops.take(embeddings, ops.maximum(inputs["click_picture"], 0), axis=0),

@@ -50,6 +50,12 @@ class PretrainingMethod(DistributedFit, keras.Model):
         """Keras' `predict`."""
         return super().predict(self._divided(x), *args, **options)
 
+    def embed(self, x: dict[str, Any], training: bool = False) -> Any:
+        """Embeddings of the distinct pictures of a batch, `(distinct, dim)`; those of its padding mean nothing."""
+        if getattr(self.encoder, "batch_statistics", False):  # the padding must not enter them
+            return self.encoder(x["pictures"], training=training, valid=x["picture_id"] >= 0)
+        return self.encoder(x["pictures"], training=training)
+
     def count_pictures(self, x: dict[str, Any]) -> None:
         """Adds the pictures of a batch to those seen."""
         self.pictures_seen.update_state(ops.sum(ops.cast(x["picture_id"] >= 0, "float32")))

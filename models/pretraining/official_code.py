@@ -7,7 +7,7 @@ from keras import ops
 
 from models.pretraining.courier import Courier, Rows
 from models.training.replicas import gather_over_replicas
-from models.vision.encoder import MEAN
+from models.vision.backbone import MEAN
 
 _HEADS = 4
 _HIDDEN = 1024
@@ -60,6 +60,7 @@ class OfficialCodeCourier(Courier):
         blank = ops.ones_like(pictures[:1]) * ops.convert_to_tensor([round(value) for value in MEAN], pictures.dtype)
         shown = {
             "pictures": ops.concatenate([blank, pictures], axis=0),
+            "picture_id": ops.pad(inputs["picture_id"], [[1, 0]], constant_values=-1),
             "candidate_picture": inputs["candidate_picture"] + 1,
             "click_picture": inputs["click_picture"] + 1,
         }

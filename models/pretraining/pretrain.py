@@ -38,6 +38,9 @@ METHODS: dict[str, Callable[[PretrainConfig, ImageEncoder], PretrainingMethod]] 
 }
 """Ways to pre-train: each makes its model around an encoder."""
 
+AS_PUBLISHED = "none"
+"""The method that trains nothing: the encoder is a published backbone as it is."""
+
 _MAY_CHANGE = {"cache_megabytes", "checkpoint_minutes"}  # keys that make no difference to what is learnt
 _VALIDATION_CLICKS = 50
 _VALIDATION_PAGES = 2000
@@ -56,7 +59,7 @@ class Pretrained(NamedTuple):
 
 
 def pretrain(
-    data: Dataset | Path | str,
+    data: Dataset | Path | str | None,
     output: Path | str,
     *,
     config: PretrainConfig | str = "courier_cpu",
@@ -71,10 +74,10 @@ def pretrain(
     train together, and each calls this function; otherwise all GPUs of the machine do.
 
     Args:
-        data: the page dataset, or its directory.
+        data: the page dataset, or its directory; method `none` needs none.
         output: the run directory to write.
         config: how the encoder learns, or the name of a preset in `models/configs`, or a YAML file.
-        method: one of `METHODS`.
+        method: one of `METHODS`, or `none`, which trains nothing: the embeddings are the features of published weights.
         restart: throws away the checkpoints of an interrupted run instead of going on.
         overwrite: replaces the output if it exists.
 
@@ -87,10 +90,14 @@ def pretrain(
         >>> run = pretrain("artifacts/dataset", "artifacts/encoder", config="courier_cpu").run
         >>> encoder = run.encoder()
     """
-    if method not in METHODS:
-        raise InputError(f"`method` must be one of {', '.join(METHODS)}. Received: {method}")
+    if method not in (*METHODS, AS_PUBLISHED):
+        raise InputError(f"`method` must be one of {', '.join((*METHODS, AS_PUBLISHED))}. Received: {method}")
     if isinstance(config, str):
         config = load_config(PretrainConfig, config)
+    if method == AS_PUBLISHED:
+        return Pretrained(_write_as_published(Path(output), config, overwrite), 0)
+    if data is None:
+        raise InputError(f"`data` must be given with `method` {method}. Received: None")
     dataset = data if isinstance(data, Dataset) else Dataset(data)
     output = Path(output)
     strategy = training_strategy()
@@ -143,6 +150,24 @@ def pretrain(
         )
     checkpoints.remove()
     return Pretrained(EncoderRun(output, run.metadata), pages.training)
+
+
+def _write_as_published(output: Path, config: PretrainConfig, overwrite: bool) -> EncoderRun:
+    """The run directory of a published backbone whose features are the embeddings; it has seen no pages."""
+    if config.encoder.weights is None:
+        raise ConfigurationError("encoder.weights: must name published weights with `method` none. Received: null")
+    if config.encoder.embedding_dim is not None:
+        raise ConfigurationError(
+            "encoder.embedding_dim: must be null with `method` none, which trains no projection. "
+            f"Received: {config.encoder.embedding_dim}"
+        )
+    encoder = build_encoder(config.encoder)
+    load_pretrained(encoder, config.encoder)
+    with whole_directory(output, overwrite=overwrite) as directory:
+        run = EncoderRun.save(
+            directory, encoder, method=AS_PUBLISHED, image_size=config.image_size, config=config.to_yaml()
+        )
+    return EncoderRun(output, run.metadata)
 
 
 def _open_pages(dataset: Dataset, config: PretrainConfig, strategy: tf.distribute.Strategy) -> PretrainingPages:

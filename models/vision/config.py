@@ -1,15 +1,20 @@
 """Configuration of image encoders."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from models.config import Config, load_config
+from models.vision.backbone import Backbone
 from models.vision.convnet import ConvNet
+from models.vision.efficientnet_lite import EfficientNetLite
+from models.vision.efficientnet_lite_weights import is_package, load_efficientnet_lite_weights
 from models.vision.encoder import ImageEncoder
+from models.vision.published_weights import LoadedWeights
 from models.vision.swin import Swin
-from models.vision.swin_weights import LoadedWeights, load_swin_weights
+from models.vision.swin_weights import load_swin_weights
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -54,23 +59,49 @@ class ConvNetConfig(Config):
         return self
 
 
+class EfficientNetLiteConfig(Config):
+    """Arguments of `EfficientNetLite`."""
+
+    name: Literal["efficientnet_lite"] = "efficientnet_lite"
+    variant: Literal[0, 1, 2] = 0
+    stages: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((1, 2, 3, 4, 5, 6, 7, 8), min_length=1)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    batch_statistics: bool = False
+
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> "EfficientNetLiteConfig":
+        if list(self.stages) != sorted(set(self.stages)):
+            raise ValueError(f"stages must ascend. Received: {list(self.stages)}")
+        return self
+
+
 class EncoderConfig(Config):
     """An image encoder.
 
     Attributes:
-        embedding_dim: length of the embeddings.
+        embedding_dim: length of the embeddings; `null` makes the backbone's features themselves the embeddings.
         backbone: the network in front of the projection; `name` says which.
-        weights: a file of published Swin weights to start from (torchvision or Hugging Face), for `swin` alone.
+        weights: published weights to start from: a file (`swin`: torchvision's or Hugging Face's; `efficientnet_lite`:
+            that of `efficientnet_lite_pytorch`), or `efficientnet_lite0`, `1` or `2` for those of an installed package.
     """
 
-    embedding_dim: Positive = 256
-    backbone: SwinConfig | ConvNetConfig = Field(ConvNetConfig(), discriminator="name")
+    embedding_dim: Positive | None = 256
+    backbone: SwinConfig | ConvNetConfig | EfficientNetLiteConfig = Field(ConvNetConfig(), discriminator="name")
     weights: Path | None = None
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "EncoderConfig":
-        if self.weights is not None and self.backbone.name != "swin":
-            raise ValueError(f"weights are for the backbone swin. Received: {self.backbone.name}")
+        if self.weights is not None and self.backbone.name not in _PUBLISHED:
+            raise ValueError(
+                f"weights are for the backbones {' and '.join(_PUBLISHED)}. Received: {self.backbone.name}"
+            )
+        if self.weights is not None and is_package(self.weights):
+            variant = getattr(self.backbone, "variant", None)
+            if str(self.weights) != f"efficientnet_lite{variant}":
+                raise ValueError(
+                    f"weights {self.weights} are for the backbone efficientnet_lite of that variant. "
+                    f"Received: {self.backbone.name}" + ("" if variant is None else f" of variant {variant}")
+                )
         return self
 
 
@@ -82,7 +113,12 @@ class _EncoderSection(Config):
     encoder: EncoderConfig = EncoderConfig()
 
 
-_BACKBONES = {"swin": Swin, "convnet": ConvNet}
+_BACKBONES: dict[str, type[Backbone]] = {"swin": Swin, "convnet": ConvNet, "efficientnet_lite": EfficientNetLite}
+_PUBLISHED: dict[str, Callable[[Any, Path], LoadedWeights]] = {
+    "swin": load_swin_weights,
+    "efficientnet_lite": load_efficientnet_lite_weights,
+}
+"""Backbones that there are published weights for, and what reads them."""
 
 
 def build_encoder(config: EncoderConfig, dtype: str = "float32") -> ImageEncoder:
@@ -112,8 +148,8 @@ def load_pretrained(encoder: ImageEncoder, config: EncoderConfig) -> LoadedWeigh
     """Fills the backbone from `config.weights`, if there are any; the projection stays as it is.
 
     Raises:
-        ArtifactError: the file is missing, cannot be read or does not fit; see `load_swin_weights`.
+        ArtifactError: the file or the package is missing, cannot be read or does not fit.
     """
     if config.weights is None:
         return None
-    return load_swin_weights(encoder.backbone, config.weights)
+    return _PUBLISHED[config.backbone.name](encoder.backbone, config.weights)

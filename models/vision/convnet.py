@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from models.vision.backbone import Backbone
+
 EPSILON = 1e-6  # of every layer normalisation
 
 
@@ -54,7 +56,7 @@ class ConvNetBlock(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="courier")
-class ConvNet(keras.layers.Layer):
+class ConvNet(Backbone):
     """A small convolutional network whose features keep what later stages lose: learns from few pages on few CPU cores.
 
     Stages are ConvNeXt blocks. The features are the averages over the maps of every stage, early ones included (colours

@@ -6,13 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
-# Both backbones are imported so that `load_model` knows them wherever it knows `ImageEncoder`.
-from models.vision.convnet import ConvNet
-from models.vision.swin import Swin
-
-# Channel statistics of ImageNet for pictures in [0, 255]; published Swin weights expect them.
-MEAN = (123.675, 116.28, 103.53)
-STDDEV = (58.395, 57.12, 57.375)
+# The backbones are imported so that `load_model` knows them wherever it knows `ImageEncoder`.
+import models.vision.convnet
+import models.vision.efficientnet_lite
+import models.vision.swin  # noqa: F401
+from models.vision.backbone import Backbone
 
 
 @keras.saving.register_keras_serializable(package="courier")
@@ -20,12 +18,13 @@ class ImageEncoder(keras.Model):
     """Embeds pictures with a backbone and a linear projection of its pooled features.
 
     Args:
-        backbone: from normalised pictures `(pictures, height, width, 3)` to `(pictures, backbone.features)`: `Swin`
-            or `ConvNet`.
-        embedding_dim: length of the embeddings.
+        backbone: `Swin`, `ConvNet` or `EfficientNetLite`; it says how its pictures are normalised.
+        embedding_dim: length of the embeddings; `None` makes the features themselves the embeddings.
 
     Shapes:
-        uint8 `(pictures, height, width, 3)`, RGB, to float32 `(pictures, embedding_dim)`, not normalised.
+        uint8 `(pictures, height, width, 3)`, RGB, to float32 `(pictures, embedding_dim)`, not normalised. `valid`, bool
+        `(pictures,)`, says which pictures are not padding; only backbones with statistics of the batch
+        have a use for it.
 
     Example:
         >>> encoder = ImageEncoder(Swin(dim=32, depths=[1, 2], num_heads=[2, 4], window=4), embedding_dim=64)
@@ -35,22 +34,32 @@ class ImageEncoder(keras.Model):
     Reference: COURIER, section 3.1.
     """
 
-    def __init__(self, backbone: Swin | ConvNet, embedding_dim: int = 256, **kwargs: Any) -> None:
+    def __init__(self, backbone: Backbone, embedding_dim: int | None = 256, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if embedding_dim < 1:
+        if embedding_dim is not None and embedding_dim < 1:
             raise ValueError(f"`embedding_dim` must be at least 1. Received: {embedding_dim}")
         self.backbone = backbone
-        self.embedding_dim = embedding_dim
-        self.projection = keras.layers.Dense(embedding_dim, dtype=self.dtype_policy, name="projection")
+        self.embedding_dim = backbone.features if embedding_dim is None else embedding_dim
+        self.projection = None
         if not backbone.built:
             backbone.build((None, None, None, 3))
-        self.projection.build((None, backbone.features))
+        if embedding_dim is not None:
+            self.projection = keras.layers.Dense(embedding_dim, dtype=self.dtype_policy, name="projection")
+            self.projection.build((None, backbone.features))
         self.built = True
 
-    def call(self, pictures: Any, training: bool = False) -> Any:
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether pictures are normalised by statistics of their batch in training, and `call` takes `valid`."""
+        return self.backbone.batch_statistics
+
+    def call(self, pictures: Any, training: bool = False, valid: Any = None) -> Any:
         """See the class."""
-        x = (ops.cast(pictures, "float32") - ops.array(MEAN, "float32")) / ops.array(STDDEV, "float32")
-        return ops.cast(self.projection(self.backbone(x, training=training)), "float32")
+        mean, stddev = (ops.array(values, "float32") for values in (self.backbone.mean, self.backbone.stddev))
+        x = (ops.cast(pictures, "float32") - mean) / stddev
+        known = {"valid": valid} if self.batch_statistics else {}
+        features = self.backbone(x, training=training, **known)
+        return ops.cast(features if self.projection is None else self.projection(features), "float32")
 
     @classmethod
     def from_preset(cls, preset: str | Path, dtype: str = "float32") -> "ImageEncoder":
@@ -76,7 +85,7 @@ class ImageEncoder(keras.Model):
     def with_precision(self, dtype: str) -> "ImageEncoder":
         """A copy with the same weights that computes under another Keras policy, for example `mixed_bfloat16`."""
         backbone = type(self.backbone).from_config({**self.backbone.get_config(), "dtype": dtype})
-        copy = ImageEncoder(backbone, self.embedding_dim, dtype=dtype)
+        copy = ImageEncoder(backbone, None if self.projection is None else self.embedding_dim, dtype=dtype)
         copy.set_weights(self.get_weights())
         return copy
 
@@ -85,7 +94,7 @@ class ImageEncoder(keras.Model):
         return {
             **super().get_config(),
             "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "embedding_dim": self.embedding_dim,
+            "embedding_dim": None if self.projection is None else self.embedding_dim,
         }
 
     @classmethod

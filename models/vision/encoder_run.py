@@ -22,12 +22,12 @@ class EncoderMetadata(Metadata):
     """A pre-trained image encoder.
 
     Attributes:
-        method: pre-training method, e.g. `courier`.
+        method: pre-training method, e.g. `courier`; `none` for a published encoder as it is.
         image_size: `[height, width]` of its input pictures.
         embedding_dim: length of its output.
         weights_sha256: digest of `encoder.keras`.
-        dataset_digest: `Manifest.digest()` of the dataset it learned on.
-        window: pages it learned on or was selected by.
+        dataset_digest: `Manifest.digest()` of the dataset it learned on; `None` if it has not learned.
+        window: pages it learned on or was selected by; `None` if it has seen none.
         notice: `Manifest.notice` of that dataset.
     """
 
@@ -36,8 +36,8 @@ class EncoderMetadata(Metadata):
     image_size: tuple[int, int]
     embedding_dim: int
     weights_sha256: str
-    dataset_digest: str
-    window: Window
+    dataset_digest: str | None
+    window: Window | None
     notice: str
 
 
@@ -81,9 +81,9 @@ class EncoderRun:
         *,
         method: str = "courier",
         image_size: tuple[int, int],
-        dataset_digest: str,
-        window: Window,
-        notice: str,
+        dataset_digest: str | None = None,
+        window: Window | None = None,
+        notice: str = "",
         config: str = "",
         history: Mapping[str, Sequence[float | None]] | None = None,
     ) -> "EncoderRun":

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from models.vision.backbone import Backbone
 from models.vision.window_attention import WindowAttention
 
 EPSILON = 1e-5  # of every layer normalisation
@@ -118,7 +119,7 @@ class PatchMerging(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="courier")
-class Swin(keras.layers.Layer):
+class Swin(Backbone):
     """A Swin Transformer up to its pooled features.
 
     Defaults are Swin-T. Any input size works: maps are padded to whole windows where needed.

@@ -1,44 +1,19 @@
 """Published Swin weights."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from beam_pipelines.format.errors import ArtifactError
+from models.vision.published_weights import LoadedWeights, Source, fill_variables, kernel_axes
 from models.vision.swin import PatchMerging, Swin
 from models.vision.torch_checkpoint import read_torch_checkpoint
 
 # What published files hold beside the network up to its pooled features.
 _IGNORED_PREFIXES = ("head.", "classifier.", "decoder.", "embeddings.mask_token")
 _IGNORED_SUFFIX = ".relative_position_index"  # follows from the window
-
-
-@dataclass(frozen=True)
-class LoadedWeights:
-    """What `load_swin_weights` did.
-
-    Attributes:
-        publisher: whose names the file uses, `torchvision` or `Hugging Face`.
-        variables: how many variables of the network were filled: all.
-        ignored: names of the file's tensors that the network has no use for: a classification head, for example.
-    """
-
-    publisher: str
-    variables: int
-    ignored: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a variable's value is in a file: tensors to join along their first axis, then to transpose."""
-
-    variable: keras.Variable
-    names: tuple[str, ...]
-    axes: tuple[int, ...]
 
 
 def load_swin_weights(swin: Swin, path: str | Path) -> LoadedWeights:
@@ -64,41 +39,21 @@ def load_swin_weights(swin: Swin, path: str | Path) -> LoadedWeights:
         some = ", ".join(list(tensors)[:3])
         raise ArtifactError(f"{path}: not a Swin of {' or '.join(_PUBLISHERS)}; its names begin with {some}")
 
-    sources = list(_PUBLISHERS[publisher][1](swin, prefix))
-    values = [_value(source, tensors, path) for source in sources]
-    used = {name for source in sources for name in source.names}
-    ignored = tuple(name for name in tensors if name not in used)
-    if unknown := [name for name in ignored if not _is_beside_the_network(name.removeprefix(prefix))]:
-        raise ArtifactError(
-            f"{path}: {len(unknown)} tensors have no place in a Swin of depths {list(swin.depths)}: "
-            f"{', '.join(unknown[:3])}"
-        )
-    for source, value in zip(sources, values, strict=True):
-        source.variable.assign(value)
-    return LoadedWeights(publisher, len(sources), ignored)
+    return fill_variables(
+        list(_PUBLISHERS[publisher][1](swin, prefix)),
+        tensors,
+        path,
+        publisher=publisher,
+        network=f"a Swin of depths {list(swin.depths)}",
+        ignore=lambda name: _is_beside_the_network(name.removeprefix(prefix)),
+    )
 
 
 def _is_beside_the_network(name: str) -> bool:
     return name.startswith(_IGNORED_PREFIXES) or name.endswith(_IGNORED_SUFFIX)
 
 
-def _value(source: _Source, tensors: dict[str, np.ndarray], path: str | Path) -> np.ndarray:
-    """A variable's value in its own layout."""
-    shape = tuple(source.variable.shape)
-    theirs = [shape[source.axes.index(axis)] for axis in range(len(shape))]
-    theirs[0] //= len(source.names)
-    for name in source.names:
-        if name not in tensors:
-            raise ArtifactError(f"{path}: lacks {name} for {source.variable.path} of shape {shape}")
-        if tensors[name].shape != tuple(theirs):
-            raise ArtifactError(
-                f"{path}: {name} has the shape {tensors[name].shape}, but {source.variable.path} of shape {shape} "
-                f"needs {tuple(theirs)}"
-            )
-    return np.concatenate([tensors[name] for name in source.names]).astype(np.float32).transpose(source.axes)
-
-
-def _torchvision(swin: Swin, prefix: str) -> Iterator[_Source]:
+def _torchvision(swin: Swin, prefix: str) -> Iterator[Source]:
     yield from _kernel_and_bias(swin.patches, f"{prefix}features.0.0")
     yield from _scale_and_offset(swin.patch_norm, f"{prefix}features.0.2")
     stage = block = 0
@@ -121,7 +76,7 @@ def _torchvision(swin: Swin, prefix: str) -> Iterator[_Source]:
     yield from _scale_and_offset(swin.norm, f"{prefix}norm")
 
 
-def _hugging_face(swin: Swin, prefix: str) -> Iterator[_Source]:
+def _hugging_face(swin: Swin, prefix: str) -> Iterator[Source]:
     yield from _kernel_and_bias(swin.patches, f"{prefix}embeddings.patch_embeddings.projection")
     yield from _scale_and_offset(swin.patch_norm, f"{prefix}embeddings.norm")
     stage = block = 0
@@ -146,24 +101,23 @@ def _hugging_face(swin: Swin, prefix: str) -> Iterator[_Source]:
 
 
 # A tensor that tells the publisher, and the publisher's names.
-_PUBLISHERS: dict[str, tuple[str, Callable[[Swin, str], Iterator[_Source]]]] = {
+_PUBLISHERS: dict[str, tuple[str, Callable[[Swin, str], Iterator[Source]]]] = {
     "torchvision": ("features.0.0.weight", _torchvision),
     "Hugging Face": ("embeddings.patch_embeddings.projection.weight", _hugging_face),
 }
 
 
-def _kernel_and_bias(layer: Any, *modules: str) -> Iterator[_Source]:
-    """Of a dense or convolutional layer: PyTorch keeps (out, in, height, width), Keras (height, width, in, out)."""
-    axes = (2, 3, 1, 0) if layer.kernel.ndim == 4 else (1, 0)
-    yield _Source(layer.kernel, tuple(f"{module}.weight" for module in modules), axes)
+def _kernel_and_bias(layer: Any, *modules: str) -> Iterator[Source]:
+    """Of a dense or convolutional layer."""
+    yield Source(layer.kernel, tuple(f"{module}.weight" for module in modules), kernel_axes(layer.kernel))
     if layer.use_bias:
-        yield _Source(layer.bias, tuple(f"{module}.bias" for module in modules), (0,))
+        yield Source(layer.bias, tuple(f"{module}.bias" for module in modules), (0,))
 
 
-def _scale_and_offset(layer: keras.layers.LayerNormalization, module: str) -> Iterator[_Source]:
-    yield _Source(layer.gamma, (f"{module}.weight",), (0,))
-    yield _Source(layer.beta, (f"{module}.bias",), (0,))
+def _scale_and_offset(layer: keras.layers.LayerNormalization, module: str) -> Iterator[Source]:
+    yield Source(layer.gamma, (f"{module}.weight",), (0,))
+    yield Source(layer.beta, (f"{module}.bias",), (0,))
 
 
-def _position_bias(layer: Any, module: str) -> _Source:
-    return _Source(layer.relative_position_bias_table, (f"{module}.relative_position_bias_table",), (0, 1))
+def _position_bias(layer: Any, module: str) -> Source:
+    return Source(layer.relative_position_bias_table, (f"{module}.relative_position_bias_table",), (0, 1))

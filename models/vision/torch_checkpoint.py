@@ -7,7 +7,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -38,6 +38,7 @@ _STORAGE_TYPES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+_LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of a number
 _NESTED = ("state_dict", "model")
 """Where training programs keep the weights in a checkpoint that holds more than those."""
 
@@ -49,8 +50,8 @@ def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     known; a file that asks for another one is refused.
 
     Args:
-        path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file that `torch.save` of PyTorch 1.6 or newer wrote:
-            a dictionary of tensors, itself or under `state_dict` or `model`.
+        path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file that `torch.save` wrote, PyTorch's zip files and
+            the format before 1.6 alike: a dictionary of tensors, itself or under `state_dict` or `model`.
 
     Returns:
         The tensors by name. bfloat16 becomes float32, which holds the same values.
@@ -66,14 +67,14 @@ def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
             return _read_safetensors(path)
         if zipfile.is_zipfile(path):
             return _read_zip(path)
+        with path.open("rb") as file:
+            if file.read(len(_LEGACY_START)) == _LEGACY_START:
+                return _read_legacy(path, file)
     except ArtifactError:
         raise
     except Exception as error:  # what a damaged header or pickle makes happen has no end
         raise ArtifactError(f"{path}: damaged weight file ({type(error).__name__}: {error})") from error
-    raise ArtifactError(
-        f"{path}: neither a .safetensors file nor one of torch.save of PyTorch 1.6 or newer; an older file becomes one "
-        "when PyTorch loads and saves it"
-    )
+    raise ArtifactError(f"{path}: neither a .safetensors file nor one of torch.save")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -100,7 +101,30 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ArtifactError(f"{path}: a zip file, but not one of torch.save")
-        content = _TensorUnpickler(path, archive, pickles[0].removesuffix("data.pkl")).load()
+        content = _ZipUnpickler(path, archive, pickles[0].removesuffix("data.pkl")).load()
+    return _tensors(path, content)
+
+
+def _read_legacy(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
+    """Pickles of a version, of the machine, of the dictionary and of the storages' names; then the storages' bytes."""
+    for _ in range(2):
+        _TensorUnpickler(path, file).load()
+    unpickler = _LegacyUnpickler(path, file)
+    content = unpickler.load()
+    for key in _TensorUnpickler(path, file).load():
+        storage, kind = unpickler.storages[key]
+        if int.from_bytes(file.read(8), "little") != len(storage):
+            raise ValueError("a storage has another length than its tensors say")
+        raw = file.read(len(storage) * _itemsize(kind))
+        storage[...] = _decode(np.frombuffer(raw, np.uint8), kind)  # the tensors are views of it
+        del unpickler.storages[key]
+    if unpickler.storages:
+        raise ValueError(f"{len(unpickler.storages)} storages are missing")
+    return _tensors(path, content)
+
+
+def _tensors(path: Path, content: Any) -> dict[str, np.ndarray]:
+    """What is a tensor in an unpickled dictionary."""
     state = content if isinstance(content, dict) else {}
     for name in _NESTED:
         if isinstance(state.get(name), dict):
@@ -109,6 +133,10 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     if not tensors:
         raise ArtifactError(f"{path}: holds no dictionary of tensors")
     return tensors
+
+
+def _itemsize(kind: str) -> int:
+    return 2 if kind == _BFLOAT16 else np.dtype(kind).itemsize
 
 
 def _decode(raw: np.ndarray, kind: str) -> np.ndarray:
@@ -121,14 +149,9 @@ def _decode(raw: np.ndarray, kind: str) -> np.ndarray:
 class _TensorUnpickler(pickle.Unpickler):
     """Unpickles dictionaries of tensors and nothing else."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile, prefix: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{prefix}data.pkl")))
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        super().__init__(file)
         self._path = path
-        self._archive = archive
-        self._prefix = prefix
-        self._storages: dict[str, np.ndarray] = {}
-        if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
-            raise ArtifactError(f"{path}: written on a big-endian machine")
 
     def find_class(self, module: str, name: str) -> Any:
         """The few names that a pickle of tensors may use."""
@@ -141,14 +164,6 @@ class _TensorUnpickler(pickle.Unpickler):
         if module == "torch" and name in _STORAGE_TYPES:
             return _STORAGE_TYPES[name]
         raise ArtifactError(f"{self._path}: holds a {module}.{name}; only files of tensors are read")
-
-    def persistent_load(self, reference: tuple) -> np.ndarray:
-        """The numbers of a storage; several tensors may be views of one."""
-        _, kind, key, _, _ = reference
-        if key not in self._storages:
-            raw = np.frombuffer(self._archive.read(f"{self._prefix}data/{key}"), np.uint8)
-            self._storages[key] = _decode(raw, kind)
-        return self._storages[key]
 
     @staticmethod
     def _rebuild_tensor(
@@ -167,3 +182,46 @@ class _TensorUnpickler(pickle.Unpickler):
     @staticmethod
     def _rebuild_parameter(tensor: np.ndarray, *_: Any) -> np.ndarray:
         return tensor
+
+
+class _ZipUnpickler(_TensorUnpickler):
+    """Of a zip file, in which each storage is an entry."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, prefix: str) -> None:
+        super().__init__(path, io.BytesIO(archive.read(f"{prefix}data.pkl")))
+        self._archive = archive
+        self._prefix = prefix
+        self._storages: dict[str, np.ndarray] = {}
+        if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
+            raise ArtifactError(f"{path}: written on a big-endian machine")
+
+    def persistent_load(self, reference: tuple) -> np.ndarray:
+        """The numbers of a storage; several tensors may be views of one."""
+        _, kind, key, _, _ = reference
+        if key not in self._storages:
+            raw = np.frombuffer(self._archive.read(f"{self._prefix}data/{key}"), np.uint8)
+            self._storages[key] = _decode(raw, kind)
+        return self._storages[key]
+
+
+class _LegacyUnpickler(_TensorUnpickler):
+    """Of a file from before PyTorch 1.6, whose storages follow the pickles.
+
+    Attributes:
+        storages: by name: the numbers, to be filled, and their type.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        super().__init__(path, file)
+        self.storages: dict[str, tuple[np.ndarray, str]] = {}
+
+    def persistent_load(self, reference: tuple) -> np.ndarray:
+        """The numbers of a storage; several tensors may be views of one."""
+        _, kind, key, _, length, view = reference
+        if view is not None:
+            raise ValueError("a storage is a view of another one")
+        if key not in self.storages:
+            if length * _itemsize(kind) > self._path.stat().st_size:
+                raise ValueError("a storage is longer than the file")
+            self.storages[key] = np.empty(length, np.float32 if kind == _BFLOAT16 else kind), kind
+        return self.storages[key][0]

@@ -9,12 +9,15 @@ import tensorflow as tf
 import yaml
 
 from beam_pipelines.build import main as build_command
+from beam_pipelines.format.errors import ArtifactError, InputError
 from beam_pipelines.format.manifest import Manifest, Window, file_sha256
 from beam_pipelines.shell.command import CommandError
 from models.artifact import read_metadata
 from models.config import PRESETS, load_config
 from models.data.dataset import Dataset
 from models.data.pretraining_pages import PretrainingPages
+from models.embeddings.embed import embed
+from models.embeddings.whiten import whiten
 from models.pretrain import main
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier import Courier
@@ -22,7 +25,9 @@ from models.pretraining.courier_config import CourierConfig
 from models.pretraining.pretrain import pretrain
 from models.training.optimizer import OptimizerConfig, build_optimizer
 from models.vision.config import EncoderConfig, build_encoder
-from models.vision.encoder_run import EncoderMetadata
+from models.vision.efficientnet_lite import EfficientNetLite
+from models.vision.efficientnet_lite_weights import load_efficientnet_lite_weights
+from models.vision.encoder_run import EncoderMetadata, EncoderRun
 from tests.models.courier_batch import mirrored
 from tests.models.taste_dataset import write_taste_dataset
 
@@ -143,8 +148,59 @@ def test_a_script_learns_what_the_recipe_learns(dataset, tmp_path, capsys):
         np.testing.assert_allclose(script, shared, atol=2e-5)
 
 
+AS_PUBLISHED = ["--method", "none", "--config", "efficientnet_lite0", "--set", "image_size=[32, 32]"]
+
+
+def test_a_published_encoder_is_embedded_whitened_and_has_seen_no_pages(dataset, tmp_path):
+    """Of a dataset it needs nothing, so the pages of any ranker are later than what it has seen: nothing."""
+    output = tmp_path / "encoder"
+    options = [*AS_PUBLISHED, "--set", "encoder.backbone.stages=[2, 3]"]
+    closing = main(["--data", str(tmp_path / "nowhere"), "--output", str(output), *options])
+    assert closing == f"wrote the published encoder efficientnet_lite0 as it is to {output}"
+    run = EncoderRun.load(output)
+    metadata = run.metadata
+    assert (metadata.method, metadata.embedding_dim, metadata.image_size) == ("none", 64, (32, 32))
+    assert (metadata.window, metadata.dataset_digest, metadata.notice, run.history) == (None, None, "", {})
+    config = load_config(PretrainConfig, str(output / "config.yaml"))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    published = EfficientNetLite(stages=config.encoder.backbone.stages)
+    load_efficientnet_lite_weights(published, "efficientnet_lite0")
+    np.testing.assert_allclose(
+        run.encoder()(pictures), published((pictures.astype(np.float32) - 127) / 128), rtol=1e-4, atol=1e-5
+    )
+    embeddings = embed(dataset, run, tmp_path / "embeddings")
+    embeddings.metadata.check_no_leakage(Dataset(dataset), "pretrain")
+    whitened = whiten(embeddings, tmp_path / "whitened", data=dataset, dim=8)
+    assert whitened.metadata.whitening is not None
+
+
+def test_a_script_publishes_what_the_command_does(tmp_path):
+    config = load_config(PretrainConfig, "efficientnet_lite0", ["encoder.backbone.stages=[1]", "image_size=[32, 32]"])
+    made = pretrain(None, tmp_path / "encoder", config=config, method="none")
+    assert (made.pages, made.run.metadata.embedding_dim) == (0, 16)
+    with pytest.raises(ArtifactError, match="exists"):
+        pretrain(None, tmp_path / "encoder", config=config, method="none")
+    with pytest.raises(InputError, match=r"`data` must be given with `method` courier"):
+        pretrain(None, tmp_path / "trained", config=config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["encoder.embedding_dim=8"], "encoder.embedding_dim: must be null with --method none.* Received: 8"),
+        (["encoder.weights=null"], "encoder.weights: must name published weights with --method none. Received: null"),
+        (["encoder.weights=nowhere.pth"], "no weight file nowhere.pth"),
+    ],
+)
+def test_what_is_not_published_is_refused_with_method_none(tmp_path, changes, message):
+    changes = [argument for change in changes for argument in ("--set", change)]
+    with pytest.raises(CommandError, match=message):
+        main(["--output", str(tmp_path / "encoder"), *AS_PUBLISHED, *changes])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_presets_are_complete_and_the_paper_preset_is_swin_tiny():
-    for name in ("courier_cpu", "courier_swin_tiny_224", "courier_official_code"):
+    for name in ("courier_cpu", "efficientnet_lite0", "courier_swin_tiny_224", "courier_official_code"):
         config = load_config(PretrainConfig, name)
         written = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
         assert written.keys() == PretrainConfig.model_fields.keys()

@@ -5,9 +5,18 @@ from keras import ops
 
 from beam_pipelines.format.errors import InputError
 from models.config import load_config
-from models.vision.config import ConvNetConfig, EncoderConfig, SwinConfig, build_encoder, load_pretrained
+from models.vision.backbone import MEAN, STDDEV
+from models.vision.config import (
+    ConvNetConfig,
+    EfficientNetLiteConfig,
+    EncoderConfig,
+    SwinConfig,
+    build_encoder,
+    load_pretrained,
+)
 from models.vision.convnet import ConvNet
-from models.vision.encoder import MEAN, STDDEV, ImageEncoder
+from models.vision.efficientnet_lite import EfficientNetLite
+from models.vision.encoder import ImageEncoder
 from models.vision.swin import Swin
 from models.vision.torch_checkpoint import read_torch_checkpoint
 from tests.models.fixtures.make_swin_fixtures import HERE, TINY
@@ -15,6 +24,7 @@ from tests.models.fixtures.make_swin_fixtures import HERE, TINY
 BACKBONES = {
     "swin": SwinConfig(dim=8, depths=(1, 2), num_heads=(2, 4)),
     "convnet": ConvNetConfig(widths=(8, 16), depths=(1, 1)),
+    "efficientnet_lite": EfficientNetLiteConfig(stages=(1, 2)),
 }
 each_backbone = pytest.mark.parametrize("name", BACKBONES)
 
@@ -36,7 +46,8 @@ def pictures(*shape: int) -> np.ndarray:
 def test_embeddings_are_projected_features_of_normalised_pictures(name):
     encoder = encoder_of(name)
     batch = pictures(3, 32, 40)
-    features = ops.convert_to_numpy(encoder.backbone(((batch - np.array(MEAN)) / STDDEV).astype(np.float32)))
+    mean, stddev = {"efficientnet_lite": (127.0, 128.0)}.get(name, (np.array(MEAN), STDDEV))
+    features = ops.convert_to_numpy(encoder.backbone(((batch - mean) / stddev).astype(np.float32)))
     assert features.shape == (3, encoder.backbone.features)
     kernel, bias = encoder.projection.get_weights()
     np.testing.assert_allclose(encoder(batch), features @ kernel + bias, atol=1e-5)
@@ -87,9 +98,23 @@ def test_a_saved_encoder_is_the_same(name, dtype, tmp_path):
 @each_backbone
 def test_a_configuration_builds_its_backbone(name):
     encoder = encoder_of(name)
-    assert type(encoder.backbone) is {"swin": Swin, "convnet": ConvNet}[name]
+    assert type(encoder.backbone) is {"swin": Swin, "convnet": ConvNet, "efficientnet_lite": EfficientNetLite}[name]
     config, arguments = encoder.backbone.get_config(), BACKBONES[name].model_dump(exclude={"name"})
     assert {key: config[key] for key in arguments} == arguments
+
+
+def test_without_a_projection_features_are_the_embeddings(tmp_path):
+    encoder = build_encoder(EncoderConfig(embedding_dim=None, backbone=BACKBONES["convnet"]))
+    batch = pictures(3, 32, 24)
+    features = encoder.backbone(((batch - np.array(MEAN)) / STDDEV).astype(np.float32))
+    np.testing.assert_allclose(encoder(batch), features, atol=1e-5)
+    assert encoder.embedding_dim == encoder.backbone.features
+    encoder.save(tmp_path / "encoder.keras")
+    loaded = keras.models.load_model(tmp_path / "encoder.keras")
+    np.testing.assert_array_equal(loaded(batch), encoder(batch))
+    copy = encoder.with_precision("mixed_bfloat16")
+    np.testing.assert_allclose(copy(batch), features, rtol=0.05, atol=0.05)
+    assert (loaded.projection, copy.projection) == (None, None)
 
 
 def test_the_length_of_embeddings_must_be_positive():
@@ -124,5 +149,13 @@ def test_mistakes_about_weights_are_one_clear_line():
     config = load_config(EncoderConfig, None, ["weights=nowhere.pth", "backbone={name: swin}"])
     with pytest.raises(InputError, match=r"no weight file nowhere.pth"):
         load_pretrained(build_encoder(config), config)
-    with pytest.raises(InputError, match=r"weights are for the backbone swin. Received: convnet"):
+    with pytest.raises(InputError, match=r"are for the backbones swin and efficientnet_lite. Received: convnet"):
         load_config(EncoderConfig, None, ["weights=swin.pth", "backbone={name: convnet}"])
+    for backbone, received in (
+        ("swin", "swin"),
+        ("efficientnet_lite, variant: 1", "efficientnet_lite of variant 1"),
+    ):
+        with pytest.raises(InputError, match=f"weights efficientnet_lite0 are for .* Received: {received}"):
+            load_config(EncoderConfig, None, ["weights=efficientnet_lite0", f"backbone={{name: {backbone}}}"])
+    with pytest.raises(InputError, match=r"stages must ascend. Received: \[3, 2\]"):
+        load_config(EncoderConfig, None, ["backbone={name: efficientnet_lite, stages: [3, 2]}"])
