@@ -42,7 +42,7 @@ class Record(NamedTuple):
     Attributes:
         fields: their text, without quotes.
         last_line: where the record ends.
-        problem: why it is no record; "unclosed quote" or "text after a closing quote"; empty if it is one.
+        problem: why it is no record; one of a few fixed phrases; empty if it is one.
         has_stray_quote: whether a field without quotes around it contains one, beside fields with quotes.
     """
 
@@ -172,7 +172,9 @@ class CsvBlock:
                 fields.append(match[1].replace(b'""', b'"'))
                 position = match.end()
                 if position != end and data[position : position + 1] != delimiter:
-                    return Record(fields, last, "text after a closing quote", False)
+                    escaped = data[position - 2 : position - 1] == b"\\"
+                    problem = "quote escaped by a backslash" if escaped else "text after a closing quote"
+                    return Record(fields, last, problem, False)
             else:
                 stop = data.find(delimiter, position, end)
                 stop = end if stop < 0 else stop

@@ -72,8 +72,11 @@ def _check_form(path: Path) -> None:
     """Refuses JSON that is laid out otherwise."""
     sample = read_sample(path).removeprefix(BOM).lstrip()
     lines = [line for line in sample.split(b"\n") if line.strip()][:1000]
-    if any(isinstance(_parse_line(line), dict) for line in lines):
+    parsed = list(map(_parse_line, lines))
+    if any(isinstance(row, dict) for row in parsed):
         return
+    if "key twice" in parsed:
+        raise InputError(f"{path}: all objects of its first MiB have a key twice")
     if not lines:
         raise InputError(f"{path}: its first MiB is blank")
     form = "one JSON array" if sample.startswith(b"[") else "JSON over several lines"

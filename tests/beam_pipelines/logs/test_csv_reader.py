@@ -144,7 +144,7 @@ def test_a_value_may_run_over_lines_that_are_no_rows(tmp_path):
         (b"p,1,caf\xe9,0", "not UTF-8"),
         (b"p,1,x\0,0", "NUL byte"),
         (b'p,1,"red" shoes,0', "text after a closing quote"),
-        (b'p,1,"say \\"red\\"",0', "text after a closing quote"),
+        (b'p,1,"say \\"red\\"",0', "quote escaped by a backslash"),
         (b'"p",1",x,0', "stray quote"),
         (b"page_id,number,query,clicked", "repeated header"),
         (b'\xef\xbb\xbf"page_id","number","query","clicked"', "repeated header"),

@@ -124,3 +124,9 @@ def test_another_form_of_json_is_named(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(InputError, match=rf"some\.jsonl.* {message}"):
         jsonl_keys(path)
+
+
+def test_lines_with_a_key_twice_are_named_for_that(tmp_path):
+    (tmp_path / "events.jsonl").write_text('{"user_id": "u", "user_id": "v"}\n' * 3)
+    with pytest.raises(InputError, match=r"events.jsonl: all objects of its first MiB have a key twice"):
+        jsonl_keys(tmp_path / "events.jsonl")
