@@ -19,9 +19,9 @@ class Config(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    def to_yaml(self) -> str:
-        """The configuration as a YAML document that `load_config` reads back."""
-        return write_yaml(self.model_dump(mode="json"))
+    def to_yaml(self, exclude: set[str] | None = None) -> str:
+        """The configuration as a YAML document that `load_config` reads back; what is left out is at its default."""
+        return write_yaml(self.model_dump(mode="json", exclude=exclude))
 
     def flat(self, exclude: set[str] | None = None) -> dict[str, Any]:
         """The values by key as `--set` takes them, the keys of sections joined by dots."""

@@ -5,18 +5,20 @@ from pathlib import Path
 
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
+_METHODS = ["courier", "simclr", "none"]  # those of `models.pretraining.methods`, which imports TensorFlow
+
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser("Pre-trains an image encoder on what users click after what they clicked.")
+    parser = ArgumentParser("Pre-trains an image encoder on what users click after what they clicked, or on pictures.")
     parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
     parser.add_argument("--output", type=Path, default=Path("artifacts/encoder"), help="run directory to write")
     parser.add_argument(
         "--method",
-        choices=["courier", "none"],
+        choices=_METHODS,
         default="courier",
         help="how the encoder learns; none: not at all, it is the published one of the configuration",
     )
-    parser.add_argument("--config", default="courier_cpu", help="YAML file, or a preset in models/configs")
+    parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: that of the method)")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="changes one configured value"
     )
@@ -38,10 +40,11 @@ def main(options: argparse.Namespace) -> str:
     from models.config import load_config
     from models.data.dataset import Dataset
     from models.pretraining.config import PretrainConfig
-    from models.pretraining.pretrain import AS_PUBLISHED, pretrain
+    from models.pretraining.methods import AS_PUBLISHED, PRESETS
+    from models.pretraining.pretrain import pretrain
     from models.training.replicas import configured_workers
 
-    config = load_config(PretrainConfig, options.config, options.overrides)
+    config = load_config(PretrainConfig, options.config or PRESETS[options.method], options.overrides)
     if options.method == AS_PUBLISHED:
         pretrain(options.data, options.output, config=config, method=options.method, overwrite=options.overwrite)
         return f"wrote the published encoder {config.encoder.weights} as it is to {options.output}"

@@ -38,8 +38,10 @@ from models.metrics.copc import COPC
 from models.metrics.gauc import GAUC
 from models.pretraining.courier import Courier
 from models.pretraining.official_code import OfficialCodeCourier
+from models.pretraining.perceptron_head import PerceptronHead
 from models.pretraining.projection_head import ProjectionHead
 from models.pretraining.reconstruction import SelfAttentionReconstruction, UserIntentionReconstruction
+from models.pretraining.simclr import SimCLR
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths
 from models.ranker.item_table import ItemTable, ItemValues
 from models.ranker.item_tower import ItemTower
@@ -117,6 +119,7 @@ LAYERS: dict[str, Case] = {
     "PatchMerging": Case(lambda **o: PatchMerging(**o), MAP),
     "Swin": Case(lambda **o: Swin(4, 8, (1, 1), (2, 2), 2, drop_path=0.1, checkpointing=True, **o), PICTURES),
     "ProjectionHead": Case(lambda **o: ProjectionHead(8, **o), (draw(5, 4),)),
+    "PerceptronHead": Case(lambda **o: PerceptronHead((6, 4), "hidden", **o), (draw(5, 4),)),
     "UserIntentionReconstruction": Case(
         lambda **o: UserIntentionReconstruction("raw", **o), (CANDIDATES, STEPS, mask(3, 5))
     ),
@@ -379,6 +382,10 @@ def objective() -> dict[str, Any]:
     return {"metrics": [GAUC(name="measured")]}
 
 
+def view_metrics() -> dict[str, Any]:
+    return {"metrics": [keras.metrics.MeanSquaredError(name="measured")]}
+
+
 MODELS: dict[str, ModelCase] = {
     "ImageEncoder": ModelCase(encoder, pictures, own_loss),
     "TextEncoder": ModelCase(lambda **o: TextEncoder(Bert(9, 1, 8, 2, positions=4, **o), 4, **o), titles, own_loss),
@@ -412,6 +419,11 @@ MODELS: dict[str, ModelCase] = {
         lambda **o: Courier(ImageEncoder(EfficientNetLite(stages=(1,), batch_statistics=True, **o), None, **o), **o),
         courier_pages,
         objective,
+    ),
+    "SimCLR": ModelCase(
+        lambda **o: SimCLR(encoder(**o), 0.5, hidden_dim=6, projection_dim=4, augmentation_strength=0.5, **o),
+        courier_pages,
+        view_metrics,
     ),
     "OfficialCodeCourier": ModelCase(lambda **o: OfficialCodeCourier(encoder(**o), **o), courier_pages, objective),
 }

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from models.config import Config
 from models.pretraining.courier_config import CourierConfig
+from models.pretraining.simclr import SimCLRConfig
 from models.training.optimizer import OptimizerConfig
 from models.vision.config import EncoderConfig
 
@@ -18,7 +19,9 @@ class PretrainConfig(Config):
     Attributes:
         image_size: height and width that pictures are resized to.
         encoder: the architecture.
-        courier: the method, its variants and ablations.
+        courier: COURIER, its variants and ablations. This section and the next ones are each of one method, and of no
+            use to the others.
+        simclr: SimCLR.
         optimizer: how weights change.
         candidates: candidates per page, clicked ones first; at most `--pretraining-candidates` of the build.
         clicks: latest clicks per page; at most `--pretraining-clicks` of the build.
@@ -36,6 +39,7 @@ class PretrainConfig(Config):
     image_size: tuple[Positive, Positive] = (48, 32)
     encoder: EncoderConfig = EncoderConfig()
     courier: CourierConfig = CourierConfig()
+    simclr: SimCLRConfig = SimCLRConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, schedule="cosine", clip_norm=1.0)
     candidates: Positive = 5
     clicks: Positive = 5

@@ -8,6 +8,7 @@ from keras import ops
 
 from models.data.pretraining_pages import divide_batches
 from models.training.distributed_fit import DistributedFit
+from models.training.replicas import gather_over_replicas, rows_over_replicas
 
 
 class PretrainingMethod(DistributedFit, keras.Model):
@@ -55,6 +56,16 @@ class PretrainingMethod(DistributedFit, keras.Model):
         if getattr(self.encoder, "batch_statistics", False):  # the padding must not enter them
             return self.encoder(x["pictures"], training=training, valid=x["picture_id"] >= 0)
         return self.encoder(x["pictures"], training=training)
+
+    def counted_pictures(self, x: dict[str, Any]) -> Any:
+        """Which pictures of a batch this replica answers for: bool `(distinct,)`.
+
+        Padding is not among them, and a picture that several replicas have is the first one's.
+        """
+        own = x["picture_id"]
+        same = gather_over_replicas(own)[None, :] == own[:, None]
+        first = ops.argmax(ops.cast(same, "int32"), axis=1)
+        return (own >= 0) & (ops.cast(first, "int32") == rows_over_replicas(own))
 
     def count_pictures(self, x: dict[str, Any]) -> None:
         """Adds the pictures of a batch to those seen."""

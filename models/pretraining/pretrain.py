@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +17,8 @@ from models.data.augmentation import flip_crop
 from models.data.dataset import Dataset
 from models.data.pretraining_pages import PretrainingPages
 from models.pretraining.config import PretrainConfig
-from models.pretraining.courier_config import build_courier
 from models.pretraining.method import PretrainingMethod
+from models.pretraining.methods import AS_PUBLISHED, METHODS, PRESETS, unused_sections
 from models.pretraining.monitor.collapse import CollapseWarning
 from models.pretraining.monitor.learning_figures import write_learning_figures
 from models.pretraining.monitor.progress import Progress
@@ -30,16 +29,7 @@ from models.training.optimizer import build_optimizer
 from models.training.replicas import ends_with_other_workers, is_chief, training_strategy
 from models.training.resumable_fit import resumable_fit
 from models.vision.config import build_encoder, load_pretrained
-from models.vision.encoder import ImageEncoder
 from models.vision.encoder_run import LOGS, EncoderRun
-
-METHODS: dict[str, Callable[[PretrainConfig, ImageEncoder], PretrainingMethod]] = {
-    "courier": lambda config, encoder: build_courier(config.courier, encoder, dtype=config.precision),
-}
-"""Ways to pre-train: each makes its model around an encoder."""
-
-AS_PUBLISHED = "none"
-"""The method that trains nothing: the encoder is a published backbone as it is."""
 
 _MAY_CHANGE = {"cache_megabytes", "checkpoint_minutes"}  # keys that make no difference to what is learnt
 _VALIDATION_CLICKS = 50
@@ -62,12 +52,12 @@ def pretrain(
     data: Dataset | Path | str | None,
     output: Path | str,
     *,
-    config: PretrainConfig | str = "courier_cpu",
+    config: PretrainConfig | str | None = None,
     method: str = "courier",
     restart: bool = False,
     overwrite: bool = False,
 ) -> Pretrained:
-    """Pre-trains an image encoder on what users click after what they clicked.
+    """Pre-trains an image encoder on pages: what users click after what they clicked, or the pictures alone.
 
     Checkpoints are written beside `output`; the same call goes on where it was interrupted, and ends with the same
     encoder. Curves for TensorBoard can be watched in `OUTPUT.logs` meanwhile. With `TF_CONFIG` set, several workers
@@ -76,7 +66,8 @@ def pretrain(
     Args:
         data: the page dataset, or its directory; method `none` needs none.
         output: the run directory to write.
-        config: how the encoder learns, or the name of a preset in `models/configs`, or a YAML file.
+        config: how the encoder learns, or the name of a preset in `models/configs`, or a YAML file; by default the
+            method's own preset.
         method: one of `METHODS`, or `none`, which trains nothing: the embeddings are the features of published weights.
         restart: throws away the checkpoints of an interrupted run instead of going on.
         overwrite: replaces the output if it exists.
@@ -90,14 +81,18 @@ def pretrain(
         >>> run = pretrain("artifacts/dataset", "artifacts/encoder", config="courier_cpu").run
         >>> encoder = run.encoder()
     """
-    if method not in (*METHODS, AS_PUBLISHED):
-        raise InputError(f"`method` must be one of {', '.join((*METHODS, AS_PUBLISHED))}. Received: {method}")
-    if isinstance(config, str):
-        config = load_config(PretrainConfig, config)
+    if method not in PRESETS:
+        raise InputError(f"`method` must be one of {', '.join(PRESETS)}. Received: {method}")
+    if not isinstance(config, PretrainConfig):
+        config = load_config(PretrainConfig, config or PRESETS[method])
     if method == AS_PUBLISHED:
         return Pretrained(_write_as_published(Path(output), config, overwrite), 0)
     if data is None:
         raise InputError(f"`data` must be given with `method` {method}. Received: None")
+    unused = unused_sections(method)
+    for section in sorted(unused):
+        if getattr(config, section) != PretrainConfig.model_fields[section].default:
+            raise ConfigurationError(f"{section}: is of no use to the method {method}")
     dataset = data if isinstance(data, Dataset) else Dataset(data)
     output = Path(output)
     strategy = training_strategy()
@@ -117,7 +112,7 @@ def pretrain(
         checkpoints = Checkpoints(
             output.with_name(f"{output.name}.checkpoints"),
             {
-                **config.flat(exclude=_MAY_CHANGE),
+                **config.flat(exclude=_MAY_CHANGE | unused),
                 "method": method,
                 "dataset": dataset.manifest.digest(),
                 "damaged shards": dataset.bad_shards,
@@ -145,7 +140,7 @@ def pretrain(
             trained,
             method=method,
             **pages.provenance,
-            config=config.to_yaml(),
+            config=config.to_yaml(exclude=unused),
             history=history,
         )
     checkpoints.remove()
@@ -216,7 +211,7 @@ def _build(
         loaded = load_pretrained(encoder, config.encoder)
         if loaded is not None:
             say(f"starts from {config.encoder.weights}: {loaded.variables} variables by {loaded.publisher}'s names")
-        model = METHODS[method](config, encoder)
+        model = METHODS[method].build(config, encoder)
         steps = pages.training // config.batch_size * config.epochs
         model.compile(build_optimizer(config.optimizer, steps))
     return model

@@ -89,5 +89,19 @@ def gather_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     return context.all_gather(tensor, axis=0)
 
 
+def rows_over_replicas(rows: tf.Tensor) -> tf.Tensor:
+    """Where this replica's rows are in what `gather_over_replicas` makes of them: int32 `(rows,)`.
+
+    Args:
+        rows: any tensor with these rows.
+    """
+    count = tf.shape(rows)[0]
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tf.range(count)
+    counts = gather_over_replicas(count[None])
+    return tf.reduce_sum(counts[: context.replica_id_in_sync_group]) + tf.range(count)
+
+
 def _cluster() -> dict[str, list[str]]:
     return json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}

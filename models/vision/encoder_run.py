@@ -45,7 +45,7 @@ class EncoderRun:
     """A pre-trained image encoder on disk, as `pretrain` makes it.
 
     The directory holds `encoder.keras`; `config.yaml`, how it was trained; `history.json`, the logs of its epochs;
-    `logs/` for TensorBoard; `attention.html` if there were pages to validate on; and `metadata.json`.
+    `logs/` for TensorBoard; `attention.html` of COURIER if there were pages to validate on; and `metadata.json`.
 
     Args:
         path: the directory.

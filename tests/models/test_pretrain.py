@@ -18,10 +18,12 @@ from models.data.dataset import Dataset
 from models.data.pretraining_pages import PretrainingPages
 from models.embeddings.embed import embed
 from models.embeddings.whiten import whiten
-from models.pretrain import main
+from models.pretrain import _METHODS, main
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier import Courier
 from models.pretraining.courier_config import CourierConfig
+from models.pretraining.methods import METHODS, unused_sections
+from models.pretraining.methods import PRESETS as PRESETS_OF_METHODS
 from models.pretraining.pretrain import pretrain
 from models.training.optimizer import OptimizerConfig, build_optimizer
 from models.vision.config import EncoderConfig, build_encoder
@@ -199,15 +201,59 @@ def test_what_is_not_published_is_refused_with_method_none(tmp_path, changes, me
     assert list(tmp_path.iterdir()) == []
 
 
+SMALLER: dict[str, dict] = {}
+"""Settings of methods that make a training quick."""
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "courier"])
+def test_every_method_trains_by_the_command(dataset, tmp_path, capsys, method):
+    """The steps are few: what each learns is measured by a benchmark, what its loss is elsewhere."""
+    output = tmp_path / "encoder"
+    backbone = "{name: convnet, widths: [8], depths: [1], kernel: 3, grid: [2, 2]}"
+    options = small(**{"encoder.backbone": backbone, "epochs": 1, "batch_size": 40, **SMALLER.get(method, {})})
+    closing = main(["--data", str(dataset), "--output", str(output), "--method", method, *options])
+    assert closing.startswith(f"wrote a {method} encoder to {output}")
+    history = json.loads((output / "history.json").read_text())
+    assert {"loss", "val_loss", "positive_similarity", "val_similarity_gauc", "images_per_second"} <= history.keys()
+    assert np.isfinite([values[0] for values in history.values()]).all()
+    assert "similarity " in capsys.readouterr().out
+    assert EncoderRun.load(output).metadata.method == method
+    assert sorted(path.name for path in output.iterdir()) == [
+        "config.yaml",
+        "encoder.keras",
+        "history.json",
+        "logs",
+        "metadata.json",
+    ]
+    written = yaml.safe_load((output / "config.yaml").read_text())
+    assert set(METHODS[method].sections) <= written.keys()
+    assert "courier" not in written
+
+
+def test_sections_of_other_methods_are_refused(dataset, tmp_path):
+    options = ["--data", str(dataset), "--output", str(tmp_path / "encoder"), "--method", "simclr"]
+    with pytest.raises(CommandError, match="courier: is of no use to the method simclr"):
+        main([*options, *small(**{"courier.temperature": 0.1})])
+    with pytest.raises(CommandError, match=r"unknown key simclr.temperatur .known: .*temperature"):
+        main([*options, *small(**{"simclr.temperatur": 0.1})])
+
+
+def test_methods_of_the_command_are_those_of_the_library():
+    assert list(PRESETS_OF_METHODS) == _METHODS
+
+
 def test_presets_are_complete_and_the_paper_preset_is_swin_tiny():
-    for name in ("courier_cpu", "efficientnet_lite0", "courier_swin_tiny_224", "courier_official_code"):
+    presets = {preset: "courier" for preset in ("efficientnet_lite0", "courier_swin_tiny_224", "courier_official_code")}
+    for name, method in {**presets, **{made.preset: method for method, made in METHODS.items()}}.items():
         config = load_config(PretrainConfig, name)
         written = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-        assert written.keys() == PretrainConfig.model_fields.keys()
+        assert written.keys() == PretrainConfig.model_fields.keys() - unused_sections(method)
+        for section in set(METHODS[method].sections) - {"courier"}:
+            assert written[section].keys() == type(getattr(config, section)).model_fields.keys()
         assert written["encoder"].keys() == EncoderConfig.model_fields.keys()
         assert written["encoder"]["backbone"].keys() == type(config.encoder.backbone).model_fields.keys()
         assert written["optimizer"].keys() == OptimizerConfig.model_fields.keys()
-        if name != "courier_official_code":  # takes no other value
+        if "courier" in written and name != "courier_official_code":  # takes no other value
             assert written["courier"].keys() == CourierConfig.model_fields.keys()
     config = load_config(PretrainConfig, "courier_swin_tiny_224")
     assert build_encoder(config.encoder.model_copy(update={"embedding_dim": 1000})).count_params() == 28_288_354

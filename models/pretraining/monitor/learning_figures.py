@@ -9,6 +9,7 @@ from models.data.dataset import Dataset
 from models.data.pages import PADDING
 from models.data.shown_pictures import ShownPictures
 from models.pretraining.courier import Courier
+from models.pretraining.method import PretrainingMethod
 from models.pretraining.monitor.attention_figure import attention_figure
 from models.pretraining.monitor.embedding_projector import SPRITE_SIDE, write_embedding_projector
 from models.pretraining.monitor.validation import SimilarityValidation
@@ -26,11 +27,11 @@ def write_learning_figures(
     run: Path,
     logs: Path,
     validation: SimilarityValidation,
-    courier: Courier,
+    model: PretrainingMethod,
     dataset: Dataset,
     picture_of_item: np.ndarray,
 ) -> None:
-    """Writes `attention.html` into `run` and the embedding projector into `logs`, both of the encoder as it is now.
+    """Writes the embedding projector into `logs`, and for COURIER `attention.html` into `run`, as the encoder is now.
 
     The figure's pages are spread evenly over all with enough clicks: they are not chosen by how well they come out.
 
@@ -38,14 +39,15 @@ def write_learning_figures(
         run: run directory.
         logs: log directory of TensorBoard; the projector goes to its run `validation`.
         validation: has the encoder and the pages.
-        courier: the model that attends.
+        model: what the encoder learnt with.
         dataset: has the pictures and the items.
         picture_of_item: see `PictureStore`.
     """
     embeddings = validation.embed()
     shown = ShownPictures(dataset, picture_of_item)
-    figure = _attention_figure(embeddings, validation, courier, shown)
-    (run / ATTENTION_FILE).write_text(figure, encoding="utf-8")
+    if isinstance(model, Courier):
+        figure = _attention_figure(embeddings, validation, model, shown)
+        (run / ATTENTION_FILE).write_text(figure, encoding="utf-8")
     rows = np.unique(np.linspace(0, len(embeddings) - 1, min(_PROJECTED, len(embeddings))).round().astype(int))
     numbers = validation.pictures[rows]
     write_embedding_projector(
