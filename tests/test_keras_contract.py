@@ -42,6 +42,7 @@ from models.pretraining.perceptron_head import PerceptronHead
 from models.pretraining.projection_head import ProjectionHead
 from models.pretraining.reconstruction import SelfAttentionReconstruction, UserIntentionReconstruction
 from models.pretraining.simclr import SimCLR
+from models.pretraining.supervised import Supervised
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths
 from models.ranker.item_table import ItemTable, ItemValues
 from models.ranker.item_tower import ItemTower
@@ -409,6 +410,9 @@ MODELS: dict[str, ModelCase] = {
         lambda **o: Courier(encoder(**o), mask_same_item=True, **o),
         courier_pages,
         lambda: {**objective(), "loss": "mse"},
+    ),
+    "Supervised": ModelCase(
+        lambda **o: Supervised(encoder(**o), 3, 40, attention_units=5, mlp_units=(6,), **o), courier_pages, objective
     ),
     "Ranker": ModelCase(
         lambda **o: Ranker.adapt(SHOP["pages"], pictures=SHOP["clusters"], config=RANKER, **o),

@@ -12,6 +12,7 @@ from models.config import Config
 from models.layers.id_embedding import IdEmbedding
 from models.layers.target_attention import TargetAttention
 from models.metrics.gauc import GAUC
+from models.pretraining.losses import unit
 from models.pretraining.method import PretrainingMethod
 from models.training.replicas import gather_over_replicas
 
@@ -41,7 +42,9 @@ class Supervised(PretrainingMethod):
 
     Everything behind the encoder is computed in float32 at any precision. Under a `tf.distribute` strategy the
     replicas' losses add up to the loss of the whole batch. Metrics are those of the whole batch on every replica:
-    `gauc`, how well logits order the candidates of a page, and `pictures`, how many were seen.
+    `gauc`, how well the logits order the candidates of a page; `positive_similarity` and `negative_similarity`, the
+    mean cosine of the embeddings of clicked and of other candidates with those of the user's clicks, which is what
+    comes of it for later use; and `pictures`, how many were seen.
 
     Args:
         encoder: pictures uint8 `(n, height, width, 3)` to embeddings float32 `(n, dim)`, built. Its embeddings are what
@@ -100,26 +103,38 @@ class Supervised(PretrainingMethod):
         for layer, length in zip((*self.mlp, self.logit), (3 * dim, *self.mlp_units), strict=True):
             layer.build((None, None, length))
         self.gauc = GAUC()
+        self.positive_similarity = keras.metrics.Mean(name="positive_similarity")
+        self.negative_similarity = keras.metrics.Mean(name="negative_similarity")
         self.built = True
 
-    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        """The logits of clicks, float32 `(batch, candidates)`; 0 for candidates without a picture."""
-        items = self.items(inputs, training)
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Judges the candidates.
+
+        Returns:
+            `logits` of a click and `similarity`, the mean cosine with the user's clicks: float32 `(batch, candidates)`
+            each, 0 for candidates without a picture.
+        """
         valid, click_valid = inputs["candidate_picture"] >= 0, inputs["click_picture"] >= 0
-        candidates = ops.take(items, ops.maximum(inputs["candidate_picture"], 0), axis=0)
-        clicks = ops.take(items, ops.maximum(inputs["click_picture"], 0), axis=0)
+        rows = [ops.maximum(inputs[name], 0) for name in ("candidate_picture", "click_picture")]
+        embeddings = self.encoder(inputs["pictures"], training=training)
+        candidates, clicks = (ops.take(self.items(embeddings, inputs["picture_id"]), row, axis=0) for row in rows)
         interest = self.attention(candidates, clicks, click_valid, training=training)
         hidden = ops.concatenate([candidates, interest, candidates * interest], axis=-1)
         for layer in self.mlp:
             hidden = layer(hidden)
-        return ops.where(valid, self.logit(hidden)[..., 0], 0.0)
+        shown, clicked = (ops.take(unit(embeddings), row, axis=0) for row in rows)
+        weights = ops.cast(click_valid, "float32")
+        cosines = ops.sum(ops.matmul(shown, ops.swapaxes(clicked, 1, 2)) * weights[:, None], axis=-1)
+        similarity = cosines / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1.0)
+        return {
+            "logits": ops.where(valid, self.logit(hidden)[..., 0], 0.0),
+            "similarity": ops.where(valid, similarity, 0.0),
+        }
 
-    def items(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        """The vectors of the distinct pictures, each encoded once: float32 `(distinct, dim + id_dim)`."""
-        embeddings = self.encoder(inputs["pictures"], training=training)
+    def items(self, embeddings: Any, number: Any) -> Any:
+        """What stands for items: the embeddings `(n, dim)` of their pictures and those of the pictures' numbers."""
         if self.id_embedding is None:
             return embeddings
-        number = inputs["picture_id"]
         ids = ops.where(number >= 0, 1 + number % self.id_buckets, 0)
         return ops.concatenate([embeddings, self.id_embedding(ids)], axis=-1)
 
@@ -127,23 +142,24 @@ class Supervised(PretrainingMethod):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """This replica's part of the loss; the parts of all replicas add up to it."""
+        valid, logits = x["candidate_picture"] >= 0, y_pred["logits"]
+        clicked = ops.cast(x["clicked"], "float32")
         self.count_pictures(x)
-        valid = x["candidate_picture"] >= 0
-        clicked, weights = ops.cast(x["clicked"], "float32"), ops.cast(valid, "float32")
-        page = (clicked, ops.stop_gradient(y_pred), weights)
-        self.gauc.update_state(*(gather_over_replicas(values) for values in page))
+        candidates = self._measure(
+            clicked, ops.cast(valid, "float32"), ops.any(x["click_picture"] >= 0, axis=1), y_pred
+        )
         if self._compile_loss is None:
-            losses = ops.where(valid, ops.softplus(y_pred) - clicked * y_pred, 0.0)
-            return ops.sum(losses) / ops.maximum(ops.sum(gather_over_replicas(ops.sum(weights)[None])), 1.0)
+            losses = ops.where(valid, ops.softplus(logits) - clicked * logits, 0.0)
+            return ops.sum(losses) / ops.maximum(candidates, 1.0)
         # One column, so that losses, which average the last axis, are those of candidates.
-        clicked, probability = (tf.boolean_mask(values, valid)[:, None] for values in (clicked, ops.sigmoid(y_pred)))
+        clicked, probability = (tf.boolean_mask(values, valid)[:, None] for values in (clicked, ops.sigmoid(logits)))
         return super().compute_loss(x, clicked, probability, None, training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """The values of all metrics, the compiled ones after this batch too."""
         if self._compile_metrics is not None:
             valid = x["candidate_picture"] >= 0
-            probability = ops.sigmoid(y_pred)
+            probability = ops.sigmoid(y_pred["logits"])
             probability._keras_mask = valid
             clicked = ops.cast(x["clicked"], "float32")
             self._compile_metrics.update_state(clicked, probability, sample_weight=ops.cast(valid, "float32"))
@@ -158,3 +174,13 @@ class Supervised(PretrainingMethod):
             "attention_units": self.attention.units,
             "mlp_units": self.mlp_units,
         }
+
+    def _measure(self, clicked: Any, valid: Any, any_click: Any, y_pred: dict[str, Any]) -> Any:
+        """Updates the metrics with values of the whole batch; returns how many candidates of it have a picture."""
+        rows = ops.stack([clicked, valid, y_pred["logits"], y_pred["similarity"]], axis=-1)
+        clicked, valid, logits, similarity = ops.unstack(gather_over_replicas(ops.stop_gradient(rows)), 4, axis=-1)
+        self.gauc.update_state(clicked, logits, valid)
+        compared = valid * ops.cast(gather_over_replicas(any_click), "float32")[:, None]
+        self.positive_similarity.update_state(similarity, compared * clicked)
+        self.negative_similarity.update_state(similarity, compared * (1.0 - clicked))
+        return ops.sum(valid)

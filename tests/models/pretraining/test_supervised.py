@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.metrics.gauc import GAUC
 from models.pretraining.supervised import Supervised
 from models.training.training_state import read_training_state, write_training_state
 from models.vision.convnet import ConvNet
@@ -63,8 +64,8 @@ def reference_logits(model, batch):
     return logits
 
 
-def call(model, batch):
-    return model({name: tf.constant(value) for name, value in batch.items()}).numpy()
+def call(model, batch, name="logits"):
+    return model({name: tf.constant(value) for name, value in batch.items()})[name].numpy()
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 3), (6, 5, 5), (5, 1, 2), (3, 3, 1)])
@@ -149,7 +150,9 @@ def one_step(batch, replicas):
     (part,) = strategy.distribute_datasets_from_function(lambda _: dataset(split_batch(batch, replicas)))
     sums = strategy.run(step, (part,))
     loss, *gradients = (strategy.experimental_local_results(value)[0].numpy() for value in sums)
-    return {"loss": loss, "gauc": model.get_metrics_result()["gauc"]}, gradients
+    metrics = model.get_metrics_result()
+    metrics.pop("pictures")  # a picture of both replicas counts twice
+    return {"loss": loss, **metrics}, gradients
 
 
 def test_loss_and_gradients_of_two_replicas_are_those_of_one():
@@ -176,6 +179,35 @@ def test_gauc_is_the_order_of_the_logits_within_pages():
             pages.append((np.sign(yes[:, None] - no).mean() + 1) / 2)  # the same picture twice is a tie
     assert 0 < len(pages) < 6
     assert float(model.gauc.result()) == pytest.approx(np.mean(pages), rel=1e-5)
+
+
+def test_similarities_are_cosines_with_the_clicks():
+    model, batch = supervised(), draw_batch(6)
+    loss_of(model, batch)
+    candidates, clicks = (
+        embeddings_of(model.encoder.get_weights()[0], batch, name) for name in ("candidate_picture", "click_picture")
+    )
+    values = {True: [], False: []}
+    for page, j in np.argwhere(batch["candidate_picture"] >= 0):
+        near = [
+            candidates[page, j] @ click / np.linalg.norm(candidates[page, j]) / np.linalg.norm(click)
+            for click in clicks[page][batch["click_picture"][page] >= 0]
+        ]
+        if near:
+            values[bool(batch["clicked"][page, j])].append(np.mean(near))
+        assert call(model, batch, "similarity")[page, j] == pytest.approx(np.mean(near or [0]), abs=1e-5)
+    assert float(model.positive_similarity.result()) == pytest.approx(np.mean(values[True]), abs=1e-5)
+    assert float(model.negative_similarity.result()) == pytest.approx(np.mean(values[False]), abs=1e-5)
+
+
+def test_a_loss_of_the_user_takes_the_place_of_the_cross_entropy():
+    model, batch = supervised(), draw_batch(6)
+    model.compile("sgd", loss="mse", weighted_metrics=[GAUC(name="measured")], run_eagerly=True)
+    valid = batch["candidate_picture"] >= 0
+    probability = 1 / (1 + np.exp(-reference_logits(model, batch)))
+    reported = model.evaluate(dataset([batch]), steps=1, verbose=0, return_dict=True)
+    assert reported["loss"] == pytest.approx(np.square(probability - batch["clicked"])[valid].mean(), rel=1e-4)
+    assert reported["measured"] == pytest.approx(reported["gauc"], rel=1e-5)
 
 
 def picture_batch(seed):
