@@ -5,7 +5,8 @@ from pathlib import Path
 
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
-_METHODS = ["courier", "simclr", "none"]  # those of `models.pretraining.methods`, which imports TensorFlow
+# Those of `models.pretraining.methods`, which imports TensorFlow.
+_METHODS = ["courier", "simclr", "supervised", "none"]
 
 
 def _parser() -> ArgumentParser:

@@ -7,6 +7,7 @@ from pydantic import Field
 from models.config import Config
 from models.pretraining.courier_config import CourierConfig
 from models.pretraining.simclr import SimCLRConfig
+from models.pretraining.supervised import SupervisedConfig
 from models.training.optimizer import OptimizerConfig
 from models.vision.config import EncoderConfig
 
@@ -22,6 +23,7 @@ class PretrainConfig(Config):
         courier: COURIER, its variants and ablations. This section and the next ones are each of one method, and of no
             use to the others.
         simclr: SimCLR.
+        supervised: a click model with the encoder in it.
         optimizer: how weights change.
         candidates: candidates per page, clicked ones first; at most `--pretraining-candidates` of the build.
         clicks: latest clicks per page; at most `--pretraining-clicks` of the build.
@@ -40,6 +42,7 @@ class PretrainConfig(Config):
     encoder: EncoderConfig = EncoderConfig()
     courier: CourierConfig = CourierConfig()
     simclr: SimCLRConfig = SimCLRConfig()
+    supervised: SupervisedConfig = SupervisedConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, schedule="cosine", clip_norm=1.0)
     candidates: Positive = 5
     clicks: Positive = 5

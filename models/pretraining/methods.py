@@ -7,6 +7,7 @@ from models.pretraining.config import PretrainConfig
 from models.pretraining.courier_config import build_courier
 from models.pretraining.method import PretrainingMethod
 from models.pretraining.simclr import SimCLR
+from models.pretraining.supervised import Supervised
 from models.vision.encoder import ImageEncoder
 
 
@@ -17,11 +18,13 @@ class Method(NamedTuple):
         build: makes its model around an encoder.
         preset: of `models/configs`, what it is trained with where nothing else is said.
         sections: of `PretrainConfig`, those of methods that it reads.
+        needs_unclicked: whether it learns nothing from pages whose candidates are all clicked.
     """
 
     build: Callable[[PretrainConfig, ImageEncoder], PretrainingMethod]
     preset: str
     sections: tuple[str, ...]
+    needs_unclicked: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -34,6 +37,12 @@ METHODS: dict[str, Method] = {
         lambda config, encoder: SimCLR(encoder, **config.simclr.model_dump(), dtype=config.precision),
         "simclr_cpu",
         ("simclr",),
+    ),
+    "supervised": Method(
+        lambda config, encoder: Supervised(encoder, **config.supervised.model_dump(), dtype=config.precision),
+        "supervised_cpu",
+        ("supervised",),
+        needs_unclicked=True,
     ),
 }
 

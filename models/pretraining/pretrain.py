@@ -94,6 +94,11 @@ def pretrain(
         if getattr(config, section) != PretrainConfig.model_fields[section].default:
             raise ConfigurationError(f"{section}: is of no use to the method {method}")
     dataset = data if isinstance(data, Dataset) else Dataset(data)
+    if METHODS[method].needs_unclicked and dataset.pretraining_view().kind == "causal":
+        raise InputError(
+            f"`method` must not be {method}, which learns from unclicked candidates, where there are none: "
+            f"{dataset.path} was built with --pretraining-view causal"
+        )
     output = Path(output)
     strategy = training_strategy()
     if config.batch_size % strategy.num_replicas_in_sync:

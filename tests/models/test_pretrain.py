@@ -318,6 +318,12 @@ def test_pages_without_negatives_teach_through_those_of_the_batch(causal):
     assert losses[0] > losses[1] > losses[2] > 0
 
 
+def test_supervised_is_refused_where_everything_is_clicked(causal, tmp_path):
+    with pytest.raises(CommandError, match=r"--method must not be supervised, .* built with --pretraining-view causal"):
+        main(["--data", str(causal), "--output", str(tmp_path / "encoder"), "--method", "supervised"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_causal_view_trains_an_encoder_that_the_ranker_accepts(causal, tmp_path, capsys):
     output = tmp_path / "encoder"
     main(["--data", str(causal), "--output", str(output), *small(epochs=1, validation_share=0.1)])

@@ -100,6 +100,8 @@ def _training_words(logs: Mapping[str, float]) -> list[str]:
         words.append(
             f"similarity {logs['positive_similarity']:.2f} of positives, {logs['negative_similarity']:.2f} of negatives"
         )
+    if "gauc" in logs:
+        words.append(f"click GAUC {logs['gauc']:.4f}")
     if "images_per_second" in logs:
         words.append(f"{logs['images_per_second']:,.0f} images/s")
     return words
@@ -108,6 +110,7 @@ def _training_words(logs: Mapping[str, float]) -> list[str]:
 def _validation_words(logs: Mapping[str, float]) -> list[str]:
     words = {
         "val_loss": "validation loss {:.4f}",
+        "val_gauc": "click GAUC {:.4f}",
         "val_similarity_gauc": "similarity GAUC {:.4f}",
         "val_effective_rank": "effective rank {:.1f}",
     }
