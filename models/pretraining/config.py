@@ -6,8 +6,11 @@ from pydantic import Field
 
 from models.config import Config
 from models.pretraining.courier_config import CourierConfig
+from models.pretraining.moco_v2 import MoCoV2Config
 from models.pretraining.simclr import SimCLRConfig
+from models.pretraining.simsiam import SimSiamConfig
 from models.pretraining.supervised import SupervisedConfig
+from models.pretraining.swav import SwAVConfig
 from models.training.optimizer import OptimizerConfig
 from models.vision.config import EncoderConfig
 
@@ -22,7 +25,7 @@ class PretrainConfig(Config):
         encoder: the architecture.
         courier: COURIER, its variants and ablations. This section and the next ones are each of one method, and of no
             use to the others.
-        simclr: SimCLR.
+        simclr, simsiam, moco_v2, swav: SimCLR, SimSiam, MoCo v2 and SwAV.
         supervised: a click model with the encoder in it.
         optimizer: how weights change.
         candidates: candidates per page, clicked ones first; at most `--pretraining-candidates` of the build.
@@ -42,6 +45,9 @@ class PretrainConfig(Config):
     encoder: EncoderConfig = EncoderConfig()
     courier: CourierConfig = CourierConfig()
     simclr: SimCLRConfig = SimCLRConfig()
+    simsiam: SimSiamConfig = SimSiamConfig()
+    moco_v2: MoCoV2Config = MoCoV2Config()
+    swav: SwAVConfig = SwAVConfig()
     supervised: SupervisedConfig = SupervisedConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, schedule="cosine", clip_norm=1.0)
     candidates: Positive = 5

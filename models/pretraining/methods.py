@@ -6,8 +6,11 @@ from typing import NamedTuple
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier_config import build_courier
 from models.pretraining.method import PretrainingMethod
+from models.pretraining.moco_v2 import MoCoV2
 from models.pretraining.simclr import SimCLR
+from models.pretraining.simsiam import SimSiam
 from models.pretraining.supervised import Supervised
+from models.pretraining.swav import SwAV
 from models.vision.encoder import ImageEncoder
 
 
@@ -37,6 +40,21 @@ METHODS: dict[str, Method] = {
         lambda config, encoder: SimCLR(encoder, **config.simclr.model_dump(), dtype=config.precision),
         "simclr_cpu",
         ("simclr",),
+    ),
+    "simsiam": Method(
+        lambda config, encoder: SimSiam(encoder, **config.simsiam.model_dump(), dtype=config.precision),
+        "simsiam_cpu",
+        ("simsiam",),
+    ),
+    "moco_v2": Method(
+        lambda config, encoder: MoCoV2(encoder, **config.moco_v2.model_dump(), dtype=config.precision),
+        "moco_v2_cpu",
+        ("moco_v2",),
+    ),
+    "swav": Method(
+        lambda config, encoder: SwAV(encoder, **config.swav.model_dump(), dtype=config.precision),
+        "swav_cpu",
+        ("swav",),
     ),
     "supervised": Method(
         lambda config, encoder: Supervised(encoder, **config.supervised.model_dump(), dtype=config.precision),

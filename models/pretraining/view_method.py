@@ -120,13 +120,21 @@ class ViewMethod(PretrainingMethod):
         return self.get_metrics_result()
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Keras' training step, and `finish_step`."""
+        """Keras' training step between `begin_step` and `finish_step`."""
+        begun = self.begin_step()
         logs = super().train_step(data)
-        self.finish_step()
+        self.finish_step(begun)
         return logs
 
-    def finish_step(self) -> None:
-        """What a method does when the optimizer has changed the weights."""
+    def begin_step(self) -> Any:
+        """What a method remembers for `finish_step`, before the weights change."""
+
+    def finish_step(self, begun: Any) -> None:
+        """What a method does when the optimizer has changed the weights.
+
+        Args:
+            begun: of `begin_step`.
+        """
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments that all methods have."""

@@ -201,7 +201,12 @@ def test_what_is_not_published_is_refused_with_method_none(tmp_path, changes, me
     assert list(tmp_path.iterdir()) == []
 
 
-SMALLER: dict[str, dict] = {}
+SMALLER: dict[str, dict] = {
+    "simclr": {"simclr.hidden_dim": 16},
+    "simsiam": {"simsiam.projection_dim": 16},
+    "moco_v2": {"moco_v2.queue_length": 64},
+    "swav": {"swav.prototypes": 8, "swav.freeze_steps": 1, "swav.small_crops": 1},
+}
 """Settings of methods that make a training quick."""
 
 
