@@ -30,13 +30,16 @@ from models.features.tables import FeatureTable
 from models.layers.dice import Dice
 from models.layers.history_encoder import HistoryEncoder
 from models.layers.id_embedding import IdEmbedding
+from models.layers.mixture_of_experts import MixtureOfExperts
 from models.layers.multi_head_target_attention import MultiHeadTargetAttention
 from models.layers.self_attention import SelfAttention
 from models.layers.target_attention import TargetAttention
 from models.layers.text_embedding import TextEmbedding
 from models.metrics.copc import COPC
 from models.metrics.gauc import GAUC
+from models.pretraining.clip import Clip
 from models.pretraining.courier import Courier
+from models.pretraining.m6_moe import M6MoE
 from models.pretraining.moco_v2 import MoCoV2
 from models.pretraining.official_code import OfficialCodeCourier
 from models.pretraining.perceptron_head import PerceptronHead
@@ -46,6 +49,7 @@ from models.pretraining.simclr import SimCLR
 from models.pretraining.simsiam import SimSiam
 from models.pretraining.supervised import Supervised
 from models.pretraining.swav import SwAV
+from models.pretraining.title_contrast import TitleContrast
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths
 from models.ranker.item_table import ItemTable, ItemValues
 from models.ranker.item_tower import ItemTower
@@ -63,10 +67,11 @@ from models.training.optimizer import OptimizerConfig, ReplicaLossScaleOptimizer
 from models.vision.convnet import ConvNet, ConvNetBlock
 from models.vision.efficientnet_lite import EfficientNetLite, InvertedResidual, NormalizedConvolution
 from models.vision.encoder import ImageEncoder
+from models.vision.m6 import M6, M6Block
 from models.vision.swin import PatchMerging, Swin, SwinBlock
 from models.vision.window_attention import WindowAttention
 from tests.conftest import rewrite_graphs
-from tests.models.courier_batch import draw_batch
+from tests.models.courier_batch import draw_batch, draw_titles
 from tests.models.tiny_dataset import write_tiny_dataset
 
 POLICIES = ("mixed_float16", "mixed_bfloat16")
@@ -108,6 +113,7 @@ MAP = (draw(2, 6, 5, 8),)
 PICTURES = (draw(2, 16, 12, 3),)
 STEPS = draw(3, 5, 8, seed=2)
 CANDIDATES = draw(3, 4, 8, seed=3)
+TITLES_OF_PICTURES = draw_titles(np.arange(20))
 TOKENS = np.array([[2, 8, 3, -1], [4, -1, -1, -1], [-1, -1, -1, -1]], np.int32)
 PAIRS = [draw(3, 4, 5, seed=4)]
 
@@ -141,6 +147,10 @@ LAYERS: dict[str, Case] = {
     "SelfAttention": Case(lambda **o: SelfAttention(2, dropout=0.1, **o), (STEPS, mask(3, 5))),
     "BertBlock": Case(lambda **o: BertBlock(2, 6, dropout=0.1, **o), (STEPS, mask(3, 5))),
     "Bert": Case(lambda **o: Bert(9, 1, 8, 2, 6, 4, 1, "cls", 0.1, **o), (TOKENS,)),
+    "MixtureOfExperts": Case(lambda **o: MixtureOfExperts(3, 6, 2, 1.5, **o), (STEPS, mask(3, 5))),
+    "M6Block": Case(lambda **o: M6Block(2, 3, 6, 2, 1.5, **o), (STEPS, mask(3, 5))),
+    "M6": Case(lambda **o: M6(4, 8, 1, 2, 3, 6, 1, 1.5, 9, **o), PICTURES),
+    "TitleContrast": Case(lambda **o: TitleContrast(text_encoder(**o), 0.2, True, False, **o), (TOKENS,)),
     "HistoryEncoder": Case(lambda **o: HistoryEncoder(6, 2, 4, **o), (STEPS, mask(3, 5))),
     "FeatureTable": Case(lambda **o: FeatureTable(ITEM_FEATURES, 5, **o), ROWS),
     "FeatureEmbeddings": Case(feature_embeddings, (item_values().features,)),
@@ -331,6 +341,14 @@ def encoder(**options: Any) -> ImageEncoder:
     return ImageEncoder(ConvNet((4, 4), (0, 1), 3, (2, 2), **options), 4, **options)
 
 
+def text_encoder(**options: Any) -> TextEncoder:
+    return TextEncoder(Bert(12, 1, 8, 2, positions=4, **options), 4, **options)
+
+
+def titled_pages() -> tf.data.Dataset:
+    return courier_pages().map(lambda batch: {**batch, "tokens": TITLES_OF_PICTURES})
+
+
 def courier_pages() -> tf.data.Dataset:
     batches = [draw_batch(4, pictures=20, seed=seed) for seed in range(2)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
@@ -465,6 +483,21 @@ MODELS: dict[str, ModelCase] = {
             **o,
         ),
         courier_pages,
+        view_metrics,
+        graph=False,
+    ),
+    "Courier, titles": ModelCase(
+        lambda **o: Courier(encoder(**o), titles=TitleContrast(text_encoder(**o), 0.2, **o), **o),
+        titled_pages,
+        objective,
+        graph=False,
+    ),
+    "Clip": ModelCase(
+        lambda **o: Clip(encoder(**o), TitleContrast(text_encoder(**o), 0.2, **o), **o), titled_pages, view_metrics
+    ),
+    "M6MoE": ModelCase(
+        lambda **o: M6MoE(ImageEncoder(M6(4, 8, 1, 2, 3, 6, 2, 1.5, 12, **o), 4, **o), 0.5, 0.4, 0.1, 0.5, **o),
+        titled_pages,
         view_metrics,
         graph=False,
     ),

@@ -5,12 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from models.config import Config
+from models.pretraining.clip import TitleContrastConfig
 from models.pretraining.courier_config import CourierConfig
+from models.pretraining.m6_moe import M6MoEConfig
 from models.pretraining.moco_v2 import MoCoV2Config
 from models.pretraining.simclr import SimCLRConfig
 from models.pretraining.simsiam import SimSiamConfig
 from models.pretraining.supervised import SupervisedConfig
 from models.pretraining.swav import SwAVConfig
+from models.text.config import TextConfig
 from models.training.optimizer import OptimizerConfig
 from models.vision.config import EncoderConfig
 
@@ -27,6 +30,9 @@ class PretrainConfig(Config):
             use to the others.
         simclr, simsiam, moco_v2, swav: SimCLR, SimSiam, MoCo v2 and SwAV.
         supervised: a click model with the encoder in it.
+        clip: the contrast of pictures and titles, of CLIP and of COURIER with `courier.titles`.
+        m6_moe: M6.
+        text: how titles are read, by the methods that read them.
         optimizer: how weights change.
         candidates: candidates per page, clicked ones first; at most `--pretraining-candidates` of the build.
         clicks: latest clicks per page; at most `--pretraining-clicks` of the build.
@@ -49,6 +55,9 @@ class PretrainConfig(Config):
     moco_v2: MoCoV2Config = MoCoV2Config()
     swav: SwAVConfig = SwAVConfig()
     supervised: SupervisedConfig = SupervisedConfig()
+    clip: TitleContrastConfig = TitleContrastConfig()
+    m6_moe: M6MoEConfig = M6MoEConfig()
+    text: TextConfig = TextConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, schedule="cosine", clip_norm=1.0)
     candidates: Positive = 5
     clicks: Positive = 5

@@ -10,6 +10,7 @@ from models.pretraining.losses import column_contrast, cosine, draw_mismatched, 
 from models.pretraining.method import PretrainingMethod
 from models.pretraining.projection_head import ProjectionHead
 from models.pretraining.reconstruction import SelfAttentionReconstruction, UserIntentionReconstruction
+from models.pretraining.title_contrast import TitleContrast, has_title
 from models.training.replicas import gather_over_replicas
 
 _OBJECTIVES = ("contrast", "similarity", "hinge")
@@ -74,6 +75,8 @@ class Courier(PretrainingMethod):
         mask_same_item: whether rows with the picture of a column's own row leave its softmax. The paper leaves them
             in and argues that they are harmless.
         projection_head: whether the losses see the embeddings through a `ProjectionHead` (appendix D).
+        titles: contrasts the encoder's embeddings with the pictures' titles, too, as `Clip` does; its loss is added
+            (section 4.3.3: co-training with text). Pictures without a title have none.
 
     A loss given to `compile` takes the place of the two contrasts in what is learned, and metrics given to it are
     measured. Both compare `clicked` with the similarity of candidates, the cosine with their reconstruction: metrics on
@@ -102,6 +105,7 @@ class Courier(PretrainingMethod):
         negative_candidates: bool = True,
         mask_same_item: bool = False,
         projection_head: bool = False,
+        titles: TitleContrast | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(encoder, **kwargs)
@@ -127,11 +131,14 @@ class Courier(PretrainingMethod):
         if projection_head:
             self.projection_head = ProjectionHead(encoder.embedding_dim, name="projection_head")
             self.projection_head.build((None, encoder.embedding_dim))
+        self.titles = titles
         # Replicas draw the same numbers, each for the whole batch.
         self.mismatch_seed = keras.random.SeedGenerator() if objective == "hinge" else None
         self.page_view_loss = keras.metrics.Mean(name="page_view_loss")
         if click_sequence:
             self.click_sequence_loss = keras.metrics.Mean(name="click_sequence_loss")
+        if titles is not None:
+            self.title_loss = keras.metrics.Mean(name="title_loss")
         self.positive_similarity = keras.metrics.Mean(name="positive_similarity")
         self.negative_similarity = keras.metrics.Mean(name="negative_similarity")
         if objective == "contrast":
@@ -139,12 +146,19 @@ class Courier(PretrainingMethod):
         self.built = True
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Embeds the distinct pictures once and hands them out: `candidates` and `clicks`, `(batch, length, dim)`."""
-        embeddings = self.compared(self.embed(inputs, training=training))
-        return {
+        """Embeds the distinct pictures once and hands them out: `candidates` and `clicks`, `(batch, length, dim)`.
+
+        With titles, also `pictures` and `titles`, `(distinct, dim)`.
+        """
+        encoded = self.embed(inputs, training=training)
+        embeddings = self.compared(encoded)
+        embedded = {
             "candidates": ops.take(embeddings, ops.maximum(inputs["candidate_picture"], 0), axis=0),
             "clicks": ops.take(embeddings, ops.maximum(inputs["click_picture"], 0), axis=0),
         }
+        if self.titles is not None:
+            embedded |= {"pictures": encoded, "titles": self.titles(inputs["tokens"], training=training)}
+        return embedded
 
     def compared(self, embeddings: Any) -> Any:
         """What the losses compare of embeddings `(n, dim)`: they pass the projection head, if there is one."""
@@ -217,6 +231,9 @@ class Courier(PretrainingMethod):
         if self.click_sequence:
             rows = self.click_sequence_rows(x, y_pred)
             losses["click_sequence_loss"] = self.mean_over_positives(rows, self.temperature)
+        if self.titles is not None:
+            counted = self.counted_pictures(x) & has_title(x["tokens"])
+            losses["title_loss"] = self.titles.loss_part(y_pred["pictures"], y_pred["titles"], x["tokens"], counted)
         return losses
 
     def mean_over_positives(self, rows: Rows, temperature: float) -> Any:
@@ -260,7 +277,16 @@ class Courier(PretrainingMethod):
             "negative_candidates": self.negative_candidates,
             "mask_same_item": self.mask_same_item,
             "projection_head": self.projection_head is not None,
+            "titles": None if self.titles is None else keras.saving.serialize_keras_object(self.titles),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Courier":
+        """Builds a model from what `get_config` returned."""
+        if config.get("titles") is not None:
+            titles = keras.saving.deserialize_keras_object(config["titles"], custom_objects=custom_objects)
+            config = {**config, "titles": titles}
+        return super().from_config(config, custom_objects)
 
     def _measure(self, page_view: Rows, losses: dict[str, Any]) -> None:
         """Updates the metrics with values of the whole batch."""

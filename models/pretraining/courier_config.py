@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from models.config import Config
 from models.pretraining.courier import Courier
 from models.pretraining.official_code import OfficialCodeCourier
+from models.pretraining.title_contrast import TitleContrast
 from models.vision.encoder import ImageEncoder
 
 
@@ -28,6 +29,8 @@ class CourierConfig(Config):
         negative_candidates: whether unclicked candidates take part. "w/o Neg PV" is false.
         mask_same_item: whether other rows with a positive's own picture leave its softmax.
         projection_head: whether losses see embeddings through a head that is dropped afterwards (appendix D).
+        titles: whether embeddings are contrasted with the pictures' titles, too, as the sections `clip` and `text` say
+            (section 4.3.3).
     """
 
     implementation: Literal["paper", "official_code"] = "paper"
@@ -40,6 +43,7 @@ class CourierConfig(Config):
     negative_candidates: bool = True
     mask_same_item: bool = False
     projection_head: bool = False
+    titles: bool = False
 
     @model_validator(mode="after")
     def _values_have_an_effect(self) -> "CourierConfig":
@@ -59,14 +63,17 @@ class CourierConfig(Config):
         return self
 
 
-def build_courier(config: CourierConfig, encoder: ImageEncoder, dtype: str = "float32") -> Courier:
+def build_courier(
+    config: CourierConfig, encoder: ImageEncoder, dtype: str = "float32", titles: TitleContrast | None = None
+) -> Courier:
     """A new `Courier` around an encoder.
 
     Args:
         config: how it learns.
         encoder: what learns.
         dtype: Keras policy, that of the encoder; `mixed_float16` makes `compile` scale the loss.
+        titles: the contrast with titles, where `config` asks for it.
     """
     if config.implementation == "official_code":
         return OfficialCodeCourier(encoder, config.temperature, dtype=dtype)
-    return Courier(encoder, **config.model_dump(exclude={"implementation"}), dtype=dtype)
+    return Courier(encoder, **config.model_dump(exclude={"implementation", "titles"}), titles=titles, dtype=dtype)

@@ -3,14 +3,20 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from beam_pipelines.format.errors import ConfigurationError
+from models.pretraining.clip import Clip
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier_config import build_courier
+from models.pretraining.m6_moe import M6MoE
 from models.pretraining.method import PretrainingMethod
 from models.pretraining.moco_v2 import MoCoV2
 from models.pretraining.simclr import SimCLR
 from models.pretraining.simsiam import SimSiam
 from models.pretraining.supervised import Supervised
 from models.pretraining.swav import SwAV
+from models.pretraining.title_contrast import TitleContrast
+from models.text.config import build_text_encoder
+from models.vision.config import M6Config
 from models.vision.encoder import ImageEncoder
 
 
@@ -22,19 +28,47 @@ class Method(NamedTuple):
         preset: of `models/configs`, what it is trained with where nothing else is said.
         sections: of `PretrainConfig`, those of methods that it reads.
         needs_unclicked: whether it learns nothing from pages whose candidates are all clicked.
+        reads_titles: whether its batches need the titles of pictures.
     """
 
     build: Callable[[PretrainConfig, ImageEncoder], PretrainingMethod]
     preset: str
     sections: tuple[str, ...]
     needs_unclicked: bool = False
+    reads_titles: Callable[[PretrainConfig], bool] = lambda config: False
+
+
+def _title_contrast(config: PretrainConfig, encoder: ImageEncoder) -> TitleContrast:
+    text_encoder = build_text_encoder(config.text, encoder.embedding_dim, config.precision)
+    return TitleContrast(text_encoder, **config.clip.model_dump())
+
+
+def _courier(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod:
+    if config.courier.titles:
+        return build_courier(config.courier, encoder, config.precision, _title_contrast(config, encoder))
+    for section in ("clip", "text"):
+        if getattr(config, section) != PretrainConfig.model_fields[section].default:
+            raise ConfigurationError(f"{section}: is of no use without courier.titles")
+    return build_courier(config.courier, encoder, config.precision)
+
+
+def _m6_moe(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod:
+    backbone = config.encoder.backbone
+    if not isinstance(backbone, M6Config):
+        raise ConfigurationError(f"encoder.backbone.name: must be m6 with the method m6_moe. Received: {backbone.name}")
+    if config.text.weights is not None:
+        raise ConfigurationError("text.weights: must be null with the method m6_moe, whose transformer is its own")
+    if backbone.vocabulary != config.text.buckets:
+        raise ConfigurationError(
+            f"encoder.backbone.vocabulary: must be the {config.text.buckets} of text.buckets. "
+            f"Received: {backbone.vocabulary}"
+        )
+    return M6MoE(encoder, **config.m6_moe.model_dump(), dtype=config.precision)
 
 
 METHODS: dict[str, Method] = {
     "courier": Method(
-        lambda config, encoder: build_courier(config.courier, encoder, dtype=config.precision),
-        "courier_cpu",
-        ("courier",),
+        _courier, "courier_cpu", ("courier", "clip", "text"), reads_titles=lambda config: config.courier.titles
     ),
     "simclr": Method(
         lambda config, encoder: SimCLR(encoder, **config.simclr.model_dump(), dtype=config.precision),
@@ -62,6 +96,13 @@ METHODS: dict[str, Method] = {
         ("supervised",),
         needs_unclicked=True,
     ),
+    "clip": Method(
+        lambda config, encoder: Clip(encoder, _title_contrast(config, encoder), dtype=config.precision),
+        "clip_cpu",
+        ("clip", "text"),
+        reads_titles=lambda config: True,
+    ),
+    "m6_moe": Method(_m6_moe, "m6_moe_cpu", ("m6_moe", "text"), reads_titles=lambda config: True),
 }
 
 AS_PUBLISHED = "none"

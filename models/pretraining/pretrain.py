@@ -24,6 +24,7 @@ from models.pretraining.monitor.learning_figures import write_learning_figures
 from models.pretraining.monitor.progress import Progress
 from models.pretraining.monitor.tensorboard import TensorBoardCurves
 from models.pretraining.monitor.validation import SimilarityValidation, Throughput
+from models.text.config import build_tokenizer
 from models.training.checkpoints import Checkpoints
 from models.training.optimizer import build_optimizer
 from models.training.replicas import ends_with_other_workers, is_chief, training_strategy
@@ -113,7 +114,7 @@ def pretrain(
         if dataset.manifest.notice:
             say(f"notice: {dataset.manifest.notice}")
         keras.utils.set_random_seed(config.seed)
-        pages = _open_pages(dataset, config, strategy)
+        pages = _open_pages(dataset, config, method, strategy)
         checkpoints = Checkpoints(
             output.with_name(f"{output.name}.checkpoints"),
             {
@@ -170,7 +171,9 @@ def _write_as_published(output: Path, config: PretrainConfig, overwrite: bool) -
     return EncoderRun(output, run.metadata)
 
 
-def _open_pages(dataset: Dataset, config: PretrainConfig, strategy: tf.distribute.Strategy) -> PretrainingPages:
+def _open_pages(
+    dataset: Dataset, config: PretrainConfig, method: str, strategy: tf.distribute.Strategy
+) -> PretrainingPages:
     """Reads the pages, tells what there are, and refuses a configuration that asks for more."""
     pages = PretrainingPages(
         dataset,
@@ -179,6 +182,7 @@ def _open_pages(dataset: Dataset, config: PretrainConfig, strategy: tf.distribut
         clicks=config.clicks,
         validation_share=config.validation_share,
         cache_megabytes=config.cache_megabytes,
+        tokenize=build_tokenizer(config.text) if METHODS[method].reads_titles(config) else None,
     )
     say(
         f"{pages.counts['pages']} pages in the pre-training view `{pages.view.kind}`, {_losses_of_view(dataset)}\n"

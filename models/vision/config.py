@@ -12,6 +12,7 @@ from models.vision.convnet import ConvNet
 from models.vision.efficientnet_lite import EfficientNetLite
 from models.vision.efficientnet_lite_weights import is_package, load_efficientnet_lite_weights
 from models.vision.encoder import ImageEncoder
+from models.vision.m6 import M6
 from models.vision.published_weights import LoadedWeights
 from models.vision.swin import Swin
 from models.vision.swin_weights import load_swin_weights
@@ -75,6 +76,29 @@ class EfficientNetLiteConfig(Config):
         return self
 
 
+class M6Config(Config):
+    """Arguments of `M6`."""
+
+    name: Literal["m6"] = "m6"
+    patch_size: Positive = 8
+    width: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+    experts: Positive = 8
+    hidden: Positive = 128
+    k: Positive = 2
+    capacity_factor: float = Field(1.25, gt=0)
+    vocabulary: Positive = 20000
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "M6Config":
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"width must be a multiple of 4 and of the {self.heads} heads. Received: {self.width}")
+        if self.k > self.experts:
+            raise ValueError(f"k must be at most the {self.experts} experts. Received: {self.k}")
+        return self
+
+
 class EncoderConfig(Config):
     """An image encoder.
 
@@ -86,7 +110,9 @@ class EncoderConfig(Config):
     """
 
     embedding_dim: Positive | None = 256
-    backbone: SwinConfig | ConvNetConfig | EfficientNetLiteConfig = Field(ConvNetConfig(), discriminator="name")
+    backbone: SwinConfig | ConvNetConfig | EfficientNetLiteConfig | M6Config = Field(
+        ConvNetConfig(), discriminator="name"
+    )
     weights: Path | None = None
 
     @model_validator(mode="after")
@@ -113,7 +139,12 @@ class _EncoderSection(Config):
     encoder: EncoderConfig = EncoderConfig()
 
 
-_BACKBONES: dict[str, type[Backbone]] = {"swin": Swin, "convnet": ConvNet, "efficientnet_lite": EfficientNetLite}
+_BACKBONES: dict[str, type[Backbone]] = {
+    "swin": Swin,
+    "convnet": ConvNet,
+    "efficientnet_lite": EfficientNetLite,
+    "m6": M6,
+}
 _PUBLISHED: dict[str, Callable[[Any, Path], LoadedWeights]] = {
     "swin": load_swin_weights,
     "efficientnet_lite": load_efficientnet_lite_weights,

@@ -9,6 +9,7 @@ from keras import ops
 # The backbones are imported so that `load_model` knows them wherever it knows `ImageEncoder`.
 import models.vision.convnet
 import models.vision.efficientnet_lite
+import models.vision.m6
 import models.vision.swin  # noqa: F401
 from models.vision.backbone import Backbone
 
@@ -18,7 +19,7 @@ class ImageEncoder(keras.Model):
     """Embeds pictures with a backbone and a linear projection of its pooled features.
 
     Args:
-        backbone: `Swin`, `ConvNet` or `EfficientNetLite`; it says how its pictures are normalised.
+        backbone: `Swin`, `ConvNet`, `EfficientNetLite` or `M6`; it says how its pictures are normalised.
         embedding_dim: length of the embeddings; `None` makes the features themselves the embeddings.
 
     Shapes:
@@ -55,10 +56,18 @@ class ImageEncoder(keras.Model):
 
     def call(self, pictures: Any, training: bool = False, valid: Any = None) -> Any:
         """See the class."""
-        mean, stddev = (ops.array(values, "float32") for values in (self.backbone.mean, self.backbone.stddev))
-        x = (ops.cast(pictures, "float32") - mean) / stddev
+        x = self.normalize(pictures)
         known = {"valid": valid} if self.batch_statistics else {}
         features = self.backbone(x, training=training, **known)
+        return self.project(features)
+
+    def normalize(self, pictures: Any) -> Any:
+        """What the backbone takes of pictures: float32, of the same shape."""
+        mean, stddev = (ops.array(values, "float32") for values in (self.backbone.mean, self.backbone.stddev))
+        return (ops.cast(pictures, "float32") - mean) / stddev
+
+    def project(self, features: Any) -> Any:
+        """The embeddings of features of the backbone: float32."""
         return ops.cast(features if self.projection is None else self.projection(features), "float32")
 
     @classmethod

@@ -22,8 +22,34 @@ class Table(keras.Model):
         return self.table(keras.ops.cast(pictures[:, 0, 0, 0], "int32"))
 
 
-def draw_batch(pages: int, candidates: int = 4, clicks: int = 3, pictures: int = 30, seed: int = 0):
-    """A batch as `distinct_pictures` makes it, with every kind of padding."""
+@keras.saving.register_keras_serializable(package="tests")
+class TitleTable(keras.Model):
+    """Stands in for a text encoder: a title's first token picks a row; without one it is the first."""
+
+    def __init__(self, rows: int = 12, dim: int = DIM, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding_dim = dim
+        self.table = keras.layers.Embedding(rows, dim, embeddings_initializer=keras.initializers.RandomNormal(seed=2))
+        self.table.build((None,))
+        self.built = True
+
+    def call(self, tokens, training=False):
+        return self.table(keras.ops.maximum(tokens[:, 0], 0))
+
+
+def draw_titles(picture_id, length: int = 3):
+    """Tokens that follow from pictures' numbers; some have no title, some have one in common."""
+    tokens = (np.asarray(picture_id)[:, None] * (1 + np.arange(length)) % 11).astype(np.int32)
+    tokens[np.asarray(picture_id) % 5 == 3] = -1
+    tokens[:, -1] = -1
+    tokens[np.asarray(picture_id) < 0] = -1
+    return tokens
+
+
+def draw_batch(
+    pages: int, candidates: int = 4, clicks: int = 3, pictures: int = 30, seed: int = 0, titles: bool = False
+):
+    """A batch as `distinct_pictures` makes it, with every kind of padding, and with titles if asked for."""
     rng = np.random.default_rng(seed)
     batch = {
         "pictures": np.tile(rng.permutation(200)[:pictures, None, None, None], (1, 2, 2, 3)).astype(np.uint8),
@@ -36,6 +62,8 @@ def draw_batch(pages: int, candidates: int = 4, clicks: int = 3, pictures: int =
     batch["click_picture"][np.arange(clicks) >= rng.integers(0, clicks + 1, (pages, 1))] = -1
     batch["clicked"] &= batch["candidate_picture"] >= 0
     batch["clicked"][:, 0] = True
+    if titles:
+        batch["tokens"] = draw_titles(batch["picture_id"])
     return batch
 
 
@@ -71,10 +99,10 @@ def split_batch(batch, replicas):
         used, at = np.unique(both, return_inverse=True)
         at = at.reshape(both.shape) - (used[0] == -1)
         candidates = batch["clicked"].shape[1]
+        of_pictures = [name for name in ("pictures", "picture_id", "tokens") if name in batch]
         parts.append(
             {
-                "pictures": batch["pictures"][used[used >= 0]],
-                "picture_id": batch["picture_id"][used[used >= 0]],
+                **{name: batch[name][used[used >= 0]] for name in of_pictures},
                 "candidate_picture": at[:, :candidates].astype(np.int32),
                 "click_picture": at[:, candidates:].astype(np.int32),
                 "clicked": batch["clicked"][rows],
@@ -91,4 +119,6 @@ def dataset(parts):
         "click_picture": tf.TensorSpec((None, parts[0]["click_picture"].shape[1]), tf.int32),
         "clicked": tf.TensorSpec((None, parts[0]["clicked"].shape[1]), tf.bool),
     }
+    if "tokens" in parts[0]:
+        signature["tokens"] = tf.TensorSpec((None, parts[0]["tokens"].shape[1]), tf.int32)
     return tf.data.Dataset.from_generator(lambda: iter(parts), output_signature=signature)

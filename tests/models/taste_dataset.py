@@ -24,4 +24,5 @@ def write_taste_dataset(root: Path) -> Dataset:
             {"item": item, "clicked": clicked.astype(int).tolist(), "click_item": click_item, "timestamp": time}
         )
     last = {"item": [0, 1], "clicked": [1, 0], "click_item": [], "timestamp": 250}  # teaches nothing
-    return write_picture_dataset(root, [pictures], places, [*pages, last], view=pages)
+    titles = [f"{('red', 'green', 'blue', 'yellow')[n % 4]} thing {n}" for n in range(61)]
+    return write_picture_dataset(root, [pictures], places, [*pages, last], view=pages, columns={"title": titles})

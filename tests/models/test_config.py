@@ -65,8 +65,11 @@ def test_the_name_of_a_section_chooses_its_keys():
         ("{name: swin, drop_path: 1}", "encoder.backbone.drop_path: .*Received: 1"),
         ("{name: swin, dim: 10, num_heads: [3, 6]}", "encoder.backbone: .*num_heads of stage 0 must divide its 10"),
         ("{name: convnet, widths: [8, 16, 32], depths: [1]}", "encoder.backbone: .*depths must have one value per"),
-        ("{name: resnet}", "encoder.backbone.name: must be one of swin, convnet, efficientnet_lite. Received: resnet"),
-        ("{dim: 8}", "encoder.backbone.name: must be one of swin, convnet, efficientnet_lite. Received: nothing"),
+        (
+            "{name: resnet}",
+            "encoder.backbone.name: must be one of swin, convnet, efficientnet_lite, m6. Received: resnet",
+        ),
+        ("{dim: 8}", "encoder.backbone.name: must be one of swin, convnet, efficientnet_lite, m6. Received: nothing"),
         ("swin", "encoder.backbone: "),
     ],
 )

@@ -1,20 +1,39 @@
-"""What holds for every method that compares views of pictures."""
+"""What holds for every method that compares two vectors of each picture."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.pretraining.clip import Clip
+from models.pretraining.m6_moe import M6MoE
 from models.pretraining.moco_v2 import MoCoV2
 from models.pretraining.simclr import SimCLR
 from models.pretraining.simsiam import SimSiam
 from models.pretraining.swav import SwAV
+from models.pretraining.title_contrast import TitleContrast
+from models.text.bert import Bert
+from models.text.encoder import TextEncoder
 from models.training.training_state import read_training_state, write_training_state
 from models.vision.convnet import ConvNet
 from models.vision.encoder import ImageEncoder
-from tests.models.courier_batch import mirrored
+from models.vision.m6 import M6
+from tests.models.courier_batch import draw_titles, mirrored
+
+
+def clip(encoder):
+    bert = Bert(12, 1, 8, 2, positions=4, dropout=encoder.backbone.drop_path)
+    return Clip(encoder, TitleContrast(TextEncoder(bert, 6), 0.2))
+
+
+def m6(encoder):
+    backbone = M6(4, 8, 1, 2, 3, 6, capacity_factor=None, vocabulary=12)
+    return M6MoE(ImageEncoder(backbone, 6), title_share=0.7, balance_weight=0.1)
+
 
 METHODS = {
+    "CLIP": clip,
+    "M6": m6,
     "SimCLR": lambda encoder: SimCLR(encoder, hidden_dim=6, projection_dim=5),
     "SimSiam": lambda encoder: SimSiam(encoder, projection_dim=6, hidden_dim=4),
     "MoCoV2": lambda encoder: MoCoV2(encoder, queue_length=9, momentum=0.8, hidden_dim=6, projection_dim=5),
@@ -45,6 +64,7 @@ def draw_batch(numbers, seed=0, padding=0):
         "candidate_picture": pages,
         "click_picture": pages,
         "clicked": pages == 0,
+        "tokens": draw_titles(ids),
     }
 
 
@@ -108,7 +128,8 @@ def test_an_interrupted_run_goes_on_exactly(method):
     state = {name: array.copy() for name, array in read_training_state(first).items()}
     second = make(method, dropout=0.5)
     second.prepare_fit()
-    second.view_seed.state.assign([7, 7])
+    if hasattr(second, "view_seed"):
+        second.view_seed.state.assign([7, 7])
     write_training_state(second, state)
     second.fit(dataset(batches[3:]), verbose=0)
     expected, actual = read_training_state(whole), read_training_state(second)
