@@ -6,7 +6,7 @@ from pathlib import Path
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
 # Those of `models.pretraining.methods`, which imports TensorFlow.
-_METHODS = ["courier", "simclr", "simsiam", "moco_v2", "swav", "supervised", "clip", "m6_moe", "none"]
+_METHODS = ["courier", "simclr", "simsiam", "moco_v2", "swav", "supervised", "clip", "maskclip", "m6_moe", "none"]
 
 
 def _parser() -> ArgumentParser:

@@ -40,6 +40,7 @@ from models.metrics.gauc import GAUC
 from models.pretraining.clip import Clip
 from models.pretraining.courier import Courier
 from models.pretraining.m6_moe import M6MoE
+from models.pretraining.mask_clip import MaskClip
 from models.pretraining.moco_v2 import MoCoV2
 from models.pretraining.official_code import OfficialCodeCourier
 from models.pretraining.perceptron_head import PerceptronHead
@@ -494,6 +495,12 @@ MODELS: dict[str, ModelCase] = {
     ),
     "Clip": ModelCase(
         lambda **o: Clip(encoder(**o), TitleContrast(text_encoder(**o), 0.2, **o), **o), titled_pages, view_metrics
+    ),
+    "MaskClip": ModelCase(
+        lambda **o: MaskClip(encoder(**o), TitleContrast(text_encoder(**o), 0.2, **o), 0.4, 2, 0.5, 0.8, 6, **o),
+        titled_pages,
+        view_metrics,
+        graph=False,
     ),
     "M6MoE": ModelCase(
         lambda **o: M6MoE(ImageEncoder(M6(4, 8, 1, 2, 3, 6, 2, 1.5, 12, **o), 4, **o), 0.5, 0.4, 0.1, 0.5, **o),

@@ -8,6 +8,7 @@ from models.config import Config
 from models.pretraining.clip import TitleContrastConfig
 from models.pretraining.courier_config import CourierConfig
 from models.pretraining.m6_moe import M6MoEConfig
+from models.pretraining.mask_clip import MaskClipConfig
 from models.pretraining.moco_v2 import MoCoV2Config
 from models.pretraining.simclr import SimCLRConfig
 from models.pretraining.simsiam import SimSiamConfig
@@ -31,6 +32,7 @@ class PretrainConfig(Config):
         simclr, simsiam, moco_v2, swav: SimCLR, SimSiam, MoCo v2 and SwAV.
         supervised: a click model with the encoder in it.
         clip: the contrast of pictures and titles, of CLIP and of COURIER with `courier.titles`.
+        maskclip: MaskCLIP; has the contrast of pictures and titles in it.
         m6_moe: M6.
         text: how titles are read, by the methods that read them.
         optimizer: how weights change.
@@ -56,6 +58,7 @@ class PretrainConfig(Config):
     swav: SwAVConfig = SwAVConfig()
     supervised: SupervisedConfig = SupervisedConfig()
     clip: TitleContrastConfig = TitleContrastConfig()
+    maskclip: MaskClipConfig = MaskClipConfig()
     m6_moe: M6MoEConfig = M6MoEConfig()
     text: TextConfig = TextConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, schedule="cosine", clip_norm=1.0)

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from beam_pipelines.format.errors import ConfigurationError
-from models.pretraining.clip import Clip
+from models.pretraining.clip import Clip, TitleContrastConfig
 from models.pretraining.config import PretrainConfig
 from models.pretraining.courier_config import build_courier
 from models.pretraining.m6_moe import M6MoE
+from models.pretraining.mask_clip import MaskClip
 from models.pretraining.method import PretrainingMethod
 from models.pretraining.moco_v2 import MoCoV2
 from models.pretraining.simclr import SimCLR
@@ -50,6 +51,13 @@ def _courier(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod
         if getattr(config, section) != PretrainConfig.model_fields[section].default:
             raise ConfigurationError(f"{section}: is of no use without courier.titles")
     return build_courier(config.courier, encoder, config.precision)
+
+
+def _mask_clip(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod:
+    contrast = {*TitleContrastConfig.model_fields}
+    text_encoder = build_text_encoder(config.text, encoder.embedding_dim, config.precision)
+    titles = TitleContrast(text_encoder, **config.maskclip.model_dump(include=contrast))
+    return MaskClip(encoder, titles, **config.maskclip.model_dump(exclude=contrast), dtype=config.precision)
 
 
 def _m6_moe(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod:
@@ -102,6 +110,7 @@ METHODS: dict[str, Method] = {
         ("clip", "text"),
         reads_titles=lambda config: True,
     ),
+    "maskclip": Method(_mask_clip, "maskclip_cpu", ("maskclip", "text"), reads_titles=lambda config: True),
     "m6_moe": Method(_m6_moe, "m6_moe_cpu", ("m6_moe", "text"), reads_titles=lambda config: True),
 }
 

@@ -207,6 +207,13 @@ SMALLER: dict[str, dict] = {
     "moco_v2": {"moco_v2.queue_length": 64},
     "swav": {"swav.prototypes": 8, "swav.freeze_steps": 1, "swav.small_crops": 1},
     "clip": {"text.layers": 1, "text.width": 8, "text.heads": 2, "text.buckets": 50},
+    "maskclip": {
+        "maskclip.hidden_dim": 8,
+        "text.layers": 1,
+        "text.width": 8,
+        "text.heads": 2,
+        "text.buckets": 50,
+    },
     "m6_moe": {
         "encoder.backbone": "{name: m6, width: 8, layers: 1, heads: 2, experts: 3, hidden: 6, vocabulary: 50}",
         "text.buckets": 50,

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from models.pretraining.clip import Clip
 from models.pretraining.m6_moe import M6MoE
+from models.pretraining.mask_clip import MaskClip
 from models.pretraining.moco_v2 import MoCoV2
 from models.pretraining.simclr import SimCLR
 from models.pretraining.simsiam import SimSiam
@@ -31,7 +32,13 @@ def m6(encoder):
     return M6MoE(ImageEncoder(backbone, 6), title_share=0.7, balance_weight=0.1)
 
 
+def mask_clip(encoder):
+    text_encoder = TextEncoder(Bert(12, 1, 8, 2, positions=4, dropout=encoder.backbone.drop_path), 6)
+    return MaskClip(encoder, TitleContrast(text_encoder, 0.2), momentum=0.8, hidden_dim=5)
+
+
 METHODS = {
+    "MaskCLIP": mask_clip,
     "CLIP": clip,
     "M6": m6,
     "SimCLR": lambda encoder: SimCLR(encoder, hidden_dim=6, projection_dim=5),
@@ -128,8 +135,8 @@ def test_an_interrupted_run_goes_on_exactly(method):
     state = {name: array.copy() for name, array in read_training_state(first).items()}
     second = make(method, dropout=0.5)
     second.prepare_fit()
-    if hasattr(second, "view_seed"):
-        second.view_seed.state.assign([7, 7])
+    for seed in {"view_seed", "mask_seed"} & {*vars(second)}:
+        getattr(second, seed).state.assign([7, 7])
     write_training_state(second, state)
     second.fit(dataset(batches[3:]), verbose=0)
     expected, actual = read_training_state(whole), read_training_state(second)
