@@ -44,28 +44,6 @@ def pytest_make_parametrize_id(val):
     return f"{len(val)} bytes of gzip" if isinstance(val, bytes) and val.startswith(b"\x1f\x8b") else None
 
 
-_TRAINED_IN_PROCESS = ("test_keras_contract.py", "test_pretrain.py", "test_train_ctr.py", "test_evaluate.py")
-
-
-def rewrite_graphs(wanted: bool) -> None:
-    """Whether TensorFlow's graph optimiser works on the functions that run from now on."""
-    import tensorflow as tf
-
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not wanted})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def graphs_of_parts_run_as_traced(request) -> None:
-    """In tests of parts, graphs run a few times: rewriting them takes a quarter of the time.
-
-    Exports, examples and commands in processes of their own, with what is compared with these, run theirs as outside
-    tests.
-    """
-    room = request.path.relative_to(Path(__file__).parent).parent.parts
-    of_parts = (room[:1] == ("models",) and len(room) > 1) or request.path.name in _TRAINED_IN_PROCESS
-    rewrite_graphs(not of_parts)
-
-
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -45,42 +45,39 @@ RANKER_CHANGES = {"dropout": 0.0, "epochs": 1}  # draws differ between replicas
 
 @pytest.fixture(scope="module")
 def runs(dataset, tiny, tmp_path_factory):
-    """All that the tests look at, by one pair of workers that starts once for four commands.
+    """All that the tests look at, by two pairs of workers: each starts once for two commands.
 
-    It trains a ranker, then an encoder until one worker is told to stop, goes on with that to its end, and trains
-    another one until a worker is killed.
-
-    Returns:
-        The directory of the outputs; for each worker, exit codes and output of the first three commands; for each
-        worker, exit code, output and errors of all.
+    The first pair trains a ranker, then an encoder until one worker is told to stop. The second pair goes on with it to
+    its end, and trains another one until a worker is killed.
     """
     root = tmp_path_factory.mktemp("runs")
     command = arguments(dataset, root / "encoder", **OPTIONS, epochs=EPOCHS)
-    endless = arguments(dataset, root / "endless", **OPTIONS, epochs=1000, validation_share=0)
     both = start_two(
-        ("models.train_ctr", ranker_arguments(tiny, root / "ranker", **RANKER_CHANGES)),
-        ("models.pretrain", command),
-        ("models.pretrain", command),
-        ("models.pretrain", endless),
+        ("models.train_ctr", ranker_arguments(tiny, root / "ranker", **RANKER_CHANGES)), ("models.pretrain", command)
     )
     interrupt(both[1], root / "encoder", 3, signal.SIGTERM)  # not the one that writes
+    stopped = [finish(process) for process in both]
+    stopped_at = steps_on_disk(root / "encoder")
+
+    endless = arguments(dataset, root / "endless", **OPTIONS, epochs=1000, validation_share=0)
+    both = start_two(("models.pretrain", command), ("models.pretrain", endless))
     interrupt(both[1], root / "endless", 2, signal.SIGKILL)
-    ended = [finish(process) for process in both]
-    return root, [parts_of(printed) for _, printed, _ in ended], ended
+    killed = [finish(process) for process in both]
+    return root, stopped, stopped_at, killed
 
 
 def test_two_workers_stop_together_go_on_and_learn_what_one_process_does(runs, dataset, tmp_path):
-    root, parts, ended = runs
+    root, stopped, stopped_at, resumed = runs
     steps = set()
-    for (_, (code, _), _), (_, _, errors) in zip(parts, ended, strict=True):
+    for code, _, errors in stopped:
         assert code == 143, errors
         steps |= set(re.findall(rf"stopped by SIGTERM at step (\d+) of {EPOCHS * STEPS}", errors))
-    (stopped_at,) = steps
+    assert steps == {str(stopped_at[-1])}
 
-    (code, printed), (other_code, other_printed) = (resumed for _, _, resumed in parts)
-    assert (code, other_code) == (0, 0), ended
+    (code, printed), (other_code, other_printed) = (parts_of(printed)[0] for _, printed, _ in resumed)
+    assert (code, other_code) == (0, 0), resumed
     for text in (printed, other_printed):
-        assert f"resuming at step {stopped_at} of {EPOCHS * STEPS}" in text
+        assert f"resuming at step {stopped_at[-1]} of {EPOCHS * STEPS}" in text
     assert "wrote a courier encoder" in printed
     assert "the chief of the 2 workers writes" in other_printed
     assert sorted(path.name for path in root.glob("encoder*")) == ["encoder"]
@@ -96,7 +93,7 @@ def test_two_workers_stop_together_go_on_and_learn_what_one_process_does(runs, d
 
 
 def test_a_worker_that_is_killed_takes_the_other_one_along(runs):
-    root, _, (chief, other) = runs
+    root, _, _, (chief, other) = runs
     assert other[0] == -signal.SIGKILL
     code, _, errors = chief
     assert code == 2, errors
@@ -106,9 +103,9 @@ def test_a_worker_that_is_killed_takes_the_other_one_along(runs):
 
 
 def test_two_workers_train_the_ranker_that_one_process_does(runs, tiny, tmp_path):
-    root, parts, ended = runs
-    (code, printed), (other_code, other_printed) = (trained for trained, _, _ in parts)
-    assert (code, other_code) == (0, 0), ended
+    root, trained, _, _ = runs
+    (code, printed), (other_code, other_printed) = (parts_of(printed)[0] for _, printed, _ in trained)
+    assert (code, other_code) == (0, 0), trained
     assert "wrote the ranker" in printed
     assert "the chief of the 2 workers writes" in other_printed
     output, single = root / "ranker", tmp_path / "single"
