@@ -5,9 +5,10 @@ import tensorflow as tf
 
 from models.pretraining.courier import Courier
 from models.pretraining.official_code import OfficialCodeCourier
+from models.pretraining.title_contrast import TitleContrast
 from models.vision.encoder import ImageEncoder
 from models.vision.swin import Swin
-from tests.models.courier_batch import Table, dataset, draw_batch, mirrored, split_batch
+from tests.models.courier_batch import Table, TitleTable, dataset, draw_batch, mirrored, split_batch
 from tests.models.pretraining.test_courier import reference_loss
 
 VARIANTS = {
@@ -20,6 +21,7 @@ VARIANTS = {
     "without negatives": lambda encoder: Courier(encoder, negative_candidates=False),
     "same item masked": lambda encoder: Courier(encoder, mask_same_item=True),
     "projection head": lambda encoder: Courier(encoder, projection_head=True),
+    "titles": lambda encoder: Courier(encoder, titles=TitleContrast(TitleTable(), 0.2)),
     "official code": OfficialCodeCourier,
 }
 
@@ -65,8 +67,9 @@ def test_losses_and_gradients_of_two_replicas_are_those_of_one(variant):
     Eagerly, which is quicker; graphs train below, except that of the official code.
     """
     graph = variant == "official code"
-    batch = draw_batch(8)
-    batch["picture_id"][:10] = 0
+    batch = draw_batch(8, titles=variant == "titles")
+    if variant != "titles":  # of which a picture has one
+        batch["picture_id"][:10] = 0
     one, two = (one_step(lambda: VARIANTS[variant](Table()), batch, replicas, graph) for replicas in (1, 2))
     assert_equal_reports(one[0], two[0])
     for gradient, gradient_2 in zip(one[1], two[1], strict=True):
