@@ -76,6 +76,17 @@ BENCHMARKS = {
             full="20 minutes",
         ),
         Benchmark(
+            "encoder_published",
+            "benchmarks.encoder.published",
+            "What published weights know",
+            "how well features of published ImageNet weights order the same pages of H&M before any training, as they "
+            "are and whitened",
+            peers=("scikit-learn",),
+            needs=_HM,
+            quick="10 minutes",
+            full="25 minutes",
+        ),
+        Benchmark(
             "encoder_ablations",
             "benchmarks.encoder.ablations",
             "What the parts of COURIER do",

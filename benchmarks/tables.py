@@ -125,6 +125,25 @@ def encoder_quality(figures: Figures) -> str:
     return table(head, rows)
 
 
+def encoder_published(figures: Figures) -> str:
+    """GAUC of similarity by features, what the best published ones have more, and two speeds."""
+    test = figures["test"]
+    rows = [
+        [name, estimate(*row["gauc"]), difference(*row["gain"]) if row["gain"] else ""]
+        for name, row in test["rows"].items()
+    ]
+    height, width = figures["image_size"]
+    tuning, small = figures["fine_tuning"], figures["courier_cpu"]
+    speed = [
+        ["embedding", number(figures["embedded_pictures_per_s"], 0), ""],
+        ["a step of COURIER", number(tuning["pictures_per_s"], 0), f"{tuning['memory_mb'] / 1e3:.1f} GB"],
+        ["a step of `courier_cpu`", number(small["pictures_per_s"], 0), f"{small['memory_mb'] / 1e3:.1f} GB"],
+    ]
+    head = (f"{test['pages']:,} pages", "GAUC of SimScore", "all stages, whitened to 64, less this")
+    speed_head = (f"pictures of {height} x {width}", "pictures/s", f"memory for {tuning['pictures_per_step']} pictures")
+    return "\n\n".join((table(head, rows), table(speed_head, speed)))
+
+
 def encoder_ablations(figures: Figures) -> str:
     """GAUC of similarity by variant, on the later of the two splits."""
     test = dict(figures["test"])
@@ -331,6 +350,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         encoder_speed,
         encoder_gpu,
         encoder_quality,
+        encoder_published,
         encoder_ablations,
         clustering,
         label_consistency,

@@ -89,9 +89,9 @@ def colour_histograms(pictures: np.ndarray) -> np.ndarray:
     return np.sqrt(counts / colour.shape[1]).astype(np.float32)
 
 
-def whiten(vectors: np.ndarray, fitted_on: np.ndarray) -> np.ndarray:
-    """Uncorrelated components of unit variance, fitted on rows `fitted_on`."""
-    components = min(COMPONENTS, vectors.shape[1])
+def whiten(vectors: np.ndarray, fitted_on: np.ndarray, components: int = COMPONENTS) -> np.ndarray:
+    """Uncorrelated components of unit variance, at most so many, fitted on rows `fitted_on`."""
+    components = min(components, vectors.shape[1])
     pca = PCA(components, whiten=True, svd_solver="randomized", random_state=0).fit(vectors[fitted_on])
     return pca.transform(vectors)
 
