@@ -29,7 +29,7 @@ from models.training.checkpoints import Checkpoints
 from models.training.optimizer import build_optimizer
 from models.training.replicas import ends_with_other_workers, is_chief, training_strategy
 from models.training.resumable_fit import resumable_fit
-from models.vision.config import build_encoder, load_pretrained
+from models.vision.config import PUBLISHED, build_encoder, load_pretrained
 from models.vision.encoder_run import LOGS, EncoderRun
 
 _MAY_CHANGE = {"cache_megabytes", "checkpoint_minutes"}  # keys that make no difference to what is learnt
@@ -220,6 +220,8 @@ def _build(
         loaded = load_pretrained(encoder, config.encoder)
         if loaded is not None:
             say(f"starts from {config.encoder.weights}: {loaded.variables} variables by {loaded.publisher}'s names")
+        elif config.encoder.backbone.name in PUBLISHED:
+            say("starts from random weights; published ones, which the paper starts from, are given by encoder.weights")
         model = METHODS[method].build(config, encoder)
         steps = pages.training // config.batch_size * config.epochs
         model.compile(build_optimizer(config.optimizer, steps))

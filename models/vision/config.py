@@ -117,10 +117,8 @@ class EncoderConfig(Config):
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "EncoderConfig":
-        if self.weights is not None and self.backbone.name not in _PUBLISHED:
-            raise ValueError(
-                f"weights are for the backbones {' and '.join(_PUBLISHED)}. Received: {self.backbone.name}"
-            )
+        if self.weights is not None and self.backbone.name not in PUBLISHED:
+            raise ValueError(f"weights are for the backbones {' and '.join(PUBLISHED)}. Received: {self.backbone.name}")
         if self.weights is not None and is_package(self.weights):
             variant = getattr(self.backbone, "variant", None)
             if str(self.weights) != f"efficientnet_lite{variant}":
@@ -145,7 +143,7 @@ _BACKBONES: dict[str, type[Backbone]] = {
     "efficientnet_lite": EfficientNetLite,
     "m6": M6,
 }
-_PUBLISHED: dict[str, Callable[[Any, Path], LoadedWeights]] = {
+PUBLISHED: dict[str, Callable[[Any, Path], LoadedWeights]] = {
     "swin": load_swin_weights,
     "efficientnet_lite": load_efficientnet_lite_weights,
 }
@@ -183,4 +181,4 @@ def load_pretrained(encoder: ImageEncoder, config: EncoderConfig) -> LoadedWeigh
     """
     if config.weights is None:
         return None
-    return _PUBLISHED[config.backbone.name](encoder.backbone, config.weights)
+    return PUBLISHED[config.backbone.name](encoder.backbone, config.weights)

@@ -1,6 +1,7 @@
 """Published EfficientNet-Lite weights."""
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +27,13 @@ def load_efficientnet_lite_weights(network: EfficientNetLite, path: str | Path) 
     tensors = read_torch_checkpoint(path)
     if not network.built:
         network.build((None, None, None, 3))
-    behind = _names_behind(network)
     return fill_variables(
         list(_sources(network)),
         tensors,
         path,
         publisher="efficientnet_lite_pytorch",
         network=f"an EfficientNet-Lite{network.variant}",
-        ignore=lambda name: name.endswith(".num_batches_tracked") or name.startswith(behind),
+        ignore=lambda name: name.endswith(".num_batches_tracked") or _is_behind(network, name),
     )
 
 
@@ -56,13 +56,15 @@ def _installed_file(variant: int) -> Path:
     return files[0]
 
 
-def _names_behind(network: EfficientNetLite) -> tuple[str, ...]:
-    """How names of layers begin that the file may have behind the last stage of the features."""
-    blocks = sum(len(blocks) for blocks in network.blocks)
-    classes = ("_fc.",)
+def _is_behind(network: EfficientNetLite, name: str) -> bool:
+    """Whether a tensor of the file belongs to a layer behind the last stage of the features."""
+    if name.startswith("_fc."):
+        return True
     if network.head is not None:
-        return classes
-    return (*classes, "_conv_head.", "_bn1.", *(f"_blocks.{block}." for block in range(blocks, 100)))
+        return False
+    blocks = sum(len(blocks) for blocks in network.blocks)
+    block = re.match(r"_blocks\.(\d+)\.", name)
+    return name.startswith(("_conv_head.", "_bn1.")) or (block is not None and int(block[1]) >= blocks)
 
 
 def _sources(network: EfficientNetLite) -> Iterator[Source]:
