@@ -137,7 +137,11 @@ def encoder_published(figures: Figures) -> str:
     speed = [
         ["embedding", number(figures["embedded_pictures_per_s"], 0), ""],
         ["a step of COURIER", number(tuning["pictures_per_s"], 0), f"{tuning['memory_mb'] / 1e3:.1f} GB"],
-        ["a step of `courier_cpu`", number(small["pictures_per_s"], 0), f"{small['memory_mb'] / 1e3:.1f} GB"],
+        [
+            "a step of `courier_cpu`, at its own size",
+            number(small["pictures_per_s"], 0),
+            f"{small['memory_mb'] / 1e3:.1f} GB",
+        ],
     ]
     head = (f"{test['pages']:,} pages", "GAUC of SimScore", "all stages, whitened to 64, less this")
     speed_head = (f"pictures of {height} x {width}", "pictures/s", f"memory for {tuning['pictures_per_step']} pictures")
