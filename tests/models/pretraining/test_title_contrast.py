@@ -72,6 +72,25 @@ def test_pairs_that_do_not_count_have_no_gradient_and_no_part():
     assert float(contrast.loss_part(pictures, titles, tokens, np.zeros(6, bool))) == 0.0
 
 
+def test_gradients_are_the_slopes_of_the_equation():
+    """Those of negatives too."""
+    pictures, titles, tokens, counted = draw(7, 4)
+    contrast = TitleContrast(TitleTable(), 0.2)
+    one, other = tf.Variable(pictures), tf.Variable(titles)
+    with tf.GradientTape() as tape:
+        loss = contrast.loss_part(one, other, tokens, counted)
+    found = [tf.convert_to_tensor(gradient).numpy() for gradient in tape.gradient(loss, [one, other])]
+    rng = np.random.default_rng(3)
+    for _ in range(4):
+        move, move_2 = rng.normal(size=(2, 7, 4))
+        ends = [
+            reference(pictures + step * move, titles + step * move_2, tokens, counted, 0.2, True)
+            for step in (-1e-4, 1e-4)
+        ]
+        slope = (found[0] * move).sum() + (found[1] * move_2).sum()
+        assert slope == pytest.approx((ends[1] - ends[0]) / 2e-4, rel=1e-3, abs=1e-4)
+
+
 def test_a_learned_temperature_begins_where_it_is_told_and_stays_within_bounds():
     arguments = draw(8, 4)
     fixed, learned = TitleContrast(TitleTable(), 0.2), TitleContrast(TitleTable(), 0.2, learned_temperature=True)
