@@ -96,6 +96,14 @@ BENCHMARKS = {
             full="2 hours",
         ),
         Benchmark(
+            "encoder_methods",
+            "benchmarks.encoder.methods",
+            "What each way to pre-train learns in a planted world",
+            "KNN consistency of planted kinds beside random weights, and time and memory of a step beside COURIER's",
+            quick="5 minutes",
+            full="an hour",
+        ),
+        Benchmark(
             "clustering",
             "benchmarks.clustering.speed",
             "Clustering and assignment",

@@ -160,6 +160,30 @@ def encoder_ablations(figures: Figures) -> str:
     return table((f"{pages:,} pages, {figures['seeds']} seeds", "GAUC", "over seeds", "less COURIER"), rows)
 
 
+def encoder_methods(figures: Figures) -> str:
+    """KNN consistency, and time and memory of a step, by method."""
+    rows = [
+        [
+            f"`{name}`",
+            number(row["random"]),
+            number(row["trained"]),
+            difference(row["gain"], *row["gain_interval"]),
+            number(1000 * row["seconds"], 0, " ms"),
+            number(row["memory_mb"], 0, " MB"),
+        ]
+        for name, row in figures["methods"].items()
+    ]
+    head = (
+        f"{figures['steps']} steps, {figures['seeds']} seeds",
+        "random weights",
+        "trained",
+        "gain",
+        "a step",
+        "memory",
+    )
+    return table(head, rows)
+
+
 def clustering(figures: Figures) -> str:
     """Time, closeness and memory of clustering."""
 
@@ -356,6 +380,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         encoder_quality,
         encoder_published,
         encoder_ablations,
+        encoder_methods,
         clustering,
         label_consistency,
         ranker_speed,
