@@ -17,7 +17,7 @@ from beam_pipelines.logs.contract import REQUIRED_COLUMNS, REQUIRED_TABLES, TABL
 from beam_pipelines.logs.file_reader import file_columns
 from beam_pipelines.logs.log_files import ACCEPTED, NOTICE_FILE, DataFile, find_data_files
 from beam_pipelines.logs.parquet_reader import is_readable
-from beam_pipelines.shell.progress import say
+from beam_pipelines.shell.progress import say, warn
 
 _Version = tuple[int, int] | None  # size and time of change; None if the file is gone
 
@@ -123,7 +123,9 @@ def find_tables(logs: Path, columns: Mapping[str, str], optional: Sequence[str] 
         InputError: a table or column is missing, there are two candidates for a table, or a file cannot be opened.
     """
     names = _names_by_table(columns)
-    found = find_data_files(logs)
+    found, unread = find_data_files(logs)
+    if unread:
+        warn(f"{logs}: {', '.join(unread)} not read; tables are {', '.join(TABLES)}")
     tables = {}
     for name in TABLES:
         if name in found:

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.logs.contract import TABLES
 from beam_pipelines.logs.text_files import open_text
-from beam_pipelines.shell.progress import warn
 
 Format = Literal["parquet", "csv", "tsv", "jsonl"]
 
@@ -60,12 +59,15 @@ class DataFile(NamedTuple):
     folder_columns: Mapping[str, str | None]
 
 
-def find_data_files(logs: Path) -> dict[str, list[DataFile]]:
+def find_data_files(logs: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
     """Finds the files of the tables of a log directory, each table's sorted by path.
 
     A table is a file `TABLE.ENDING` or a folder `TABLE` or `TABLE.ENDING`, whatever the case of the letters. In a
     folder, files and folders are passed over whose names begin with `_` or `.`, as Spark and Hive do it; links are
     followed; and folders `column=value` give columns.
+
+    Returns:
+        The files, and the names of data files beside the tables, which are not read.
 
     Raises:
         InputError: there are two candidates for a table, or something in its folder is no data and not marked as such.
@@ -87,8 +89,7 @@ def find_data_files(logs: Path) -> dict[str, list[DataFile]]:
         if paths:
             is_folder = _is_folder(paths[0])
             found[table] = _files_below(paths[0]) if is_folder else [DataFile(paths[0], {})]
-    _check_others(logs, others, found)
-    return found
+    return found, _check_others(logs, others, found)
 
 
 def file_format(path: Path) -> Format:
@@ -165,8 +166,8 @@ def _folder_column(folder: Path) -> dict[str, str | None]:
     return {urllib.parse.unquote(name): None if value in ("", _MISSING_PARTITION) else value}
 
 
-def _check_others(logs: Path, others: Sequence[Path], found: Mapping[str, object]) -> None:
-    """Refuses what seems to be meant for a table, and names other data once."""
+def _check_others(logs: Path, others: Sequence[Path], found: Mapping[str, object]) -> list[str]:
+    """Refuses what seems to be meant for a table, and finds other data."""
     absent = [table for table in TABLES if table not in found]
     unread = []
     for entry in others:
@@ -182,5 +183,4 @@ def _check_others(logs: Path, others: Sequence[Path], found: Mapping[str, object
             raise InputError(f"{logs}: no table {near[0]}; if it is {entry.name}, rename that")
         if name:
             unread.append(entry.name)
-    if unread:
-        warn(f"{logs}: {', '.join(unread)} not read; tables are {', '.join(TABLES)}")
+    return unread

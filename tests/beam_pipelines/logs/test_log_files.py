@@ -8,7 +8,6 @@ import pytest
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.logs.directory import find_tables
-from beam_pipelines.logs.log_files import find_data_files
 from tests.beam_pipelines.logs.log_files import IMPRESSIONS, ITEMS, rows_of, write
 
 EVENTS = {
@@ -212,4 +211,4 @@ def test_other_data_is_named_once_and_not_read(logs):
     (logs / "README.md").touch()
     (logs / "images").mkdir()
     with pytest.warns(UserWarning, match=r"clicks\.csv not read; tables are impressions, events, items, users"):
-        assert list(find_data_files(logs)) == ["impressions", "items"]
+        assert list(find_tables(logs, {})) == ["impressions", "items"]

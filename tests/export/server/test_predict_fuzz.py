@@ -20,7 +20,7 @@ from tests.export.toy_server import GOOD, GOOD_REQUEST, GOOD_ROWS, prediction_st
 BODIES = 60  # in each example
 REFUSED = collections.Counter()
 """By test, the requests that were refused; a change may leave a good one."""
-SECONDS = 10
+SECONDS = 30
 
 
 def fuzz(examples):
