@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -122,6 +123,18 @@ def test_windows_overlap_when_they_share_a_moment():
     apart = [Window(first=a, last=b) for a, b in [(0, 9), (21, 30)]]
     assert all(window.overlaps(w) and w.overlaps(window) for w in shared)
     assert not any(window.overlaps(w) or w.overlaps(window) for w in apart)
+
+
+def test_a_manifest_of_before_keeps_the_digest_that_artifacts_remember(dataset):
+    path = dataset / "manifest.json"
+    before = json.loads(path.read_text())
+    for name in ("joins", "columns"):
+        del before[name]
+    for name in ("lines", "rows", "rejected"):
+        del before["sources"][0][name]
+    path.write_text(json.dumps(before))
+    compact = json.dumps(before, separators=(",", ":"), ensure_ascii=False)
+    assert Manifest.read(dataset).digest() == hashlib.sha256(compact.encode()).hexdigest()
 
 
 def test_id_digests_see_boundaries():
