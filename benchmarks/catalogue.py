@@ -162,6 +162,15 @@ BENCHMARKS = {
             full="5 hours",
         ),
         Benchmark(
+            "pictures_published",
+            "benchmarks.pictures.published",
+            "What published weights add to the ranker on H&M",
+            "rankers with whitened features of published ImageNet weights beside ones without pictures",
+            needs=_HM,
+            quick="20 minutes",
+            full="an hour",
+        ),
+        Benchmark(
             "serving",
             "benchmarks.serving.load",
             "Serving",

@@ -347,6 +347,27 @@ def pictures_hm(figures: Figures) -> str:
     return f"{first}\n\n{second}"
 
 
+def pictures_published(figures: Figures) -> str:
+    """GAUC by image feature with whitened features of published weights."""
+    parts = ("all", "unseen")
+    rows = [
+        [
+            name,
+            *(
+                cell
+                for part in parts
+                for cell in (
+                    estimate(*figures[name][part]["gauc"]),
+                    difference(*figures[name][part].get("gain_over_none", (None, None, None))),
+                )
+            ),
+        ]
+        for name in ("none", "simscore", "cluster_id")
+    ]
+    title = f"whole catalogue, {figures['seeds']} seeds"
+    return table((title, "GAUC", "less none", "GAUC, unseen items", "less none"), rows)
+
+
 def serving(figures: Figures) -> str:
     """Latency, load and start."""
     load = f"{figures['load_requests']:,} requests, {figures['requests_per_s']:.0f}/s, {figures['load_errors']} errors"
@@ -387,6 +408,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         kuairand,
         pictures_sample,
         pictures_hm,
+        pictures_published,
         serving,
     )
 }

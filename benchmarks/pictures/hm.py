@@ -327,15 +327,55 @@ def evaluate(dataset: Dataset, work_dir: Path, runs: Mapping[str, Sequence[Path]
     return {path.stem: pq.read_table(path) for path in (report / "predictions").iterdir()}
 
 
+def open_draws(source: Path, work_dir: Path) -> tuple[list[Dataset], list[Path]]:
+    """The datasets that differ in what is sampled of the test pages, the one to learn on first, and where they lie."""
+    directories = [work_dir, *(work_dir / "draws" / str(draw) for draw in range(1, DRAWS))]
+    return [open_dataset(source, path, SPLIT_TIMES, draw) for draw, path in enumerate(directories)], directories
+
+
+def measure_rankers(
+    draws: Sequence[Dataset],
+    tests: Sequence[Pages],
+    directories: Sequence[Path],
+    runs: Mapping[str, Sequence[Path]],
+    jobs: int,
+) -> tuple[dict[str, list[Aucs]], Measurement]:
+    """Scores the test pages of all draws with all rankers.
+
+    Args:
+        draws, tests, directories: the datasets, their test pages, and where reports go.
+        runs: by name, the rankers of each seed.
+        jobs: evaluations at a time.
+
+    Returns:
+        By name, the AUCs of each seed; and what measured them.
+    """
+    print(f"measuring on {DRAWS} draws of the test pages", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        predictions = list(pool.map(lambda draw, path: evaluate(draw, path, runs), draws, directories))
+    unseen = [next(iter(of_draw.values()))["unseen_item"].to_numpy() for of_draw in predictions]
+    measurement = Measurement(tests, unseen)
+    item_ids = draws[0].items()["item_id"].combine_chunks()
+    candidates = [item_ids.take(pa.array(test.item[test.valid])) for test in tests]
+    rows: dict[str, list[Aucs]] = {}
+    for name, paths in runs.items():
+        for path in paths:
+            tables = [of_draw[path.name] for of_draw in predictions]
+            for table, of_draw in zip(tables, candidates, strict=True):
+                if not table["item_id"].combine_chunks().equals(of_draw):
+                    raise InputError(f"the predictions of {path} are of other candidates, or in another order")
+            rows.setdefault(name, []).append(measurement.aucs([table["ctr"].to_numpy() for table in tables]))
+    return rows, measurement
+
+
 def study(args: argparse.Namespace) -> dict:
     """Measures everything, prints the tables and returns the figures."""
     if args.quick:
         args.seeds = 1
         args.set, args.encoder_set = [*args.set, "epochs=1"], [*args.encoder_set, "epochs=1"]
-    dataset = open_dataset(args.source, args.work_dir, SPLIT_TIMES)
+    draws, directories = open_draws(args.source, args.work_dir)
+    dataset = draws[0]
     print(f"notice: {dataset.manifest.notice}", flush=True)
-    directories = [args.work_dir, *(args.work_dir / "draws" / str(draw) for draw in range(1, DRAWS))]
-    draws = [open_dataset(args.source, path, SPLIT_TIMES, draw) for draw, path in enumerate(directories)]
     training, tests = read_pages(dataset, TRAIN), [read_pages(draw, TEST) for draw in draws]
     visual, inputs = [], []
     variants = {"courier": args.encoder_set}
@@ -354,21 +394,7 @@ def study(args: argparse.Namespace) -> dict:
     with ThreadPoolExecutor(args.jobs) as pool:
         started = {name: [pool.submit(train, name, *each) for each in inputs] for name in RANKERS}
         runs = {name: [run.result() for run in of_seeds] for name, of_seeds in started.items()}
-
-        print(f"measuring on {DRAWS} draws of the test pages", flush=True)
-        predictions = list(pool.map(lambda draw, path: evaluate(draw, path, runs), draws, directories))
-    unseen = [next(iter(of_draw.values()))["unseen_item"].to_numpy() for of_draw in predictions]
-    measurement = Measurement(tests, unseen)
-    item_ids = dataset.items()["item_id"].combine_chunks()
-    candidates = [item_ids.take(pa.array(test.item[test.valid])) for test in tests]
-    rows: dict[str, list[Aucs]] = {}
-    for name, paths in runs.items():
-        for path in paths:
-            tables = [of_draw[path.name] for of_draw in predictions]
-            for table, of_draw in zip(tables, candidates, strict=True):
-                if not table["item_id"].combine_chunks().equals(of_draw):
-                    raise InputError(f"the predictions of {path} are of other candidates, or in another order")
-            rows.setdefault(name, []).append(measurement.aucs([table["ctr"].to_numpy() for table in tables]))
+    rows, measurement = measure_rankers(draws, tests, directories, runs, args.jobs)
 
     codes, users = attribute_codes(dataset.items()), user_columns(dataset.users())
     for name, inputs in (("boosting", [None]), ("boosting, pictures", visual)):
@@ -381,14 +407,14 @@ def study(args: argparse.Namespace) -> dict:
         "seeds": args.seeds,
         "pages": {part: len(user) for part, user in measurement.user.items()},
         "training_pages": len(training.user),
-        **_figures(rows, measurement),
+        **figures_of(rows, measurement, REFERENCES),
     }
     print(dataset.manifest.notice)
     return result
 
 
-def _figures(rows: dict[str, list[Aucs]], measurement: Measurement) -> dict:
-    """Prints the tables and returns what they say."""
+def figures_of(rows: dict[str, list[Aucs]], measurement: Measurement, references: Sequence[str]) -> dict:
+    """Prints the tables, with differences from some of the rows, and returns what they say."""
     mean = {
         part: {name: np.mean([aucs[part] for aucs in seeds], axis=0) for name, seeds in rows.items()} for part in PARTS
     }
@@ -402,16 +428,16 @@ def _figures(rows: dict[str, list[Aucs]], measurement: Measurement) -> dict:
             spread = f"+- {statistics.stdev(of_seed):.4f}" if len(of_seed) > 1 else ""
             print(f"{name:30s}{estimate!s:26s}{spread}")
             figures[name][part] = {"gauc": _rounded(estimate), "seeds": [round(float(value), 4) for value in of_seed]}
-        print(f"{'less':30s}" + "".join(f"{reference:28s}" for reference in REFERENCES))
+        print(f"{'less':30s}" + "".join(f"{reference:28s}" for reference in references))
         for name in rows:
             cells = []
-            for reference in REFERENCES:
+            for reference in references:
                 gain = user_bootstrap(mean[part][name] - mean[part][reference], user)
                 cells.append("" if name == reference else f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
                 if name != reference:
                     figures[name][part][f"gain_over_{reference}"] = _rounded(gain)
             print(f"{name:30s}" + "".join(f"{cell:28s}" for cell in cells))
-        order = sorted(IMAGE_FEATURES, key=lambda name: mean[part][name].mean())
+        order = sorted(rows.keys() & set(IMAGE_FEATURES), key=lambda name: mean[part][name].mean())
         print(f"order: {' < '.join(order)}")
     return figures
 
