@@ -168,6 +168,7 @@ def encoder_methods(figures: Figures) -> str:
             number(row["random"]),
             number(row["trained"]),
             difference(row["gain"], *row["gain_interval"]),
+            f"{row['random_probe']:.3f} → {row['probe']:.3f}",
             number(1000 * row["seconds"], 0, " ms"),
             number(row["memory_mb"], 0, " MB"),
         ]
@@ -178,6 +179,7 @@ def encoder_methods(figures: Figures) -> str:
         "random weights",
         "trained",
         "gain",
+        "linear probe",
         "a step",
         "memory",
     )

@@ -4,11 +4,13 @@
 
 The world has 400 pictures of six kinds: stripes that lie, stand or slant, checks, dots and rings, in random sizes,
 positions and shades of grey with a tint, with noise. (Colours would tell pictures apart.) Users
-click the kind that they clicked before, which pages of 5 candidates and 5 clicks show. Each method that reads no titles
-trains a small ConvNet with its own preset, but for sizes that fit the world, for as many steps of as many pages as the
-others. Then other 800 pictures of the world are embedded: KNN consistency is the share of a picture's ten nearest
-by cosine that are of its kind, `gain` what it is more than with the same network's random weights. Intervals are 95 %,
-over pictures, with seeds averaged.
+click the kind that they clicked before, which pages of 5 candidates and 5 clicks show. A title is one of three words
+for the kind among two words of forty that say nothing. Each method trains a small ConvNet (M6 its own small
+transformer) with its own preset, but for sizes that fit the world, for as many steps of as many pages as the others.
+Then other 800 pictures of the world are embedded, without titles: KNN consistency is the share of a picture's ten
+nearest by cosine that are of its kind, `gain` what it is more than with the same network's random weights; the linear
+probe learns kinds on three quarters of these pictures and is measured on the last one. Intervals are 95 %, over
+pictures, with seeds averaged.
 
 A step's seconds are the median of all but the first ones; its memory is the largest resident size in training less that
 just before. Runs that are done are kept in the work directory, so that an interrupted benchmark goes on.
@@ -31,11 +33,14 @@ import tensorflow as tf
 from beam_pipelines.format.text_file import read_json, write_json
 from benchmarks.base import WORK, benchmark_parser, run_benchmark, status_mb, use_two_cores
 from models.config import load_config
+from models.data.pages import PADDING
 from models.data.pretraining_pages import distinct_pictures
 from models.embeddings.label_consistency import label_consistency, label_shares
+from models.embeddings.probes import linear_probe, probe_split
 from models.embeddings.vectors import l2_normalize
 from models.pretraining.config import PretrainConfig
 from models.pretraining.methods import METHODS
+from models.text.config import build_tokenizer
 from models.training.optimizer import build_optimizer
 from models.vision.config import build_encoder
 from models.vision.encode import encode_function, encode_pictures
@@ -47,18 +52,19 @@ PAGES = 16  # of a step
 CANDIDATES = CLICKS = 5
 NEIGHBOURS = 10
 WARM_UP = 5  # steps whose time does not count
-SHARED = [
-    f"image_size=[{SIDE}, {SIDE}]",
+SHARED = [f"image_size=[{SIDE}, {SIDE}]", "encoder.weights=null", "optimizer.learning_rate=0.001"]
+CONVNET = [
     "encoder.embedding_dim=64",
     "encoder.backbone={name: convnet, widths: [16, 32, 64], depths: [1, 1, 1], kernel: 3, grid: [1, 1]}",
-    "encoder.weights=null",
-    "optimizer.learning_rate=0.001",
 ]
+WITH_TITLES = "courier, titles"
 SIZES = {  # half of the augmentation leaves enough of so small a picture to see its kind
     "simclr": ["simclr.augmentation_strength=0.5"],
     "simsiam": ["simsiam.augmentation_strength=0.5"],
     "moco_v2": ["moco_v2.augmentation_strength=0.5", "moco_v2.queue_length=256", "moco_v2.momentum=0.95"],
     "swav": ["swav.augmentation_strength=0.5", "swav.prototypes=30", "swav.epsilon=0.03", "swav.freeze_steps=10"],
+    "m6_moe": ["m6_moe.augmentation_strength=0.5", "encoder.backbone.patch_size=4"],
+    WITH_TITLES: ["courier.titles=true"],
 }
 
 
@@ -88,8 +94,21 @@ def draw_pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return pictures, kind
 
 
-def page_batches(pictures: np.ndarray, kind: np.ndarray, seed: int) -> tf.data.Dataset:
-    """Endless batches of pages: one or two candidates of the user's kind are clicked, the others are of other kinds."""
+def draw_titles(kind: np.ndarray, seed: int) -> list[str]:
+    """A title for each picture: a word for its kind and two that say nothing, in any order."""
+    rng = np.random.default_rng(seed)
+    words = [[f"kind{k}-{rng.integers(3)}", *(f"word{word}" for word in rng.integers(40, size=2))] for k in kind]
+    return [" ".join(rng.permutation(title)) for title in words]
+
+
+def page_batches(pictures: np.ndarray, kind: np.ndarray, seed: int, tokens: np.ndarray | None) -> tf.data.Dataset:
+    """Endless batches of pages: one or two candidates of the user's kind are clicked, the others are of other kinds.
+
+    Args:
+        pictures, kind: of `draw_pictures`.
+        seed: of the pages.
+        tokens: of the titles `(pictures, length)`, or `None` where nothing reads them.
+    """
     rng = np.random.default_rng(seed)
     of_kind = [np.flatnonzero(kind == k) for k in range(KINDS)]
     others = [np.flatnonzero(kind != k) for k in range(KINDS)]
@@ -108,7 +127,16 @@ def page_batches(pictures: np.ndarray, kind: np.ndarray, seed: int) -> tf.data.D
     stacked = {name: np.stack(values) for name, values in zip(names, zip(*steps, strict=True), strict=True)}
     every = tf.constant(pictures)
     pages = tf.data.Dataset.from_tensor_slices(stacked).repeat()
-    return pages.map(lambda page: distinct_pictures(page, lambda number: tf.gather(every, number)))
+
+    def batch(page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        read = distinct_pictures(page, lambda number: tf.gather(every, number))
+        if tokens is not None:
+            known = read["picture_id"] >= 0
+            of_picture = tf.gather(tf.constant(tokens, tf.int32), tf.maximum(read["picture_id"], 0))
+            read["tokens"] = tf.where(known[:, None], of_picture, PADDING)
+        return read
+
+    return pages.map(batch)
 
 
 class StepTimes(keras.callbacks.Callback):
@@ -129,13 +157,14 @@ class StepTimes(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self.begun)
 
 
-def consistency(encoder: keras.Model, pictures: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """The share of each picture's nearest neighbours that are of its kind."""
+def measure_embeddings(encoder: keras.Model, pictures: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, float]:
+    """The share of each picture's nearest neighbours that are of its kind, and the accuracy of a linear probe."""
     batches = tf.data.Dataset.from_tensor_slices(pictures).batch(200)
     embeddings = l2_normalize(encode_pictures(encode_function(encoder, (SIDE, SIDE)), batches))
     cosines = embeddings @ embeddings.T
     np.fill_diagonal(cosines, -np.inf)
-    return label_shares(kind, kind[np.argsort(-cosines, axis=1)[:, :NEIGHBOURS]])
+    probe = linear_probe(embeddings, kind, probe_split(kind, np.arange(len(kind))))
+    return label_shares(kind, kind[np.argsort(-cosines, axis=1)[:, :NEIGHBOURS]]), probe.top1
 
 
 def train(name: str, seed: int, steps: int, path: Path) -> None:
@@ -143,20 +172,28 @@ def train(name: str, seed: int, steps: int, path: Path) -> None:
     use_two_cores()
     pictures, kind = draw_pictures(PICTURES, seed=2 * seed)
     held_out, held_out_kind = draw_pictures(HELD_OUT, seed=2 * seed + 1)
-    config = load_config(PretrainConfig, METHODS[name].preset, [*SHARED, *SIZES.get(name, [])])
+    method = METHODS[name.partition(",")[0]]
+    backbone = [] if name == "m6_moe" else CONVNET
+    config = load_config(PretrainConfig, method.preset, [*SHARED, *backbone, *SIZES.get(name, [])])
+    tokens = None
+    if method.reads_titles(config):
+        tokens = build_tokenizer(config.text)(draw_titles(kind, seed))
     keras.utils.set_random_seed(seed)
     encoder = build_encoder(config.encoder)
-    untrained = consistency(encoder, held_out, held_out_kind)
-    model = METHODS[name].build(config, encoder)
+    untrained, untrained_probe = measure_embeddings(encoder, held_out, held_out_kind)
+    model = method.build(config, encoder)
     model.compile(build_optimizer(config.optimizer, steps))
     times = StepTimes()
-    batches = page_batches(pictures, kind, seed)
+    batches = page_batches(pictures, kind, seed, tokens)
     history = model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[times]).history
+    trained, probe = measure_embeddings(encoder, held_out, held_out_kind)
     write_json(
         path,
         {
             "random": untrained.tolist(),
-            "trained": consistency(encoder, held_out, held_out_kind).tolist(),
+            "trained": trained.tolist(),
+            "random_probe": untrained_probe,
+            "probe": probe,
             "seconds": statistics.median(times.seconds[WARM_UP:]),
             "memory_mb": status_mb("VmHWM") - times.before_mb,
             "pictures": history["pictures"][0] / steps,
@@ -171,7 +208,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     folder = args.work_dir / f"{steps}_steps"
     folder.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, Any]]] = {}
-    for name in (name for name, method in METHODS.items() if not method.reads_titles(PretrainConfig())):
+    for name in (*METHODS, WITH_TITLES):
         for seed in range(seeds):
             path = folder / f"{name}-{seed}.json"
             if not path.exists():
@@ -192,7 +229,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for name, of_seeds in runs.items():
         random, trained = (np.mean([run[key] for run in of_seeds], axis=0) for key in ("random", "trained"))
         gain = label_consistency(trained - random)
-        row = {key: statistics.mean(run[key] for run in of_seeds) for key in ("seconds", "memory_mb", "pictures")}
+        means = ("random_probe", "probe", "seconds", "memory_mb", "pictures")
+        row = {key: statistics.mean(run[key] for run in of_seeds) for key in means}
         half = 1.96 * gain.standard_error
         figures["methods"][name] = {
             "random": float(random.mean()),
