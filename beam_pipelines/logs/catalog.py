@@ -85,8 +85,8 @@ def _write_table(
     """Writes one of the tables, without the names of pictures; returns its entry and these names."""
     earlier = _read_previous(name, previous) if previous is not None else None
     built = build_table(name, newest.get(name), named_ids(survey, KEYS[name]), counters, earlier)
-    if name in survey and (rejected := survey[name].rejected):
-        write_dead_letters(directory, name, [row.to_json() for row in rejected])
+    if name in survey and (dead_letters := survey[name].dead_letters):
+        write_dead_letters(directory, name, [row.to_json() for row in dead_letters])
     images: list[str | None] = []
     if name == "items":
         images = built["image"].to_pylist()

@@ -15,7 +15,7 @@ from beam_pipelines.logs.column_counts import check_columns
 from beam_pipelines.logs.directory import LogDirectory
 from beam_pipelines.logs.joins import CheckedJoin, check_joins
 from beam_pipelines.logs.reading_rules import ReadingRules
-from beam_pipelines.logs.rejections import check_bad_fraction, summarise
+from beam_pipelines.logs.rejections import check_bad_fraction
 from beam_pipelines.logs.survey import TableSurvey, survey_tables
 from beam_pipelines.logs.time_units import DetectedUnit, detect_units
 
@@ -127,7 +127,7 @@ def check_tables(
 
 def _lost(name: str, table: TableSurvey, max_bad_fraction: float) -> Iterator[str]:
     """What of a table is lost beyond the bound: rows, or values of a column."""
-    rejected = summarise(table.rejected)
+    rejected = table.rejected.by_reason()
     reasons = Counter({reason: rows.rows for reason, rows in rejected.items()})
     examples = list(map(str, rejected.values()))
     for check in (

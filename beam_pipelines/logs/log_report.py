@@ -1,6 +1,5 @@
 """A log check as text: a table for each table of the logs, and what holds between them."""
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -56,9 +55,8 @@ def facts(check: LogCheck) -> Iterator[str]:
     if check.pictures:
         yield check.pictures
     for name, surveyed in check.survey.items():
-        reasons = Counter(row.reason for row in surveyed.rejected)
-        for reason, count in reasons.most_common():
-            yield f"rejected: {count:,} rows of {name}: {reason}"
+        for reason, rejected in surveyed.rejected.by_reason().items():
+            yield f"rejected: {rejected.rows:,} rows of {name}: {reason}"
 
 
 def _examples(check: LogCheck, table: Table) -> dict[str, tuple[str, str]]:

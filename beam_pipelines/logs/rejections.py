@@ -114,17 +114,41 @@ def shown(kind: Kind, value: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def summarise(rejected: Iterable[RejectedRow]) -> dict[str, Rejections]:
-    """Rejected rows by reason, the most frequent first."""
-    found: dict[str, Rejections] = {}
-    for row in rejected:
-        count, first, values = found.get(row.reason) or Rejections(0, row, Counter())
-        rule = find_column(row.table, row.column) if row.column is not None else None
-        counted = rule is not None and rule.kind in _FEW_VALUES and (row.value in values or len(values) < _DISTINCT)
-        if counted and row.value is not None:
-            values[row.value] += 1
-        found[row.reason] = Rejections(count + 1, min(first, row, key=_place), values)
-    return dict(sorted(found.items(), key=lambda one: (-one[1].rows, one[0])))
+class RejectionSummary:
+    """Counts rejected rows by reason, in memory that does not grow with them."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Rejections] = {}
+
+    def add(self, rejected: Iterable[RejectedRow]) -> None:
+        """Counts rows."""
+        for row in rejected:
+            count, first, values = self._found.get(row.reason) or Rejections(0, row, Counter())
+            rule = find_column(row.table, row.column) if row.column is not None else None
+            if rule is not None and rule.kind in _FEW_VALUES and row.value is not None:
+                _count(values, row.value, 1)
+            self._found[row.reason] = Rejections(count + 1, min(first, row, key=_place), values)
+
+    def merge(self, other: "RejectionSummary") -> None:
+        """Adds what another one counted."""
+        for reason, theirs in other._found.items():
+            count, first, values = self._found.get(reason) or Rejections(0, theirs.first, Counter())
+            for value, times in theirs.values.items():
+                _count(values, value, times)
+            self._found[reason] = Rejections(count + theirs.rows, min(first, theirs.first, key=_place), values)
+
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(one.rows for one in self._found.values())
+
+    def by_reason(self) -> dict[str, Rejections]:
+        """By reason, the most frequent first."""
+        return dict(sorted(self._found.items(), key=lambda one: (-one[1].rows, one[0])))
+
+
+def _count(values: Counter[str], value: str, times: int) -> None:
+    if value in values or len(values) < _DISTINCT:
+        values[value] += times
 
 
 def _place(row: RejectedRow) -> tuple[str, int, str]:
@@ -159,7 +183,9 @@ def count_dead_letters(dataset: Path, counters: Counter[str], max_bad_fraction: 
     for path in sorted((dataset / DEAD_LETTERS).glob("*.jsonl")):
         table = path.stem
         with open(path) as lines:
-            rejected = summarise(RejectedRow(**json.loads(line)) for line in lines)
+            summary = RejectionSummary()
+            summary.add(RejectedRow(**json.loads(line)) for line in lines)
+        rejected = summary.by_reason()
         reasons = Counter({reason: one.rows for reason, one in rejected.items()})
         counters.update({f"rejected.{table}.{reason}": count for reason, count in reasons.items()})
         examples = [str(one) for one in rejected.values()]

@@ -16,7 +16,7 @@ from beam_pipelines.logs.contract import Table
 from beam_pipelines.logs.directory import FileCounts
 from beam_pipelines.logs.file_reader import FilePart, read_part, table_parts
 from beam_pipelines.logs.reading_rules import ReadingRules
-from beam_pipelines.logs.rejections import RejectedRow
+from beam_pipelines.logs.rejections import RejectedRow, RejectionSummary
 from beam_pipelines.logs.rows import normalise
 from beam_pipelines.shell.progress import progress_bar
 
@@ -34,7 +34,8 @@ class TableSurvey:
     Attributes:
         files: what became of their rows.
         columns: what became of the values of each column of the contract that occurs in a file.
-        rejected: rows that break the contract; the pipeline finds those of impressions and events again.
+        rejected: rows that break the contract, by reason.
+        dead_letters: those of items and users, one by one; the pipeline finds those of other tables again.
         ids: `item_id` and `user_id`, for impressions and events, to a table with the columns `id` and `rows`: each ID
             that valid rows name, sorted, and how many do.
         valid: the valid rows of items or users, in the order of files and lines; `None` for other tables.
@@ -42,7 +43,8 @@ class TableSurvey:
 
     files: tuple[FileCounts, ...]
     columns: Mapping[str, ColumnCounts]
-    rejected: list[RejectedRow]
+    rejected: RejectionSummary
+    dead_letters: list[RejectedRow]
     ids: Mapping[str, pa.Table]
     valid: pa.Table | None
 
@@ -53,7 +55,7 @@ class TableSurvey:
 
     def conservation(self, name: str) -> str:
         """What became of the rows of table `name`, in words."""
-        rejected, continued = len(self.rejected), sum(file.continued for file in self.files)
+        rejected, continued = self.rejected.rows(), sum(file.continued for file in self.files)
         lines = f" ({continued:,} more lines continue values)" if continued else ""
         return f"{name}: {self.rows:,} rows = {self.rows - rejected:,} used + {rejected:,} rejected{lines}"
 
@@ -97,7 +99,8 @@ class _PartSurvey(NamedTuple):
     lines: int
     continued: int
     columns: dict[str, ColumnCounts]
-    rejected: list[RejectedRow]
+    rejected: RejectionSummary
+    dead_letters: list[RejectedRow]
     ids: dict[str, pa.Table]
     valid: list[pa.RecordBatch]
 
@@ -105,7 +108,8 @@ class _PartSurvey(NamedTuple):
 def _survey_part(table: Table, part: FilePart, rules: ReadingRules) -> _PartSurvey:
     lines = continued = 0
     columns: dict[str, ColumnCounts] = {}
-    rejected: list[RejectedRow] = []
+    rejected = RejectionSummary()
+    dead_letters: list[RejectedRow] = []
     ids = {key: _NamedIds() for key in _IDS.get(table.name, ())}
     valid = []
     for raw in read_part(table, part):
@@ -114,14 +118,14 @@ def _survey_part(table: Table, part: FilePart, rules: ReadingRules) -> _PartSurv
         continued += raw.continued
         for name, counts in batch.columns.items():
             columns[name] = columns[name].merge(counts) if name in columns else counts
-        rejected += batch.rejected
+        rejected.add(batch.rejected)
         for key, named in ids.items():
             named.add(batch.rows.column(key))
         if table.name in KEYS:
             valid.append(batch.rows)
-    return _PartSurvey(
-        part.path, lines, continued, columns, rejected, {key: named.table() for key, named in ids.items()}, valid
-    )
+            dead_letters += batch.rejected
+    named_rows = {key: named.table() for key, named in ids.items()}
+    return _PartSurvey(part.path, lines, continued, columns, rejected, dead_letters, named_rows, valid)
 
 
 def _merged(table: Table, parts: Iterable[_PartSurvey]) -> TableSurvey:
@@ -129,16 +133,18 @@ def _merged(table: Table, parts: Iterable[_PartSurvey]) -> TableSurvey:
     continued: Counter[Path] = Counter()
     bad: Counter[Path] = Counter()
     columns: dict[str, ColumnCounts] = {}
-    rejected: list[RejectedRow] = []
+    rejected = RejectionSummary()
+    dead_letters: list[RejectedRow] = []
     batches = []
     named = {key: _NamedIds() for key in _IDS.get(table.name, ())}
     for part in parts:
         lines[part.path] += part.lines
         continued[part.path] += part.continued
-        bad[part.path] += len(part.rejected)
+        bad[part.path] += part.rejected.rows()
         for name, counts in part.columns.items():
             columns[name] = columns[name].merge(counts) if name in columns else counts
-        rejected += part.rejected
+        rejected.merge(part.rejected)
+        dead_letters += part.dead_letters
         batches += part.valid
         for key, ids in part.ids.items():
             named[key].add_counted(ids)
@@ -146,6 +152,7 @@ def _merged(table: Table, parts: Iterable[_PartSurvey]) -> TableSurvey:
         files=tuple(FileCounts(path, lines[path], continued[path], bad[path]) for path in table.files),
         columns={name: columns[name] for name in table.rules() if name in columns},
         rejected=rejected,
+        dead_letters=dead_letters,
         ids={key: ids.table() for key, ids in named.items()},
         valid=pa.Table.from_batches(batches, table.schema()) if table.name in KEYS else None,
     )

@@ -13,8 +13,8 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.base import WORK, benchmark_parser, run_benchmark
-from benchmarks.hm.runs import TEST, train_runs
+from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
+from benchmarks.hm.runs import TEST
 from benchmarks.pictures.hm import (
     ATTRIBUTES,
     CONFIG,
@@ -27,9 +27,23 @@ from benchmarks.pictures.hm import (
     train_ranker,
     whiten,
 )
+from models.data.dataset import Dataset
 
-PRESET = "efficientnet_lite0"
 FEATURES = ("none", "simscore", "cluster_id")
+
+
+def embed(dataset: Dataset, work_dir: Path) -> Path:
+    """Embeds the pictures as published, unless that is done; returns the directory that holds the embeddings."""
+    path = work_dir / "runs" / "published"
+    if not (path / "embeddings").exists():
+        path.mkdir(parents=True, exist_ok=True)
+        data, encoder = ("--data", dataset.path), path / "encoder"
+        run_module(
+            "models.pretrain", *data, "--method", "none", "--output", encoder, "--overwrite", log=path / "none.log"
+        )
+        written = ("--encoder", encoder, "--output", path / "embeddings")
+        run_module("models.embed", *data, *written, log=path / "embed.log")
+    return path
 
 
 def study(args: argparse.Namespace) -> dict:
@@ -39,8 +53,7 @@ def study(args: argparse.Namespace) -> dict:
     draws, directories = open_draws(args.source, args.work_dir)
     dataset = draws[0]
     print(f"notice: {dataset.manifest.notice}", flush=True)
-    ((_, _, run),) = train_runs(dataset, args.work_dir, PRESET, {"published": []}, seeds=1, jobs=1)
-    inputs = whiten(dataset, run.path)
+    inputs = whiten(dataset, embed(dataset, args.work_dir))
     cluster(inputs)
     overrides = [*CONFIG, item_features("category", *ATTRIBUTES), *args.set]
     with ThreadPoolExecutor(args.jobs) as pool:

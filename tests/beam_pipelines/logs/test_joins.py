@@ -2,12 +2,13 @@ import pyarrow as pa
 import pytest
 
 from beam_pipelines.logs.joins import check_joins
+from beam_pipelines.logs.rejections import RejectionSummary
 from beam_pipelines.logs.survey import TableSurvey
 
 
 def join(named, known):
     ids = pa.table({"id": pa.array(named, pa.string()), "rows": pa.array(named.values(), pa.int64())})
-    survey = {"impressions": TableSurvey((), {}, [], {"item_id": ids}, None)}
+    survey = {"impressions": TableSurvey((), {}, RejectionSummary(), [], {"item_id": ids}, None)}
     return check_joins(survey, {"items": pa.array(known, pa.string())})["impressions", "items"]
 
 
