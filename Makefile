@@ -8,7 +8,7 @@ RANKERS := $(IMAGE_FEATURES:%=$(A)/rankers/%)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random test-cases lint bench bench-env clean
+.PHONY: help demo test test-random test-cases test-java lint bench bench-env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ test-random: .venv/.installed ## property tests with many random examples; CI do
 
 test-cases: .venv/.installed ## what went wrong for others, if the cases are beside the repository
 	$(PY) -m pytest -m cases
+
+test-java: .venv/.installed ## a published version in TensorFlow for Java; needs Java 17 and Maven
+	mvn --batch-mode --quiet --file tests/export/java/pom.xml package
+	$(PY) -m pytest -m java tests/export
 
 lint: .venv/.installed ## check style, formatting and types
 	.venv/bin/ruff check .
