@@ -55,6 +55,16 @@ BENCHMARKS = {
             full="an hour",
         ),
         Benchmark(
+            "encoder_fine_tuning_speed",
+            "benchmarks.encoder.fine_tuning_speed",
+            "Fine-tuning published weights on a CPU",
+            "a step of EfficientNet-Lite0 beside the same network in PyTorch on equal weights",
+            peers=("torch", "efficientnet_lite_pytorch"),
+            environments=("bench",),
+            quick="2 minutes",
+            full="4 minutes",
+        ),
+        Benchmark(
             "encoder_gpu",
             "benchmarks.encoder.gpu",
             "Training the encoder on a GPU",
@@ -85,6 +95,17 @@ BENCHMARKS = {
             needs=_HM,
             quick="10 minutes",
             full="25 minutes",
+        ),
+        Benchmark(
+            "encoder_fine_tuning",
+            "benchmarks.encoder.fine_tuning",
+            "COURIER fine-tuned from published weights",
+            "whether COURIER, trained on from these features by heads or by the last stages, is ahead of them on the "
+            "same pages of H&M",
+            peers=("scikit-learn",),
+            needs=_HM,
+            quick="5 minutes",
+            full="20 minutes",
         ),
         Benchmark(
             "encoder_ablations",

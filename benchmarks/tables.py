@@ -81,6 +81,20 @@ def encoder_speed(figures: Figures) -> str:
     return table(("", "ours", "PyTorch", ""), rows)
 
 
+def encoder_fine_tuning_speed(figures: Figures) -> str:
+    """Rates of fine-tuning on a CPU."""
+    rows = [
+        ["ours", number(figures["step_per_s"], 1), ""],
+        ["PyTorch", number(figures["step_per_s_torch"], 1), times(figures["step_per_s_ratio_torch"])],
+        [
+            "PyTorch, channels last",
+            number(figures["step_per_s_torch_channels_last"], 1),
+            times(figures["step_per_s_ratio_torch_channels_last"]),
+        ],
+    ]
+    return table((f"steps of {figures['batch']} pictures of 112 x 80", "pictures/s", "ours is"), rows)
+
+
 def encoder_gpu(figures: Figures) -> str:
     """Rates and memory of training on a GPU."""
     distinct = f"{figures['distinct_share']:.0%}".replace("%", " %")
@@ -146,6 +160,34 @@ def encoder_published(figures: Figures) -> str:
     head = (f"{test['pages']:,} pages", "GAUC of SimScore", "all stages, whitened to 64, less this")
     speed_head = (f"pictures of {height} x {width}", "pictures/s", f"memory for {tuning['pictures_per_step']} pictures")
     return "\n\n".join((table(head, rows), table(speed_head, speed)))
+
+
+def encoder_fine_tuning(figures: Figures) -> str:
+    """GAUC of each try on the validation pages, and of the best one on the test pages."""
+    validation, test = figures["validation"], figures["test"]
+    rows = [
+        [
+            name,
+            f"{each['form']}, epoch {each['epoch']}",
+            number(each["validation_gauc"], 4),
+            number(each["last_epoch"]["as learned"], 4),
+            difference(*each["validation_gain"]),
+        ]
+        for name, each in validation["tries"].items()
+    ]
+    head = (
+        f"{validation['pages']} validation pages",
+        "best as",
+        "GAUC of SimScore",
+        "as learned, last epoch",
+        "best less published",
+    )
+    tested = [
+        ["published, whitened to 64", estimate(*test["published"]), ""],
+        [test["best"], estimate(*test["gauc"]), difference(*test["gain"])],
+    ]
+    tested_head = (f"{test['pages']} test pages", "GAUC of SimScore", "less published")
+    return "\n\n".join((table(tested_head, tested), table(head, rows)))
 
 
 def encoder_ablations(figures: Figures) -> str:
@@ -399,9 +441,11 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     for table_of in (
         data_job,
         encoder_speed,
+        encoder_fine_tuning_speed,
         encoder_gpu,
         encoder_quality,
         encoder_published,
+        encoder_fine_tuning,
         encoder_ablations,
         encoder_methods,
         clustering,

@@ -47,6 +47,7 @@ from benchmarks.encoder.sides import (
     PAPER_CATALOGUE,
     PAPER_SLOTS,
     SIZE,
+    SWIN_PEER,
     Peer,
     Step,
     catalogue_of_share,
@@ -208,7 +209,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         work = Path(directory)
         np.save(work / "pictures.npy", pictures)
         np.savez(work / "pages_pages.npz", **theirs)
-        peer = Peer(work, sys.executable, "--device", "cuda")
+        peer = Peer(SWIN_PEER, work, sys.executable, "--embedding-dim", EMBEDDING_DIM, "--device", "cuda")
 
         peer.ask("embed")  # starts over with the first weights, as before every comparison below
         encoder, checkpointed = (new_encoder(work, "mixed_bfloat16", checkpointing) for checkpointing in (False, True))

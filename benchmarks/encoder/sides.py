@@ -25,7 +25,7 @@ PAPER_SLOTS = 3072 * (CANDIDATES + CLICKS)
 PAPER_CATALOGUE = 35_500_000
 ZIPF_EXPONENT = 1.0
 
-_PEER = "benchmarks.encoder.peers.torch_swin"
+SWIN_PEER = "benchmarks.encoder.peers.torch_swin"
 
 
 class Step(NamedTuple):
@@ -37,16 +37,17 @@ class Step(NamedTuple):
 
 
 class Peer:
-    """The process of `peers/torch_swin.py`.
+    """The process of a peer.
 
     Args:
-        work: holds `pictures.npy` and `pages_*.npz`; the peer adds its weights.
+        module: of `peers`.
+        work: holds `pictures.npy` and what else the peer reads; the peer adds what it is compared by.
         python: of the peer's environment.
-        options: of `peers/torch_swin.py` besides the directory.
+        options: of the peer besides the directory.
     """
 
-    def __init__(self, work: Path, python: str | Path, *options: object) -> None:
-        words = (python, "-m", _PEER, "--work-dir", work, "--embedding-dim", EMBEDDING_DIM, *options)
+    def __init__(self, module: str, work: Path, python: str | Path, *options: object) -> None:
+        words = (python, "-m", module, "--work-dir", work, *options)
         self._process = subprocess.Popen(
             [str(word) for word in words],
             cwd=ROOT,

@@ -52,6 +52,7 @@ from benchmarks.encoder.sides import (
     PAPER_CATALOGUE,
     PAPER_SLOTS,
     SIZE,
+    SWIN_PEER,
     Peer,
     Step,
     catalogue_of_share,
@@ -180,7 +181,7 @@ def measure(args: argparse.Namespace) -> dict[str, float | str | None]:
             batches[name], theirs = page_batch(drawn, pool)
             np.savez(work / f"pages_{name}.npz", **theirs)
             result[f"{name}_distinct_share"] = round(len(np.unique(drawn)) / slots, 3)
-        peer = Peer(work, peer_python("bench"), "--threads", THREADS)
+        peer = Peer(SWIN_PEER, work, peer_python("bench"), "--embedding-dim", EMBEDDING_DIM, "--threads", THREADS)
 
         encoder = new_encoder(work)
         pictures = tf.constant(pool[: args.batch])
