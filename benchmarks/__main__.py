@@ -25,7 +25,7 @@ def main() -> None:
     if not options.names and not options.quick:
         for benchmark in BENCHMARKS.values():
             needs = f" Needs {benchmark.needs}." if benchmark.needs else ""
-            print(f"{benchmark.name:20s}{benchmark.title}: {benchmark.shows}.{needs}")
+            print(f"{benchmark.name:28s}{benchmark.title}: {benchmark.shows}.{needs}")
         return
     names = options.names or [benchmark.name for benchmark in BENCHMARKS.values() if not benchmark.needs]
     quick = ["--quick"] if options.quick else []
