@@ -9,6 +9,7 @@ from models.pretraining.title_contrast import TitleContrast
 from models.text.bert import Bert
 from models.text.encoder import TextEncoder
 from tests.models.courier_batch import DIM, Table, draw_batch, loss_of
+from tests.models.pretraining.test_title_contrast import reference as contrast_reference
 
 BATCH = draw_batch(4, titles=True)
 
@@ -42,6 +43,41 @@ def test_distances_are_of_pictures_and_of_masked_tokens_alone():
     assert together == pytest.approx(alone + 0.5 * expected, rel=1e-4)
     reported = model.get_metrics_result()
     assert float(reported["picture_distillation"] + reported["title_distillation"]) == pytest.approx(expected, rel=1e-4)
+
+
+def cosines(one, other):
+    return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+
+
+def head(layer, vectors):
+    first, first_bias, second, second_bias = layer.get_weights()
+    return np.maximum(vectors @ first + first_bias, 0) @ second + second_bias
+
+
+@pytest.mark.parametrize("pages", [1, 4])
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_the_loss_is_that_of_clip_and_the_mean_distances_to_the_teachers(pages, weight):
+    """All of it masked, so that what the students see is known: one colour, and one token at each place."""
+    batch = draw_batch(pages, titles=True)
+    model = make(hidden_dim=6, distillation_weight=weight, mask_share=1.0)
+    rng = np.random.default_rng(0)
+    for teacher in (model.picture_teacher, model.text_teacher):
+        teacher.set_weights([value + rng.normal(0, 0.3, value.shape) for value in teacher.get_weights()])
+    made = {name: np.asarray(value) for name, value in model(batch).items()}
+    tokens, counted, grid = batch["tokens"], made["counted"], model.grid
+    painted = mask_pictures(batch["pictures"], np.ones((len(tokens), grid**2), bool), grid)
+    target = np.asarray(model.picture_teacher.table.embeddings)[batch["pictures"][:, 0, 0, 0]]
+    predicted = np.asarray(model.encoder.table.embeddings)[np.asarray(painted)[:, 0, 0, 0]]
+    pictures = 1 - cosines(head(model.picture_head, predicted), target)
+
+    bert = model.titles.text_encoder.bert
+    shown = np.broadcast_to(np.asarray(model.mask_token), (*tokens.shape, bert.width))
+    states = np.asarray(bert.contextualize(np.ascontiguousarray(shown), tokens >= 0))
+    titles = 1 - cosines(head(model.token_head, states), np.asarray(model.text_teacher.bert.states(tokens)))
+    measured = (tokens >= 0) & counted[:, None]
+    expected = contrast_reference(made["view_1"], made["view_2"], tokens, counted, model.titles.temperature, True)
+    expected += weight * (pictures[counted].mean() + titles[measured].mean())
+    assert float(loss_of(model, batch)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_nothing_masked_leaves_titles_out_and_all_masked_pictures_are_alike():
