@@ -221,10 +221,9 @@ def run_try(
     number = [tf.TensorSpec((None,), tf.int32)]
     embeddings = tf.function(lambda numbers: cached(numbers), input_signature=number, autograph=False)
     features = tf.function(lambda numbers: cached.features(numbers), input_signature=number, autograph=False)
-    measured: list[dict[str, float]] = []
-    best, chosen = -np.inf, base
+    best, chosen, found = -np.inf, base, {}
     losses = []
-    for _ in range(plan.epochs):
+    for epoch in range(plan.epochs):
         losses.append(courier.fit(batches, verbose=0).history["page_view_loss"][0])
         forms = {"as learned": embed(embeddings, len(base))}
         if plan.frozen < STAGES:
@@ -233,19 +232,14 @@ def run_try(
             forms["whitened anew"] = (tuned - mean) @ matrix
         forms["mixed"] = np.concatenate([l2_normalize(base), l2_normalize(forms["as learned"])], axis=1)
         gauc = {form: float(similarity_aucs(vectors[row], pages).mean()) for form, vectors in forms.items()}
-        measured.append(gauc)
         form = max(gauc, key=lambda name: gauc[name])
         if gauc[form] > best:
-            best, chosen = gauc[form], forms[form]
-    epoch, form = max(
-        ((epoch, form) for epoch, gauc in enumerate(measured) for form in gauc), key=lambda at: measured[at[0]][at[1]]
-    )
+            best, chosen, found = gauc[form], forms[form], {"epoch": epoch + 1, "form": form}
     result = {
         **plan._asdict(),
-        "epoch": epoch + 1,
-        "form": form,
+        **found,
         "validation_gauc": best,
-        "last_epoch": measured[-1],
+        "last_epoch": gauc,
         "losses": losses,
         "seconds": time.monotonic() - start,
     }

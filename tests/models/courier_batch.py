@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from models.training.training_state import read_training_state, write_training_state
+
 DIM = 8
 
 
@@ -122,3 +124,33 @@ def dataset(parts):
     if "tokens" in parts[0]:
         signature["tokens"] = tf.TensorSpec((None, parts[0]["tokens"].shape[1]), tf.int32)
     return tf.data.Dataset.from_generator(lambda: iter(parts), output_signature=signature)
+
+
+def check_resumption(make, draw):
+    """Training that stops after two batches and goes on in another model ends as training that does not, bit for bit.
+
+    Args:
+        make: gives a new compiled model.
+        draw: seed to batch.
+
+    Returns:
+        The training states when it stopped and at the end, by name.
+    """
+
+    def train(model, seeds):
+        stacked = [draw(seed) for seed in seeds]
+        data = {name: np.stack([batch[name] for batch in stacked]) for name in stacked[0]}
+        model.fit(tf.data.Dataset.from_tensor_slices(data), verbose=0)
+
+    whole, first, second = make(), make(), make()
+    train(whole, range(4))
+    train(first, range(2))
+    state = {name: value.copy() for name, value in read_training_state(first).items()}
+    second.prepare_fit()
+    write_training_state(second, state)
+    train(second, range(2, 4))
+    expected, actual = read_training_state(whole), read_training_state(second)
+    for name, value in expected.items():
+        if not name.startswith("metrics"):
+            np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    return state, expected

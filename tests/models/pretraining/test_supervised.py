@@ -5,11 +5,11 @@ import tensorflow as tf
 
 from models.metrics.gauc import GAUC
 from models.pretraining.supervised import Supervised
-from models.training.training_state import read_training_state, write_training_state
 from models.vision.convnet import ConvNet
 from models.vision.encoder import ImageEncoder
 from tests.models.courier_batch import (
     Table,
+    check_resumption,
     dataset,
     draw_batch,
     embeddings_of,
@@ -223,23 +223,8 @@ def test_an_interrupted_run_goes_on_exactly():
         model.compile(keras.optimizers.Adam(0.05), run_eagerly=True)
         return model
 
-    def train(model, seeds):
-        stacked = [picture_batch(seed) for seed in seeds]
-        data = {name: np.stack([batch[name] for batch in stacked]) for name in stacked[0]}
-        model.fit(tf.data.Dataset.from_tensor_slices(data), verbose=0)
-
-    whole, first, second = make(), make(), make()
-    train(whole, range(4))
-    train(first, range(2))
-    state = {name: value.copy() for name, value in read_training_state(first).items()}
-    second.prepare_fit()
-    write_training_state(second, state)
-    train(second, range(2, 4))
-    expected, actual = read_training_state(whole), read_training_state(second)
-    for name, value in expected.items():
-        if not name.startswith("metrics"):
-            np.testing.assert_array_equal(actual[name], value, err_msg=name)
-    assert any((state[name] != value).any() for name, value in expected.items())
+    state, end = check_resumption(make, picture_batch)
+    assert any((state[name] != value).any() for name, value in end.items())
 
 
 @pytest.mark.parametrize(
