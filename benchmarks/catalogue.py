@@ -125,6 +125,15 @@ BENCHMARKS = {
             full="an hour",
         ),
         Benchmark(
+            "encoder_chain",
+            "benchmarks.encoder.chain",
+            "The chain of commands with each way to pre-train",
+            "that the commands from `models.pretrain` to `export.saved_model` run with every method on the shipped "
+            "sample; not which method is best",
+            quick="4 minutes",
+            full="15 minutes",
+        ),
+        Benchmark(
             "clustering",
             "benchmarks.clustering.speed",
             "Clustering and assignment",
