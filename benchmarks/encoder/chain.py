@@ -14,12 +14,15 @@ changing code. `--quick` runs `courier`, `clip` and `none`.
 """
 
 import argparse
+import os
 import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.text_file import read_json, write_json
