@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pydantic
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError
-from beam_pipelines.format.manifest import file_sha256
 from beam_pipelines.format.text_file import parse_json, read_text
 
 METADATA_NAME = "metadata.json"

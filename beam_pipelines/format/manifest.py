@@ -6,7 +6,9 @@ from typing import Any
 
 import pydantic
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.format.local_copy import fetch
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
 from beam_pipelines.format.text_file import read_text
 
@@ -251,11 +253,12 @@ class Manifest(_Strict):
         return manifest
 
     def verify(self, dataset: Path, files: list[File]) -> None:
-        """Compares files with what the manifest says of them.
+        """Compares files with what the manifest says of them. Those that a local copy lacks are fetched first.
 
         Raises:
             ArtifactError: a file is missing or differs in size or digest.
         """
+        fetch(Path(dataset), [file.path for file in files])
         for file in files:
             path = Path(dataset) / file.path
             if not path.is_file():
@@ -276,15 +279,6 @@ def _schema_difference(features: list[str]) -> str:
     changed = sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
     found += [f"{name} is {theirs[name]} instead of {ours[name]}" for name in changed]
     return "; ".join(found) or "the same features in another order, or other labels"
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's content, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def ids_sha256(ids: list[str]) -> str:

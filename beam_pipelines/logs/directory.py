@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.format.manifest import Source, file_sha256
+from beam_pipelines.format.manifest import Source
 from beam_pipelines.logs.column_names import find_columns
 from beam_pipelines.logs.contract import REQUIRED_COLUMNS, REQUIRED_TABLES, TABLES, FileLayout, Table, find_column
 from beam_pipelines.logs.file_reader import file_columns

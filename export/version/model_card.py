@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError, InputError
-from beam_pipelines.format.manifest import Manifest, Window, file_sha256
+from beam_pipelines.format.manifest import Manifest, Window
 from beam_pipelines.format.text_file import read_json, write_json
 from export.version.inputs import RequestInput
 from models.evaluation.comparison import METRICS

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from beam_pipelines.format.manifest import file_sha256
+from beam_pipelines.format.digests import file_sha256
 from models.artifact import Metadata, check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import EmbeddingsMetadata

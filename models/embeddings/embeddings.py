@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError
-from beam_pipelines.format.manifest import Window, file_sha256
+from beam_pipelines.format.manifest import Window
 from models.artifact import Metadata, check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.vision.encoder_run import EncoderMetadata

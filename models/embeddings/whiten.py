@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError, InputError, about
-from beam_pipelines.format.manifest import file_sha256
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import progress_bar
 from models.artifact import check_digest, read_metadata

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from beam_pipelines.format.manifest import Window, file_sha256
+from beam_pipelines.format.digests import file_sha256
+from beam_pipelines.format.manifest import Window
 from beam_pipelines.format.text_file import read_json, write_json
 from models.artifact import Metadata, check_digest, read_metadata
 

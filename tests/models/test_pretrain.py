@@ -9,8 +9,9 @@ import tensorflow as tf
 import yaml
 
 from beam_pipelines.build import main as build_command
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError, InputError
-from beam_pipelines.format.manifest import Manifest, Window, file_sha256
+from beam_pipelines.format.manifest import Manifest, Window
 from beam_pipelines.shell.command import CommandError
 from models.artifact import read_metadata
 from models.config import PRESETS, load_config

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError
-from beam_pipelines.format.manifest import FORMAT, File, Manifest, Source, Split, Table, Window, file_sha256, ids_sha256
+from beam_pipelines.format.manifest import FORMAT, File, Manifest, Source, Split, Table, Window, ids_sha256
 from beam_pipelines.format.records import SCHEMA_HASH
 
 

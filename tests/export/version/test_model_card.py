@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError
-from beam_pipelines.format.manifest import file_sha256
 from export.version.inputs import request_inputs
 from export.version.model_card import CARD_JSON, CARD_MARKDOWN, model_card, read_report, write_card
 from models.evaluation.report import evaluation_report

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError, InputError
-from beam_pipelines.format.manifest import Window, file_sha256
+from beam_pipelines.format.manifest import Window
 from models.embeddings.embed import count_pictures, embed
 from models.embeddings.embeddings import Embeddings, WhiteningMetadata
 from tests.models.embeddings.encoder_run import random_pictures, save_encoder, write_dataset

@@ -1,0 +1,105 @@
+"""Where files lie: a path of this machine, or the URI of an object store or another file system.
+
+fsspec's file systems do the work (s3fs, gcsfs, ...), and each is configured as its own documentation says: credentials
+and endpoints come from the environment or its files, never from options of ours.
+"""
+
+import contextlib
+import re
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from typing_extensions import TypeIs
+from upath import UPath
+
+from beam_pipelines.format.errors import InputError
+
+Location: TypeAlias = Path | UPath
+"""A `Path` on this machine, or a `UPath`, which has its methods, for a URI."""
+
+_URI = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_EXTRAS = {"s3": "aws", "s3a": "aws", "gs": "gcp", "gcs": "gcp", "hdfs": "hadoop", "webhdfs": "hadoop"}
+# What another process has written must be seen.
+_OPTIONS: dict[str, dict[str, Any]] = {scheme: {"use_listings_cache": False} for scheme in ("s3", "s3a", "gs", "gcs")}
+
+
+def as_location(path: str | Location) -> Location:
+    """What a text names: a path, or a URI such as `s3://bucket/folder`.
+
+    Args:
+        path: the text; a `Path` or `UPath` stays what it is.
+
+    Raises:
+        InputError: the scheme is unknown, the package for it is missing or not configured, or a URI has become a
+            `Path`, which loses a slash.
+
+    Example:
+        >>> as_location("s3://shop/logs/2026-03-01") / "items.parquet"
+        S3Path('shop/logs/2026-03-01/items.parquet', protocol='s3')
+    """
+    if isinstance(path, UPath):
+        return path
+    text = str(path)
+    uri = _URI.match(text)
+    if uri is None:
+        if isinstance(path, Path) and re.match(r"(s3a?|gc?s|(web)?hdfs|memory):/", text):
+            raise InputError(f"{text} was a URI before it became a Path; pass it as text")
+        return Path(path)
+    scheme = uri[1].lower()
+    if scheme == "file":
+        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(text).path))
+    try:
+        found = UPath(text.rstrip("/"), **_OPTIONS.get(scheme, {}))
+        _ = found.fs
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        cure = f"pip install 'courier-ranking[{extra}]'" if extra else _first_line(error)
+        raise InputError(f"{text}: a package for {scheme}:// is missing: {cure}") from error
+    except Exception as error:
+        raise InputError(f"{text}: {_first_line(error)}") from error
+    return found
+
+
+def is_remote(location: Location) -> TypeIs[UPath]:
+    """Whether it is a URI, which has no rename and no memory maps."""
+    return not isinstance(location, Path)
+
+
+def is_within(location: Location, directory: Location) -> bool:
+    """Whether it is the directory or lies below it. Links of local paths are followed."""
+    if is_remote(location) or is_remote(directory):
+        return f"{location}/".startswith(f"{str(directory).rstrip('/')}/")
+    return location.resolve().is_relative_to(directory.resolve())
+
+
+@contextlib.contextmanager
+def storage_errors(location: Location) -> Iterator[None]:
+    """Turns what a remote file system raises into a line that names the location.
+
+    The block must do nothing else: every exception is taken for one of the file system.
+
+    Raises:
+        InputError: something went wrong there. Nothing is changed for local paths.
+        FileExistsError: a write was to happen only if there was no such file.
+    """
+    try:
+        yield
+    except (InputError, FileExistsError):
+        raise
+    except Exception as error:
+        if not is_remote(location):
+            raise
+        if isinstance(error, FileNotFoundError):
+            reason = f"not found ({_first_line(error)})"
+        elif isinstance(error, PermissionError):
+            reason = f"access denied ({_first_line(error)})"
+        else:
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise InputError(f"{location}: {reason}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
