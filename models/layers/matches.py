@@ -3,6 +3,8 @@
 import tensorflow as tf
 
 _BELOW_ANY_COSINE = -2.0
+_MINUTE, _DAY = 60_000, 86_400_000  # milliseconds
+_NEVER = 1e9
 
 
 def same_id(candidates: tf.Tensor, steps: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
@@ -19,6 +21,23 @@ def same_id(candidates: tf.Tensor, steps: tf.Tensor, known: tf.Tensor) -> tf.Ten
     # Pages to rank have hundreds of thousands of pairs, so that each pass over them counts.
     steps = tf.where(known, steps, -1)
     return tf.cast(candidates[:, :, None] == steps[:, None, :], tf.float32)
+
+
+def newest_match(match: tf.Tensor, age: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Whether any step matches, and how long ago the newest one that does was: the logarithm of days.
+
+    Args:
+        match: 0 or 1, 0 at padding, shape `(batch, candidates, steps)`.
+        age: milliseconds of each step before the page, integers `(batch, steps)`; anything at padding. Less than a
+            minute counts as one.
+
+    Returns:
+        float32 `(batch, candidates)` each: 0 or 1, and `ln(days)`, 0 without a match.
+    """
+    days = tf.math.log(tf.cast(tf.maximum(age, _MINUTE), tf.float32) / _DAY)
+    newest = tf.reduce_min(tf.where(match > 0, days[:, None, :], _NEVER), axis=-1)
+    any_match = newest < _NEVER
+    return tf.cast(any_match, tf.float32), tf.where(any_match, newest, 0.0)
 
 
 def cosine(candidates: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:

@@ -78,6 +78,8 @@ class RankerConfig(Config):
         item_dim: length of item vectors: what the item tower makes and attention compares.
         embed_clusters: whether `cluster_id` learns an embedding per cluster, besides comparing clusters. Where clicks
             per cluster are few, it learns chance.
+        match_recency: whether each history says of each comparison by `match: true`, and of clusters, if any step
+            matches and how long ago the newest one was.
         members: networks whose log-odds are averaged, so that what each learns by chance falls out.
         attention: how candidates look at histories.
         cross_layers: DCN-v2 cross layers between the towers and the MLP; 0 for none.
@@ -93,6 +95,7 @@ class RankerConfig(Config):
     embedding_dim: PositiveInt = 16
     item_dim: PositiveInt = 32
     embed_clusters: bool = True
+    match_recency: bool = False
     members: PositiveInt = 1
     attention: AttentionConfig = AttentionConfig()
     cross_layers: NonNegativeInt = 0

@@ -38,20 +38,24 @@ class ItemMatcher:
         features: the spec of the item features; those with `match` are compared.
         pictures: the picture feature.
         items: number of known item rows.
+        recency: whether histories say how long ago the newest matching step was.
 
     Attributes:
         pair_features: int. Number of comparisons of a pair.
         pooled_dim: int. Length of what is said of a whole history.
     """
 
-    def __init__(self, features: Mapping[str, TableFeature], pictures: PictureFeature, items: int) -> None:
+    def __init__(
+        self, features: Mapping[str, TableFeature], pictures: PictureFeature, items: int, recency: bool = False
+    ) -> None:
         self._pictures = pictures
         self._items = items
+        self._recency = recency
         self._columns = [name for name, f in features.items() if f.type in ("category", "hash") and f.match]
         self._matches_items = any(feature.type == "id" and feature.match for feature in features.values())
         id_count = self._matches_items + len(self._columns) + pictures.compares_ids
         self.pair_features = id_count + pictures.compares_vectors
-        self.pooled_dim = 2 * id_count + 3 * pictures.compares_vectors
+        self.pooled_dim = (4 if recency else 2) * id_count + 3 * pictures.compares_vectors
 
     def compared(self, rows: tf.Tensor, values: ItemValues, new_items: NewItems | None = None) -> ComparedItems:
         """What items are compared by.
@@ -70,7 +74,7 @@ class ItemMatcher:
         return ComparedItems(ids, values.pictures.vectors)
 
     def match(
-        self, candidates: ComparedItems, steps: ComparedItems, mask: tf.Tensor
+        self, candidates: ComparedItems, steps: ComparedItems, mask: tf.Tensor, age: tf.Tensor
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Compares the candidates of pages with the steps of their history.
 
@@ -78,6 +82,7 @@ class ItemMatcher:
             candidates: `(batch, candidates)` of them.
             steps: `(batch, steps)` of them.
             mask: bool `(batch, steps)`, false at padding.
+            age: milliseconds of each step before the page, `(batch, steps)`.
 
         Returns:
             Each pair, `pair_features` tensors `(batch, candidates, steps)`; and the history as a whole, tensors
@@ -93,6 +98,9 @@ class ItemMatcher:
             lengths = tf.reduce_sum(tf.cast(mask, tf.float32), axis=1)[:, None, None]
             # A share is small where it says most, in long histories: the numbers belong beside the shares.
             pooled = [tf.math.divide_no_nan(counts, lengths), tf.math.log1p(counts)]
+            if self._recency:
+                newest = [number for match in pairs for number in matches.newest_match(match, age)]
+                pooled.append(tf.stack(newest, axis=-1))
         if candidates.vectors is not None:
             candidate_has, step_has = (tf.reduce_any(each.vectors != 0, axis=-1) for each in (candidates, steps))
             step_has &= mask

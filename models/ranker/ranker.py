@@ -144,7 +144,7 @@ class Ranker(DistributedFit, tfrs.Model):
         self.items = ItemTable(item_table, pictures, name="items", dtype="float32")
         self.users = FeatureTable(features.user, sizes.users + 1, name="users", dtype="float32")
         self.dense = DenseFeatures(features.candidate, config.embedding_dim, name="dense", dtype=self.dtype_policy)
-        self.matcher = ItemMatcher(features.item, pictures, sizes.items)
+        self.matcher = ItemMatcher(features.item, pictures, sizes.items, config.match_recency)
         self.task_weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
         self.tasks = {name: make_task(name) for name in self.task_weights}
         self.outputs = [name for name in self.tasks if name in HEADS]
@@ -306,8 +306,8 @@ class Ranker(DistributedFit, tfrs.Model):
         for name in self.histories:
             steps = f"{name}_item"
             mask = page[steps] != PADDING
-            pairs, pooled = self.matcher.match(compared["item"], compared[steps], mask)
             age = page["timestamp"][:, None] - page[f"{name}_time"]
+            pairs, pooled = self.matcher.match(compared["item"], compared[steps], mask, age)
             histories[name] = HistoryInputs(positions[steps], mask, age, pairs, pooled)
         query = None
         if self.config.features.query:

@@ -9,6 +9,7 @@ CONFIG = RankerConfig(
     lengths=RankerLengths(candidates=6, click=12, pay=9, cart=8),
     embedding_dim=4,
     item_dim=6,
+    match_recency=True,
     attention=AttentionConfig(recent_steps=4, units=5, heads=2, head_dim=3),
     mlp_units=(32, 24, 16, 12),
     token_buckets=50,

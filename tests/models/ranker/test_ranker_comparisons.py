@@ -8,6 +8,9 @@ from models.features.adapt import adapt_features, similarity_scale
 from models.layers import matches
 from tests.models.ranker.ranker_pages import CONFIG, ctr
 
+DAY = 86_400_000
+AGES = tf.constant([[DAY, 2 * DAY, 3 * DAY]], tf.int64)
+
 
 def compared_by(ranker, page_of_items):
     (rows,) = page_of_items
@@ -18,11 +21,39 @@ def test_unknown_steps_match_no_unknown_candidate(make):
     ranker = make("none")
     items = tf.constant([[ranker.sizes.items, 3]], tf.int64)
     compared = compared_by(ranker, items)
-    pairs, pooled = ranker.matcher.match(compared, compared, tf.constant([[True, True]]))
+    pairs, pooled = ranker.matcher.match(compared, compared, tf.constant([[True, True]]), AGES[:, :2])
     np.testing.assert_array_equal(pairs[0][0], [[0, 0], [0, 1]])
-    share, number = pooled
+    share, number, _ = pooled
     np.testing.assert_array_equal(share[0, :, 0], [0, 0.5])
     np.testing.assert_allclose(number[0, :, 0], np.log1p([0, 1]), rtol=1e-6)
+
+
+def test_the_newest_match_is_the_youngest_step_of_the_same_id():
+    rng = np.random.default_rng(0)
+    candidates, steps = rng.integers(0, 4, (5, 3)), rng.integers(0, 4, (5, 6))
+    known, ages = (rng.random((5, 6)) < 0.7) & (steps > 0), rng.integers(-5, 90, (5, 6)) * DAY // 7
+    known[2] = False
+    has, days = matches.newest_match(matches.same_id(candidates, steps, known), tf.constant(ages))
+    for b, c in np.ndindex(5, 3):
+        same = ages[b][known[b] & (steps[b] == candidates[b, c])]
+        assert has[b, c] == bool(len(same))
+        expected = np.log(max(same.min(), 60_000) / DAY) if len(same) else 0
+        assert float(days[b, c]) == pytest.approx(expected, abs=1e-5)
+    empty = matches.newest_match(tf.zeros((2, 3, 0)), tf.zeros((2, 0), tf.int64))
+    np.testing.assert_array_equal(empty, np.zeros((2, 2, 3)))
+
+
+def test_recency_is_said_of_every_comparison_of_ids(make):
+    ranker = make("cluster_id")
+    compared = compared_by(ranker, tf.constant([[0, 3, 4]], tf.int64))
+    mask = tf.constant([[False, True, True]])
+    _, (share, _, newest, cosines) = ranker.matcher.match(compared, compared, mask, AGES)
+    assert share.shape[-1] == 3  # item, category, cluster
+    assert ranker.matcher.pooled_dim == 12 + 3 == sum(each.shape[-1] for each in (share, share, newest, cosines))
+    np.testing.assert_allclose(newest[0, :, :2], [[0, 0], [1, np.log(2)], [1, np.log(3)]], rtol=1e-5)
+    np.testing.assert_array_equal(newest[0, :, ::2], share[0] > 0)
+    plain = make("cluster_id", CONFIG.model_copy(update={"match_recency": False}))
+    assert plain.matcher.pooled_dim == 6 + 3
 
 
 def test_clusters_may_be_compared_without_an_embedding(make, page):
@@ -100,14 +131,14 @@ def test_similarity_is_in_standard_deviations_and_leaves_out_missing_pictures(ma
     images = ranker.items(rows[0]).pictures.vectors.numpy()
     assert not images[0].any()  # item 0 has no picture
     compared = compared_by(ranker, rows)
-    pairs, pooled = ranker.matcher.match(compared, compared, tf.constant([[True, True, True]]))
+    pairs, pooled = ranker.matcher.match(compared, compared, tf.constant([[True, True, True]]), AGES)
     mean, deviation = ranker.items.pictures.tables["similarity"].numpy()
     cosine, one = (images[1] @ images[2] - mean) / deviation, (1 - mean) / deviation
     np.testing.assert_allclose(pairs[place][0], [[0, 0, 0], [0, one, cosine], [0, cosine, one]], atol=1e-5)
     both = (one + cosine) / 2
     expected = [[0, 0, 0], [one, both, both], [one, both, both]]
     np.testing.assert_allclose(pooled[-1][0], expected, atol=1e-5)
-    _, of_nothing = ranker.matcher.match(compared, compared, tf.constant([[True, False, False]]))
+    _, of_nothing = ranker.matcher.match(compared, compared, tf.constant([[True, False, False]]), AGES)
     np.testing.assert_array_equal(of_nothing[-1], np.zeros((1, 3, 3)))
 
 
