@@ -3,6 +3,7 @@
 A run directory holds a `metadata.json`, of a class of its own, next to the files that the class names.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,8 @@ import pydantic
 
 from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.format.local_copy import fetch, local_copy
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.text_file import parse_json, read_text
 
 METADATA_NAME = "metadata.json"
@@ -33,21 +36,53 @@ class Metadata(pydantic.BaseModel):
 MetadataT = TypeVar("MetadataT", bound=Metadata)
 
 
-def read_metadata(kind: type[MetadataT], directory: Path, made_by: str) -> MetadataT:
-    """Reads `directory/metadata.json`.
+class ArtifactFiles:
+    """Base of what opens an artifact: a directory on this machine, or elsewhere, whose files come here when needed.
+
+    Args:
+        path: the directory: a path, or a URI.
+
+    Attributes:
+        path: as given.
+    """
+
+    path: Location
+
+    def __init__(self, path: Location | str) -> None:
+        self.path = as_location(path)
+
+    def file(self, name: str) -> Path:
+        """Where a file of the artifact is on this machine, if the artifact has it.
+
+        Raises:
+            ArtifactError: the artifact lies elsewhere, and the file there is not the one that was written.
+            InputError: the store refuses.
+        """
+        fetch(self._directory, [name])
+        return self._directory / name
+
+    @functools.cached_property
+    def _directory(self) -> Path:
+        return local_copy(self.path, only=[METADATA_NAME])
+
+
+def read_metadata(kind: type[MetadataT], artifact: ArtifactFiles | Location | str, made_by: str) -> MetadataT:
+    """Reads the `metadata.json` of an artifact.
 
     Args:
         kind: the class expected there.
-        directory: the artifact.
+        artifact: the artifact, or its directory.
         made_by: the command that makes such an artifact, for errors.
 
     Raises:
         ArtifactError: there is none, or it describes something else.
         InputError: it cannot be read.
     """
-    path = Path(directory) / METADATA_NAME
+    if not isinstance(artifact, ArtifactFiles):
+        artifact = ArtifactFiles(artifact)
+    path = artifact.file(METADATA_NAME)
     if not path.is_file():
-        raise ArtifactError(f"{directory} has no {METADATA_NAME}; {made_by} makes it")
+        raise ArtifactError(f"{artifact.path} has no {METADATA_NAME}; {made_by} makes it")
     text = read_text(path)
     try:
         parse_json(text)  # strictly: pydantic accepts NaN

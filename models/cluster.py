@@ -1,15 +1,14 @@
 """Turns image embeddings into cluster IDs: `python -m models.cluster`."""
 
 import argparse
-from pathlib import Path
 
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Turns image embeddings into cluster IDs by k-means.")
-    parser.add_argument("--embeddings", type=Path, default=Path("artifacts/embeddings"), help="from models.embed")
-    parser.add_argument("--output", type=Path, default=Path("artifacts/clusters"), help="directory to write")
+    parser.add_argument("--embeddings", default="artifacts/embeddings", help="from models.embed")
+    parser.add_argument("--output", default="artifacts/clusters", help="directory to write")
     parser.add_argument("--num-clusters", type=int, help="number of clusters (unset: one for 20 pictures)")
     parser.add_argument(
         "--backend",
@@ -19,7 +18,7 @@ def _parser() -> ArgumentParser:
         "single_pass learns from each picture once, searching cells, for more pictures than k-means has time for",
     )
     parser.add_argument(
-        "--like", type=Path, metavar="CLUSTERS", help="assign pictures to the centers of these clusters; learn nothing"
+        "--like", metavar="CLUSTERS", help="assign pictures to the centers of these clusters; learn nothing"
     )
     parser.add_argument(
         "--no-normalize",

@@ -1,7 +1,6 @@
 """Embeds the pictures of all items with a pre-trained encoder: `python -m models.embed`."""
 
 import argparse
-from pathlib import Path
 
 from beam_pipelines.format.errors import about
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
@@ -11,9 +10,9 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         "Embeds the pictures of all items. The same command goes on where it was killed, and ends with the same file."
     )
-    parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
-    parser.add_argument("--encoder", type=Path, default=Path("artifacts/encoder"), help="from models.pretrain")
-    parser.add_argument("--output", type=Path, default=Path("artifacts/embeddings"), help="directory to write")
+    parser.add_argument("--data", default="artifacts/dataset", help="from beam_pipelines.build")
+    parser.add_argument("--encoder", default="artifacts/encoder", help="from models.pretrain")
+    parser.add_argument("--output", default="artifacts/embeddings", help="directory to write")
     parser.add_argument("--batch-size", type=int, default=256, help="pictures encoded together")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored vectors")
     parser.add_argument(
@@ -24,7 +23,6 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--previous",
-        type=Path,
         metavar="EMBEDDINGS",
         help="earlier embeddings by the same encoder: vectors of pictures that are in them, by content, are copied",
     )

@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.manifest import SPLITS
 from beam_pipelines.shell.command import ArgumentParser, command, require_directory, run_command
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Measures rankers on the pages of a split.")
-    parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
+    parser.add_argument("--data", default="artifacts/dataset", help="from beam_pipelines.build")
     parser.add_argument(
         "--model",
         nargs="+",
@@ -19,7 +20,7 @@ def _parser() -> ArgumentParser:
         help="run directories of models.train_ctr; the others are compared with the first. Runs of one NAME are "
         "averaged; without names, those that differ in nothing but the seed",
     )
-    parser.add_argument("--output", type=Path, default=Path("artifacts/report"), help="directory to write")
+    parser.add_argument("--output", default="artifacts/report", help="directory to write")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which pages")
     parser.add_overwrite()
     return parser
@@ -48,10 +49,11 @@ def main(options: argparse.Namespace) -> str:
     )
 
 
-def _named_run(text: str) -> tuple[str | None, Path]:
+def _named_run(text: str) -> tuple[str | None, Location]:
     """Reads `[NAME=]RUN`."""
     name, equals, run = text.partition("=")
-    return (name, Path(run)) if equals and name and not Path(text).exists() else (None, Path(text))
+    is_named = equals and name and "://" not in name and not Path(text).exists()
+    return (name, as_location(run)) if is_named else (None, as_location(text))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ labels of the item table, which take no part in pre-training. `--html` writes a 
 """
 
 import argparse
-from pathlib import Path
 
 from beam_pipelines.format.errors import InputError, about
+from beam_pipelines.format.location import as_location, storage_errors
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.format.text_file import write_json
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
@@ -17,9 +17,9 @@ from beam_pipelines.shell.report import aligned
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Nearest neighbours of items, and what embeddings know of labels nobody taught them.")
     add = parser.add_argument
-    add("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
-    add("--embeddings", type=Path, default=Path("artifacts/embeddings"), help="from models.embed")
-    add("--compare", type=Path, metavar="EMBEDDINGS", help="other embeddings of the same items, shown beside")
+    add("--data", default="artifacts/dataset", help="from beam_pipelines.build")
+    add("--embeddings", default="artifacts/embeddings", help="from models.embed")
+    add("--compare", metavar="EMBEDDINGS", help="other embeddings of the same items, shown beside")
     add(
         "--item",
         dest="items",
@@ -36,9 +36,9 @@ def _parser() -> ArgumentParser:
         help="columns of the item table to measure by; the page shows the first 2 (unset: category and every label_*)",
     )
     add("--queries", type=int, default=20_000, help="items that the report looks up the neighbours of, at most")
-    add("--html", type=Path, metavar="FILE", help="page to write: seeds with neighbours, clusters, t-SNE maps")
-    add("--clusters", type=Path, help="from models.cluster, to show on the page")
-    add("--output", type=Path, metavar="FILE", help="report to write as JSON")
+    add("--html", metavar="FILE", help="page to write: seeds with neighbours, clusters, t-SNE maps")
+    add("--clusters", help="from models.cluster, to show on the page")
+    add("--output", metavar="FILE", help="report to write as JSON")
     add("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_overwrite()
     return parser
@@ -75,14 +75,14 @@ def main(options: argparse.Namespace) -> str:
         print(f"\n{table.title}\n{aligned(table.rows, text_columns=4 if options.items else 1)}")
     print(flush=True)
     if options.output:
-        with whole_file(options.output) as file:
+        with whole_file(as_location(options.output)) as file:
             write_json(file, report)
         written.append(str(options.output))
     if options.html:
         page = inspection.page(
             items=options.items, k=options.k, clusters=clusters, tables=[] if options.items else tables
         )
-        with whole_file(options.html) as file:
+        with whole_file(as_location(options.html)) as file:
             file.write_text(page, encoding="utf-8")
         written.append(str(options.html))
     subject = f"neighbours of {len(options.items)} items" if options.items else f"{len(inspection.labels)} labels"
@@ -99,9 +99,14 @@ def _check(options: argparse.Namespace) -> None:
     if options.clusters and not options.html:
         raise InputError(f"`clusters` is for the page; pass `html`. Received: {options.clusters}")
     for option, path in (("html", options.html), ("output", options.output)):
-        if path and path.is_dir():
+        if path is None:
+            continue
+        file = as_location(path)
+        with storage_errors(file):
+            is_directory, exists = file.is_dir(), file.exists()
+        if is_directory:
             raise InputError(f"`{option}` must be a file to write. Received the directory {path}")
-        if path and path.exists() and not options.overwrite:
+        if exists and not options.overwrite:
             raise InputError(f"{path} exists; pass `overwrite=True` to replace it")
 
 

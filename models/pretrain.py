@@ -1,7 +1,6 @@
 """Pre-trains an image encoder on pages: `python -m models.pretrain`."""
 
 import argparse
-from pathlib import Path
 
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
@@ -11,8 +10,8 @@ _METHODS = ["courier", "simclr", "simsiam", "moco_v2", "swav", "supervised", "cl
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Pre-trains an image encoder on what users click after what they clicked, or on pictures.")
-    parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
-    parser.add_argument("--output", type=Path, default=Path("artifacts/encoder"), help="run directory to write")
+    parser.add_argument("--data", default="artifacts/dataset", help="from beam_pipelines.build")
+    parser.add_argument("--output", default="artifacts/encoder", help="run directory to write")
     parser.add_argument(
         "--method",
         choices=_METHODS,

@@ -1,7 +1,6 @@
 """Trains the CTR ranker: `python -m models.train_ctr`."""
 
 import argparse
-from pathlib import Path
 
 from beam_pipelines.format.errors import about
 from beam_pipelines.shell.command import ArgumentParser, command, require_directory, run_command
@@ -11,26 +10,21 @@ _IMAGE_FEATURES = ("none", "vector", "simscore", "cluster_id")
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Trains the CTR ranker on the train pages of a dataset.")
-    parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
-    parser.add_argument("--output", type=Path, default=Path("artifacts/ranker"), help="run directory to write")
+    parser.add_argument("--data", default="artifacts/dataset", help="from beam_pipelines.build")
+    parser.add_argument("--output", default="artifacts/ranker", help="run directory to write")
     parser.add_argument("--image-feature", choices=_IMAGE_FEATURES, default="cluster_id", help="how pictures enter")
     parser.add_argument(
         "--embeddings",
-        type=Path,
-        default=Path("artifacts/embeddings"),
+        default="artifacts/embeddings",
         help="from models.embed or models.whiten (vector, simscore)",
     )
-    parser.add_argument(
-        "--clusters", type=Path, default=Path("artifacts/clusters"), help="from models.cluster (cluster_id)"
-    )
+    parser.add_argument("--clusters", default="artifacts/clusters", help="from models.cluster (cluster_id)")
     parser.add_argument(
         "--allow-window-overlap",
         action="store_true",
         help="accept pictures encoded by an encoder that has seen the training pages",
     )
-    parser.add_argument(
-        "--warm-start", type=Path, metavar="RUN", help="an earlier ranker whose weights this one begins with"
-    )
+    parser.add_argument("--warm-start", metavar="RUN", help="an earlier ranker whose weights this one begins with")
     parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: the defaults)")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key"

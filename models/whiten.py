@@ -1,7 +1,6 @@
 """Whitens image embeddings: `python -m models.whiten`."""
 
 import argparse
-from pathlib import Path
 
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
@@ -11,15 +10,13 @@ def _parser() -> ArgumentParser:
         "Whitens image embeddings, so that strong directions do not drown the others. Fitted on the items of the "
         "pretrain pages alone."
     )
-    parser.add_argument("--embeddings", type=Path, default=Path("artifacts/embeddings"), help="from models.embed")
-    parser.add_argument(
-        "--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build; --like needs none"
-    )
-    parser.add_argument("--output", type=Path, default=Path("artifacts/whitened"), help="directory to write")
+    parser.add_argument("--embeddings", default="artifacts/embeddings", help="from models.embed")
+    parser.add_argument("--data", default="artifacts/dataset", help="from beam_pipelines.build; --like needs none")
+    parser.add_argument("--output", default="artifacts/whitened", help="directory to write")
     parser.add_argument("--dim", type=int, metavar="K", help="keep the K strongest components (unset: all that vary)")
     parser.add_argument("--l2", action="store_true", help="scale whitened vectors to unit length")
     parser.add_argument(
-        "--like", type=Path, metavar="WHITENED", help="apply the whitening of these embeddings instead of fitting one"
+        "--like", metavar="WHITENED", help="apply the whitening of these embeddings instead of fitting one"
     )
     parser.add_overwrite()
     return parser

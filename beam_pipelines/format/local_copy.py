@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from upath import UPath
 
@@ -78,7 +78,7 @@ def fetch(directory: Path, paths: Iterable[str]) -> None:
     missing = [path for path in paths if not (directory / path).exists()]
     if not missing or not (directory / _ORIGIN).exists():
         return
-    origin = json.loads((directory / _ORIGIN).read_text())
+    origin = _origin(directory)
     remote = as_location(origin["directory"])
     if not is_remote(remote):
         raise InputError(f"{directory / _ORIGIN} names no remote directory. Received: {remote}")
@@ -89,6 +89,15 @@ def fetch(directory: Path, paths: Iterable[str]) -> None:
         fetched = pool.map(_fetch, wanted)
         for _ in progress_bar(fetched, total=len(wanted), desc=f"reading {directory.name}", unit="file"):
             pass
+
+
+def names_in(directory: Path, folder: str) -> list[str]:
+    """Names of the files in a folder of a directory, in order: of a copy also those that were not fetched yet."""
+    if (directory / _ORIGIN).exists():
+        prefix = f"{folder}/"
+        below = [path.removeprefix(prefix) for path in _origin(directory)["files"] if path.startswith(prefix)]
+        return sorted(name for name in below if "/" not in name)
+    return sorted(path.name for path in (directory / folder).glob("*") if path.is_file())
 
 
 class _Wanted(NamedTuple):
@@ -112,6 +121,10 @@ def _fetch(wanted: _Wanted) -> None:
                 os.link(cached, scratch)
             except OSError:  # a file system without links
                 shutil.copyfile(cached, scratch)
+
+
+def _origin(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / _ORIGIN).read_text())
 
 
 def _cache() -> Path:

@@ -75,6 +75,21 @@ def is_within(location: Location, directory: Location) -> bool:
     return location.resolve().is_relative_to(directory.resolve())
 
 
+def entries(directory: UPath) -> list[UPath]:
+    """What lies in a remote directory, in order; nothing if it does not exist, for object stores have no directories.
+
+    Raises:
+        InputError: the store refuses.
+    """
+    with storage_errors(directory):
+        try:
+            names = directory.fs.ls(directory.path, detail=False)
+        except FileNotFoundError:
+            return []
+    found = {name.rstrip("/").rpartition("/")[2] for name in names}
+    return [directory / name for name in sorted(found - {"", directory.name})]
+
+
 @contextlib.contextmanager
 def storage_errors(location: Location) -> Iterator[None]:
     """Turns what a remote file system raises into a line that names the location.

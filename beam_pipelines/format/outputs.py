@@ -18,7 +18,7 @@ from upath import UPath
 
 from beam_pipelines.format.contents import CONTENTS_NAME, Contents, StoredFile
 from beam_pipelines.format.errors import ArtifactError, InputError
-from beam_pipelines.format.location import Location, is_remote, is_within, storage_errors
+from beam_pipelines.format.location import Location, entries, is_remote, is_within, storage_errors
 from beam_pipelines.shell.progress import progress_bar
 
 SWEPT_AFTER = datetime.timedelta(days=7)
@@ -151,7 +151,7 @@ def sweep(output: Location, older_than: datetime.timedelta = SWEPT_AFTER) -> int
     committed = Contents.read(output)
     swept = 0
     with storage_errors(output):
-        for directory in _entries(output):
+        for directory in entries(output):
             if not _ATTEMPT.fullmatch(directory.name) or (committed and directory.name == committed.attempt):
                 continue
             if _now() - _begun(directory) >= older_than:
@@ -214,8 +214,7 @@ def check_output(output: Location, *, overwrite: bool = False) -> None:
     if is_remote(output):
         if not overwrite and Contents.read(output) is not None:
             raise ArtifactError(exists)
-        with storage_errors(output):
-            names = [path.name for path in _entries(output)]
+        names = [path.name for path in entries(output)]
         if foreign := sorted(name for name in names if name != CONTENTS_NAME and not _ATTEMPT.fullmatch(name)):
             raise ArtifactError(f"{output} holds {foreign[0]}, which is no part of an output; choose another one")
         return
@@ -268,16 +267,6 @@ def _begun(directory: UPath) -> datetime.datetime:
         return datetime.datetime.fromisoformat((directory / _BEGUN).read_text())
     except (FileNotFoundError, ValueError):
         return datetime.datetime.min.replace(tzinfo=datetime.UTC)  # half removed
-
-
-def _entries(directory: UPath) -> list[UPath]:
-    """What lies in a remote directory, which need not exist: object stores have none."""
-    try:
-        names = directory.fs.ls(directory.path, detail=False)
-    except FileNotFoundError:
-        return []
-    found = {name.rstrip("/").rpartition("/")[2] for name in names}
-    return [directory / name for name in sorted(found - {"", directory.name})]
 
 
 def _remove(directory: UPath) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, as_location, is_remote
 from beam_pipelines.shell.progress import shown_progress
 
 _OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
@@ -135,8 +136,12 @@ def _program(script: Path) -> str:
     return f"{script.parent.name}.py" if script.name == "__main__.py" else script.name
 
 
-def require_directory(path: Path, option: str, made_by: str) -> Path:
-    """Returns `path` if it is a directory, else raises a `CommandError` naming the option and the command to run."""
-    if not path.is_dir():
-        raise CommandError(f"{option}: no directory {path}; {made_by} makes it")
-    return path
+def require_directory(path: Location | str, option: str, made_by: str) -> Location:
+    """Returns the location if it is a directory, else raises a `CommandError` naming the option and the command to run.
+
+    What lies at a URI is found out when it is opened.
+    """
+    found = as_location(path)
+    if not is_remote(found) and not found.is_dir():
+        raise CommandError(f"{option}: no directory {found}; {made_by} makes it")
+    return found

@@ -192,7 +192,7 @@ def _limits(run: RankerRun, ranker: Ranker) -> list[str]:
     limits = []
     if metadata.notice:
         limits.append(f"The data it learned from: {metadata.notice.rstrip('.')}.")
-    if (run.path / TRAINING_COUNTS_FILE).is_file():
+    if run.file(TRAINING_COUNTS_FILE).is_file():
         unseen = int((run.training_counts() == 0).sum())
         limits.append(
             f"{unseen} of the {sizes.items} items of its table are on no training page, as candidate or in a history."

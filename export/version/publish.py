@@ -159,7 +159,7 @@ def _write_version(
     write_golden(version, _golden(examples, inputs, ranker.config.lengths.candidates))
     write_warmup(version, _warmup(examples, inputs))
     (version / EXAMPLE_REQUEST_FILE).write_text(_example_request(examples, inputs))
-    shutil.copyfile(run.path / METADATA_NAME, version / RANKER_METADATA_FILE)
+    shutil.copyfile(run.file(METADATA_NAME), version / RANKER_METADATA_FILE)
 
 
 def _pass_session_gates(

@@ -1,10 +1,10 @@
 """Turns the image embeddings of all items of a dataset into cluster IDs."""
 
 import math
-from pathlib import Path
 from typing import get_args
 
 from beam_pipelines.format.errors import ArtifactError, InputError, about
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.text_file import finite
 from beam_pipelines.shell.progress import progress_bar, say
@@ -20,12 +20,12 @@ ITEMS_PER_CLUSTER = 20
 
 
 def cluster(
-    embeddings: Embeddings | Path | str,
-    output: Path | str,
+    embeddings: Embeddings | Location | str,
+    output: Location | str,
     *,
     num_clusters: int | None = None,
     backend: Backend = "scann",
-    like: Clusters | Path | str | None = None,
+    like: Clusters | Location | str | None = None,
     normalize: bool = True,
     spherical: bool = False,
     threshold: float = 0.0,
@@ -87,7 +87,7 @@ def cluster(
         raise InputError(f"`threshold` is for `backend` single_pass. Received: `backend` {backend}")
     if spherical and not normalize:
         raise InputError("`spherical` is for embeddings of unit length; leave out `normalize`")
-    output = Path(output)
+    output = as_location(output)
     if not isinstance(embeddings, Embeddings):
         with about("embeddings"):
             embeddings = Embeddings.load(embeddings)
@@ -149,7 +149,7 @@ def cluster(
     return Clusters(output, written.metadata)
 
 
-def _fit(kmeans: KMeans, points: Points, checkpoints: Checkpoints, source: Path) -> Clustering:
+def _fit(kmeans: KMeans, points: Points, checkpoints: Checkpoints, source: Location) -> Clustering:
     """Runs k-means with a progress bar and a checkpoint after every pass, from the latest checkpoint on."""
     latest = checkpoints.latest()
     state = None
@@ -183,7 +183,7 @@ def _fit(kmeans: KMeans, points: Points, checkpoints: Checkpoints, source: Path)
 
 
 def _assign(
-    embeddings: Embeddings, output: Path, like: Clusters | Path | str, workers: int | None, overwrite: bool
+    embeddings: Embeddings, output: Location, like: Clusters | Location | str, workers: int | None, overwrite: bool
 ) -> Clusters:
     """Writes the clusters `like` with the IDs of these embeddings' items."""
     if not isinstance(like, Clusters):

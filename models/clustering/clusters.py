@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 
 from beam_pipelines.format.digests import file_sha256
-from models.artifact import Metadata, check_digest, read_metadata
+from beam_pipelines.format.location import Location
+from models.artifact import ArtifactFiles, Metadata, check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import EmbeddingsMetadata
 
@@ -44,14 +45,14 @@ class ClustersMetadata(Metadata):
     embeddings: EmbeddingsMetadata
 
 
-class Clusters:
+class Clusters(ArtifactFiles):
     """Cluster IDs of all items of a dataset, as `cluster` makes them.
 
     The directory holds `cluster_ids.npy`, int32 `(items,)`; `centers.npy`, float32 `(clusters, dim)`; and
     `metadata.json`.
 
     Args:
-        path: the directory. Its files are opened when they are first used, and are not verified: see `load`.
+        path: the directory, or its URI. Its files are opened when they are first used, and not verified: see `load`.
         metadata: what it holds.
 
     Example:
@@ -60,22 +61,22 @@ class Clusters:
         (64,)
     """
 
-    def __init__(self, path: Path | str, metadata: ClustersMetadata) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Location | str, metadata: ClustersMetadata) -> None:
+        super().__init__(path)
         self.metadata = metadata
 
     @classmethod
-    def load(cls, path: Path | str) -> "Clusters":
+    def load(cls, path: Location | str) -> "Clusters":
         """Opens clusters and verifies that the files are those that the metadata describe.
 
         Raises:
             ArtifactError: the directory holds no clusters, or a file is not the one described.
         """
-        path = Path(path)
-        metadata = read_metadata(ClustersMetadata, path, "models.cluster")
-        check_digest(path / CENTERS_FILE, metadata.centers_sha256)
-        check_digest(path / CLUSTER_IDS_FILE, metadata.cluster_ids_sha256)
-        return cls(path, metadata)
+        files = ArtifactFiles(path)
+        metadata = read_metadata(ClustersMetadata, files, "models.cluster")
+        check_digest(files.file(CENTERS_FILE), metadata.centers_sha256)
+        check_digest(files.file(CLUSTER_IDS_FILE), metadata.cluster_ids_sha256)
+        return cls(files.path, metadata)
 
     @classmethod
     def save(
@@ -129,12 +130,12 @@ class Clusters:
     @functools.cached_property
     def ids(self) -> np.ndarray:
         """The cluster ID of each item row: int32 `(items,)`, -1 without picture."""
-        return np.load(self.path / CLUSTER_IDS_FILE)
+        return np.load(self.file(CLUSTER_IDS_FILE))
 
     @functools.cached_property
     def centers(self) -> np.ndarray:
         """The center of each cluster: float32 `(clusters, dim)`."""
-        return np.load(self.path / CENTERS_FILE)
+        return np.load(self.file(CENTERS_FILE))
 
     @property
     def sizes(self) -> np.ndarray:

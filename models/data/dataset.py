@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.format.local_copy import local_copy, names_in
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.manifest import MANIFEST_NAME, PRETRAINING, File, Images, Manifest, PretrainingView, Split
 from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.shell.progress import warn
@@ -21,31 +23,36 @@ _ROWS_TOGETHER = 1 << 16
 
 
 class Dataset:
-    """A page dataset on disk.
+    """A page dataset.
+
+    One that lies elsewhere is read from a copy on this machine: the tables at once, pages and pictures when they are
+    first needed.
 
     Args:
-        path: the directory that `beam_pipelines.build` wrote.
+        path: the directory that `beam_pipelines.build` wrote, or its URI.
         max_bad_shards: page shards that may be damaged or missing; their pages are left out, with a warning each.
 
     Attributes:
+        path: as given.
         bad_shards: what is wrong with the page shards that were left out so far.
 
     Raises:
         ArtifactError: the directory holds no dataset of this version, or a table of it is damaged.
     """
 
-    def __init__(self, path: Path | str, max_bad_shards: int = 0) -> None:
+    def __init__(self, path: Location | str, max_bad_shards: int = 0) -> None:
         if max_bad_shards < 0:
             raise InputError(f"`max_bad_shards` must be at least 0. Received: {max_bad_shards}")
-        self.path = Path(path)
+        self.path = as_location(path)
         self.bad_shards: list[str] = []
         self._max_bad_shards = max_bad_shards
         self._shard_paths: dict[str, list[str]] = {}
-        self.manifest = Manifest.read(self.path)
+        self._directory = local_copy(self.path, only=[MANIFEST_NAME])
+        self.manifest = Manifest.read(self._directory)
         tables = [self.manifest.items.file, self.manifest.users.file]
         if self.manifest.images is not None:
             tables.append(self.manifest.images.index)
-        self.manifest.verify(self.path, tables)
+        self.manifest.verify(self._directory, tables)
 
     def split(self, name: str) -> Split:
         """The split `name`, or the view `PRETRAINING`.
@@ -121,34 +128,34 @@ class Dataset:
             whole = [shard for shard in shards if self._is_whole(shard)]
             if not whole:
                 raise ArtifactError(f"{self.path}: every shard of split `{split}` is damaged; build the dataset again")
-            self._shard_paths[split] = [str(self.path / shard.path) for shard in whole]
+            self._shard_paths[split] = [str(self._directory / shard.path) for shard in whole]
         return self._shard_paths[split]
 
     def image_shard_paths(self) -> list[str]:
         """Verified paths of the picture shards, in the order that `image_index()` numbers them."""
         shards = self._images().shards
-        self.manifest.verify(self.path, shards)
-        return [str(self.path / shard.path) for shard in shards]
+        self.manifest.verify(self._directory, shards)
+        return [str(self._directory / shard.path) for shard in shards]
 
     def items(self) -> pa.Table:
         """The item table: `item_id`, `category`, `title` and the other columns of the logs, by item row."""
-        return pq.read_table(self.path / self.manifest.items.file.path)
+        return pq.read_table(self._directory / self.manifest.items.file.path)
 
     def users(self) -> pa.Table:
         """The user table: `user_id` and the other columns of the logs, by user row."""
-        return pq.read_table(self.path / self.manifest.users.file.path)
+        return pq.read_table(self._directory / self.manifest.users.file.path)
 
     def item_schema(self) -> pa.Schema:
         """The columns of the item table, without reading it."""
-        return pq.read_schema(self.path / self.manifest.items.file.path)
+        return pq.read_schema(self._directory / self.manifest.items.file.path)
 
     def user_schema(self) -> pa.Schema:
         """The columns of the user table, without reading it."""
-        return pq.read_schema(self.path / self.manifest.users.file.path)
+        return pq.read_schema(self._directory / self.manifest.users.file.path)
 
     def image_index(self) -> pa.Table:
         """Columns `shard`, `index` (both -1 without picture) and `sha256`, by item row."""
-        return pq.read_table(self.path / self._images().index.path)
+        return pq.read_table(self._directory / self._images().index.path)
 
     def picture_hashes(self) -> np.ndarray:
         """SHA-256 of each item's source picture: uint8 `(items, 32)`, zeros without picture."""
@@ -171,20 +178,20 @@ class Dataset:
         if self.manifest.pretraining is not None:
             splits.append(self.manifest.pretraining)
         listed = {shard.path for split in splits for shard in split.shards}
-        found = [path for folder in ("pages", PRETRAINING) for path in sorted((self.path / folder).glob("*.tfrecord"))]
+        found = [f"{folder}/{name}" for folder in ("pages", PRETRAINING) for name in names_in(self._directory, folder)]
         for path in found:
-            if path.relative_to(self.path).as_posix() not in listed:
+            if path.endswith(".tfrecord") and path not in listed:
                 raise ArtifactError(
-                    f"{path}: {MANIFEST_NAME} does not list it, so that its pages would not be read; remove it, or "
-                    "build the dataset again with its rows"
+                    f"{self.path / path}: {MANIFEST_NAME} does not list it, so that its pages would not be read; "
+                    "remove it, or build the dataset again with its rows"
                 )
 
     def _is_whole(self, shard: File) -> bool:
         """Whether a page shard is what the manifest says; one that is not is counted."""
         try:
-            self.manifest.verify(self.path, [shard])
-        except InputError as error:
-            damage = _damage(self.path / shard.path, shard.records)
+            self.manifest.verify(self._directory, [shard])
+        except ArtifactError as error:
+            damage = _damage(self._directory / shard.path, shard.records)
             if len(self.bad_shards) == self._max_bad_shards:
                 allowed = f" (max_bad_shards: {self._max_bad_shards})" if self._max_bad_shards else ""
                 raise ArtifactError(f"{damage}; build the dataset again{allowed}") from error

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ArtifactError, InputError, about
+from beam_pipelines.format.location import Location, as_location, is_remote
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import progress_bar, say
 from models.data.dataset import Dataset
@@ -23,24 +24,26 @@ Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 StoredDtype = Literal["float32", "float16"]
 
 _COPIED_ROWS = 1 << 16
+_VECTORS = "vectors"  # in a checkpoint
 
 
 def embed(
-    data: Dataset | Path | str,
-    encoder: EncoderRun | Path | str,
-    output: Path | str,
+    data: Dataset | Location | str,
+    encoder: EncoderRun | Location | str,
+    output: Location | str,
     *,
     batch_size: int = 256,
     dtype: StoredDtype = "float32",
     precision: Precision = "float32",
-    previous: Embeddings | Path | str | None = None,
+    previous: Embeddings | Location | str | None = None,
     checkpoint_minutes: float = 1.0,
     restart: bool = False,
     overwrite: bool = False,
 ) -> Embeddings:
     """Writes the embeddings of all items of a dataset.
 
-    A run that was killed leaves `<output>.partial`. The same call goes on there and ends with the same files.
+    A run that was killed leaves `<output>.partial`. The same call goes on there and ends with the same files; for a
+    remote output on any machine.
 
     Args:
         data: the dataset.
@@ -65,7 +68,7 @@ def embed(
         >>> embed("artifacts/dataset", "artifacts/encoder", "artifacts/embeddings")
         <Embeddings artifacts/embeddings: 1200 of 1200 items, dim=256, float32, by courier encoder 285e548d58d1>
     """
-    output = Path(output)
+    output = as_location(output)
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1. Received: {batch_size}")
     if not checkpoint_minutes >= 0:
@@ -99,7 +102,7 @@ def embed(
     to_encode = _PicturesToEncode.of(store.picture_of_item, has_image & (previous_row < 0))
 
     partial = output.with_name(f"{output.name}.partial")
-    vectors_file = partial / EMBEDDINGS_FILE
+    remote = is_remote(output)
     checkpoints = Checkpoints(
         partial,
         {
@@ -110,22 +113,27 @@ def embed(
             "previous": previous and previous.metadata.embeddings_sha256,
         },
         restart=restart,
+        kept=None if remote else 2,
     )
     inputs = [dataset.path, encoder.path, *([] if previous is None else [previous.path])]
     with whole_directory(output, overwrite=overwrite, inputs=inputs) as directory, checkpoints:
+        # The file of vectors is filled in place; of a remote output, each checkpoint holds what is new in it.
+        vectors_file = (directory if is_remote(partial) else partial) / EMBEDDINGS_FILE
         latest = checkpoints.latest()
-        if latest is None:
+        if latest is None or remote:
             create_vectors(vectors_file, (len(has_image), encoder.metadata.embedding_dim), np.dtype(dtype))
             if previous is not None:
-                _copy(previous.path / EMBEDDINGS_FILE, previous_row, vectors_file)
-            latest = Checkpoint(0, {}, {})
-            checkpoints.write(latest)
+                _copy(previous.file(EMBEDDINGS_FILE), previous_row, vectors_file)
+        done = 0
+        if latest is None:
+            checkpoints.write(Checkpoint(0, {}, {}))
         elif not vectors_file.is_file():
             raise ArtifactError(f"{partial} has lost its {EMBEDDINGS_FILE}; pass `restart=True` to begin again")
         else:
-            say(f"goes on after {latest.step} of {len(to_encode.numbers)} pictures")
+            done = _restore(to_encode, checkpoints, vectors_file) if remote else latest.step
+            say(f"goes on after {done} of {len(to_encode.numbers)} pictures")
         encode = encode_function(encoder.encoder(precision), image_size)
-        _encode(to_encode, latest.step, store, encode, checkpoints, batch_size, checkpoint_minutes)
+        _encode(to_encode, done, store, encode, vectors_file, checkpoints, batch_size, checkpoint_minutes)
         # Moves the vectors away last: a run that is killed before can still go on.
         written = Embeddings.save(
             directory,
@@ -169,6 +177,17 @@ class _PicturesToEncode(NamedTuple):
         rows = rows[np.argsort(picture_of_item[rows], kind="stable")]
         numbers, first = np.unique(picture_of_item[rows], return_index=True)
         return cls(numbers, rows, np.append(first, len(rows)))
+
+    def place(self, embeddings: np.ndarray, start: int, vectors: np.ndarray) -> None:
+        """Writes the vectors of pictures `numbers[start:start + n]` to their rows.
+
+        Args:
+            embeddings: `(items, dim)`.
+            start: the first of the pictures.
+            vectors: `(n, dim)`.
+        """
+        first = self.first[start : start + len(vectors) + 1]
+        embeddings[self.rows[first[0] : first[-1]]] = np.repeat(vectors, np.diff(first), axis=0)
 
 
 def _check_previous(previous: Embeddings, settings: dict[str, Any]) -> None:
@@ -224,11 +243,25 @@ def _copy(previous: Path, previous_row: np.ndarray, path: Path) -> None:
         embeddings.flush()
 
 
+def _restore(to_encode: _PicturesToEncode, checkpoints: Checkpoints, vectors_file: Path) -> int:
+    """Writes the vectors that checkpoints hold to their rows; returns how many pictures are done."""
+    embeddings, done = np.load(vectors_file, mmap_mode="r+"), 0
+    for checkpoint in checkpoints.all():
+        if checkpoint.step > 0:
+            vectors = checkpoint.arrays[_VECTORS]
+            if checkpoint.step - len(vectors) != done:  # one between was damaged
+                break
+            to_encode.place(embeddings, done, vectors)
+            done = checkpoint.step
+    return done
+
+
 def _encode(
     to_encode: _PicturesToEncode,
     done: int,
     store: PictureStore,
     encode: Callable[[tf.Tensor], tf.Tensor],
+    vectors_file: Path,
     checkpoints: Checkpoints,
     batch_size: int,
     checkpoint_minutes: float,
@@ -242,27 +275,30 @@ def _encode(
         done: how many of them are in the file.
         store: where they are read.
         encode: from `encode_function`.
-        checkpoints: where the file lies, and where it is recorded how many are in it; open.
+        vectors_file: the file.
+        checkpoints: where it is recorded how many are in it, and what they are if that is elsewhere; open.
         batch_size: pictures encoded together.
         checkpoint_minutes: time between records.
     """
-    path = checkpoints.path / EMBEDDINGS_FILE
-    embeddings = np.load(path, mmap_mode="r+")
+    embeddings = np.load(vectors_file, mmap_mode="r+")
+    unrecorded: list[np.ndarray] | None = [] if is_remote(checkpoints.path) else None
     recorded = time.monotonic()
     with progress_bar(total=len(to_encode.numbers), initial=done, desc="encoding pictures", unit="picture") as progress:
         for pictures in store.batches(batch_size, to_encode.numbers[done:]):
             vectors = encode(pictures).numpy()
-            first = to_encode.first[done : done + len(vectors) + 1]
-            rows = to_encode.rows[first[0] : first[-1]]
             with np.errstate(over="ignore"):  # refused below
                 vectors = vectors.astype(embeddings.dtype)
-            vectors = np.repeat(vectors, np.diff(first), axis=0)
+            rows = to_encode.rows[to_encode.first[done : done + len(vectors)]]
             check_finite(vectors, rows, f"`encoder`, as {embeddings.dtype}")
-            embeddings[rows] = vectors
+            to_encode.place(embeddings, done, vectors)
+            if unrecorded is not None:
+                unrecorded.append(vectors)
             done += len(pictures)
             progress.update(len(pictures))
             if time.monotonic() - recorded >= 60 * checkpoint_minutes or done == len(to_encode.numbers):
                 embeddings.flush()
-                checkpoints.write(Checkpoint(done, {}, {}))
-                embeddings = np.load(path, mmap_mode="r+")  # anew, see _copy
+                arrays = {} if unrecorded is None else {_VECTORS: np.concatenate(unrecorded)}
+                if checkpoints.write(Checkpoint(done, arrays, {})) and unrecorded is not None:
+                    unrecorded.clear()
+                embeddings = np.load(vectors_file, mmap_mode="r+")  # anew, see _copy
                 recorded = time.monotonic()

@@ -10,8 +10,9 @@ import numpy as np
 
 from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import Window
-from models.artifact import Metadata, check_digest, read_metadata
+from models.artifact import ArtifactFiles, Metadata, check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.vision.encoder_run import EncoderMetadata
 
@@ -121,14 +122,14 @@ class EmbeddingsMetadata(Metadata):
         return None
 
 
-class Embeddings:
+class Embeddings(ArtifactFiles):
     """Image embeddings of all items of a dataset, as `embed` and `whiten` make them.
 
     The directory holds `embeddings.npy`, `(items, dim)` by item row; `has_image.npy`, bool `(items,)`;
     `picture_sha256.npy`, uint8 `(items, 32)`; `whitening.npz` if they are whitened; and `metadata.json`.
 
     Args:
-        path: the directory. Its files are opened when they are first used, and are not verified: see `load`.
+        path: the directory, or its URI. Its files are opened when they are first used, and not verified: see `load`.
         metadata: what it holds.
 
     Example:
@@ -137,24 +138,25 @@ class Embeddings:
         (1180, 64)
     """
 
-    def __init__(self, path: Path | str, metadata: EmbeddingsMetadata) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Location | str, metadata: EmbeddingsMetadata) -> None:
+        super().__init__(path)
         self.metadata = metadata
 
     @classmethod
-    def load(cls, path: Path | str) -> "Embeddings":
+    def load(cls, path: Location | str) -> "Embeddings":
         """Opens embeddings and verifies that the vectors are those that the metadata describe.
 
         Raises:
             ArtifactError: the directory holds no embeddings, or a file is not the one described.
         """
-        path = Path(path)
-        metadata = read_metadata(EmbeddingsMetadata, path, "models.embed")
-        check_digest(path / EMBEDDINGS_FILE, metadata.embeddings_sha256)
-        embeddings = cls(path, metadata)
-        found = (path / HAS_IMAGE_FILE).is_file() and (len(embeddings.has_image), int(embeddings.has_image.sum()))
+        files = ArtifactFiles(path)
+        metadata = read_metadata(EmbeddingsMetadata, files, "models.embed")
+        check_digest(files.file(EMBEDDINGS_FILE), metadata.embeddings_sha256)
+        embeddings = cls(files.path, metadata)
+        file = embeddings.file(HAS_IMAGE_FILE)
+        found = file.is_file() and (len(embeddings.has_image), int(embeddings.has_image.sum()))
         if found != (metadata.items, metadata.items_with_image):
-            raise ArtifactError(f"{path / HAS_IMAGE_FILE} is missing or is not the file its metadata describes")
+            raise ArtifactError(f"{file} is missing or is not the file its metadata describes")
         return embeddings
 
     @classmethod
@@ -230,12 +232,12 @@ class Embeddings:
     @functools.cached_property
     def vectors(self) -> np.ndarray:
         """The embeddings, float32 or float16 `(items, dim)` by item row, memory-mapped; zeros without picture."""
-        return np.load(self.path / EMBEDDINGS_FILE, mmap_mode="r")
+        return np.load(self.file(EMBEDDINGS_FILE), mmap_mode="r")
 
     @functools.cached_property
     def has_image(self) -> np.ndarray:
         """Which items have a picture, bool `(items,)`."""
-        return np.load(self.path / HAS_IMAGE_FILE)
+        return np.load(self.file(HAS_IMAGE_FILE))
 
     @functools.cached_property
     def picture_hashes(self) -> np.ndarray:
@@ -246,8 +248,9 @@ class Embeddings:
         """
         if not self.metadata.picture_hashes_sha256:
             raise ArtifactError(f"{self.path} has no hashes of its pictures; make it again")
-        check_digest(self.path / PICTURE_HASHES_FILE, self.metadata.picture_hashes_sha256)
-        return np.load(self.path / PICTURE_HASHES_FILE)
+        file = self.file(PICTURE_HASHES_FILE)
+        check_digest(file, self.metadata.picture_hashes_sha256)
+        return np.load(file)
 
     @property
     def dim(self) -> int:
@@ -262,7 +265,7 @@ class Embeddings:
         Args:
             rows: of a block; the last one may have fewer.
         """
-        file = self.path / EMBEDDINGS_FILE
+        file = self.file(EMBEDDINGS_FILE)
         vectors = np.load(file, mmap_mode="r")
         items, dim = vectors.shape
         for start in range(0, items, rows):

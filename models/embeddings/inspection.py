@@ -1,12 +1,12 @@
 """Embeddings of a dataset's items side by side: neighbours, what they know of labels, and a page to look at."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from beam_pipelines.format.errors import ArtifactError, InputError, about
+from beam_pipelines.format.location import Location
 from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.data.shown_pictures import LABEL_PREFIX
@@ -49,9 +49,9 @@ class Inspection:
 
     def __init__(
         self,
-        data: Dataset | Path | str,
-        embeddings: Embeddings | Path | str,
-        compare: Embeddings | Path | str | None = None,
+        data: Dataset | Location | str,
+        embeddings: Embeddings | Location | str,
+        compare: Embeddings | Location | str | None = None,
         *,
         labels: Sequence[str] | None = None,
         metric: Metric = "euclidean",
@@ -209,7 +209,7 @@ class Inspection:
                 f"`k` must be at most {largest_k(pictures)} for {pictures} items with a picture. Received: {k}"
             )
 
-    def _open(self, argument: str, embeddings: Embeddings | Path | str) -> Embeddings:
+    def _open(self, argument: str, embeddings: Embeddings | Location | str) -> Embeddings:
         with about(argument):
             if not isinstance(embeddings, Embeddings):
                 embeddings = Embeddings.load(embeddings)

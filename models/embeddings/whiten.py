@@ -2,15 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError, InputError, about
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import progress_bar
-from models.artifact import check_digest, read_metadata
+from models.artifact import ArtifactFiles, check_digest, read_metadata
 from models.data.dataset import Dataset
 from models.data.pages import items_on_pages
 from models.embeddings.embeddings import (
@@ -30,13 +30,13 @@ _BLOCK_ROWS = 1 << 14
 
 
 def whiten(
-    embeddings: Embeddings | Path | str,
-    output: Path | str,
+    embeddings: Embeddings | Location | str,
+    output: Location | str,
     *,
-    data: Dataset | Path | str | None = None,
+    data: Dataset | Location | str | None = None,
     dim: int | None = None,
     l2: bool = False,
-    like: Path | str | None = None,
+    like: Location | str | None = None,
     overwrite: bool = False,
 ) -> Embeddings:
     """Writes whitened embeddings, so that strong directions do not drown the others.
@@ -60,7 +60,7 @@ def whiten(
         ArtifactError: the embeddings are whitened already, are not of this dataset, are of another encoder than `like`,
             or cannot be whitened; or `output` exists.
     """
-    output = Path(output)
+    output = as_location(output)
     if dim is not None and dim < 1:
         raise InputError(f"`dim` must be at least 1. Received: {dim}")
     if like is not None and (dim is not None or l2):
@@ -72,8 +72,9 @@ def whiten(
         if metadata.whitening is not None:
             raise ArtifactError(f"{embeddings.path} is whitened already; give what models.embed wrote")
     if like is not None:
-        whitening, description = _load_whitening(Path(like), metadata)
-        source = Path(like)
+        like_files = ArtifactFiles(like)
+        whitening, description = _load_whitening(like_files, metadata)
+        source = like_files.path
     else:
         if data is None:
             raise InputError("`data` must be the dataset to fit on, unless `like` is given. Received: None")
@@ -87,7 +88,7 @@ def whiten(
 
     with whole_directory(output, overwrite=overwrite, inputs=[embeddings.path, source]) as directory:
         if like is not None:
-            shutil.copyfile(source / WHITENING_FILE, directory / WHITENING_FILE)
+            shutil.copyfile(like_files.file(WHITENING_FILE), directory / WHITENING_FILE)
         else:
             whitening = _fit(embeddings, items_on_pages(dataset, FITTED_SPLIT) & embeddings.has_image, dim, l2)
             whitening.save(directory / WHITENING_FILE)
@@ -120,16 +121,16 @@ def whiten(
     return Embeddings(output, written.metadata)
 
 
-def _load_whitening(path: Path, metadata: EmbeddingsMetadata) -> tuple[Whitening, WhiteningMetadata]:
+def _load_whitening(files: ArtifactFiles, metadata: EmbeddingsMetadata) -> tuple[Whitening, WhiteningMetadata]:
     """Opens the whitening of other embeddings, if these are of the same encoder."""
     with about("like"):
-        like = read_metadata(EmbeddingsMetadata, path, "models.whiten")
+        like = read_metadata(EmbeddingsMetadata, files, "models.whiten")
         if like.whitening is None:
-            raise ArtifactError(f"{path} is not whitened; give what models.whiten wrote")
+            raise ArtifactError(f"{files.path} is not whitened; give what models.whiten wrote")
         if difference := like.model_copy(update={"whitening": None}).space_difference(metadata):
-            raise ArtifactError(f"{path} is of another version: {difference}")
-        check_digest(path / WHITENING_FILE, like.whitening.whitening_sha256)
-    return Whitening.load(path / WHITENING_FILE), like.whitening
+            raise ArtifactError(f"{files.path} is of another version: {difference}")
+        check_digest(files.file(WHITENING_FILE), like.whitening.whitening_sha256)
+    return Whitening.load(files.file(WHITENING_FILE)), like.whitening
 
 
 def _fit(embeddings: Embeddings, fitted_items: np.ndarray, dim: int | None, l2: bool) -> Whitening:

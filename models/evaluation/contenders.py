@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from upath import UPath
 
 from beam_pipelines.format.errors import ArtifactError, InputError
 from models.data.pages import items_on_pages
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from models.data.dataset import Dataset
     from models.ranker.ranker import Ranker
 
-    Model = str | Path | RankerRun | Ranker
+    Model = str | Path | UPath | RankerRun | Ranker
     """A run, its directory, or a ranker."""
 
     Models = Model | Sequence[Model | tuple[str | None, Model]] | Mapping[str, Model | Sequence[Model]]
@@ -86,7 +87,7 @@ def contenders(models: Models) -> dict[str, Contender]:
         InputError: there is nothing to compare, or the same run twice.
     """
     opened = [
-        Contender(system, RankerRun(model) if isinstance(model, str | Path) else model)
+        Contender(system, RankerRun(model) if isinstance(model, str | Path | UPath) else model)
         for system, model in _pairs(models)
     ]
     if not opened:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ArtifactError, about
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.text_file import finite
 from beam_pipelines.shell.progress import progress_bar, warn
@@ -32,11 +33,11 @@ _PARSE_BATCH = 1024
 
 
 def evaluate(
-    data: Path | str | Dataset | Pages,
+    data: Location | str | Dataset | Pages,
     models: Models,
     *,
     split: str = "test",
-    output: Path | str | None = None,
+    output: Location | str | None = None,
     overwrite: bool = False,
     batch_size: int = 128,
 ) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def evaluate(
     inputs = [dataset.path, *(contender.run.path for contender in rankers.values() if contender.run)]
     with contextlib.ExitStack() as stack:
         if output is not None:
-            scratch = stack.enter_context(whole_directory(Path(output), overwrite=overwrite, inputs=inputs))
+            scratch = stack.enter_context(whole_directory(as_location(output), overwrite=overwrite, inputs=inputs))
         with about("models"):
             scored = {name: _score(name, contender, pages, batch_size) for name, contender in rankers.items()}
         first = next(iter(scored.values()))

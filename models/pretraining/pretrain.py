@@ -2,6 +2,8 @@
 
 import contextlib
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ConfigurationError, InputError
+from beam_pipelines.format.location import Location, as_location, is_remote
 from beam_pipelines.format.manifest import PRETRAINING
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import say
@@ -50,8 +53,8 @@ class Pretrained(NamedTuple):
 
 
 def pretrain(
-    data: Dataset | Path | str | None,
-    output: Path | str,
+    data: Dataset | Location | str | None,
+    output: Location | str,
     *,
     config: PretrainConfig | str | None = None,
     method: str = "courier",
@@ -61,8 +64,9 @@ def pretrain(
     """Pre-trains an image encoder on pages: what users click after what they clicked, or the pictures alone.
 
     Checkpoints are written beside `output`; the same call goes on where it was interrupted, and ends with the same
-    encoder. Curves for TensorBoard can be watched in `OUTPUT.logs` meanwhile. With `TF_CONFIG` set, several workers
-    train together, and each calls this function; otherwise all GPUs of the machine do.
+    encoder. Curves for TensorBoard can be watched in `OUTPUT.logs` meanwhile, those of a remote output in a directory
+    of this machine, which it tells. With `TF_CONFIG` set, several workers train together, and each calls this function;
+    otherwise all GPUs of the machine do.
 
     Args:
         data: the page dataset, or its directory; method `none` needs none.
@@ -87,7 +91,7 @@ def pretrain(
     if not isinstance(config, PretrainConfig):
         config = load_config(PretrainConfig, config or PRESETS[method])
     if method == AS_PUBLISHED:
-        return Pretrained(_write_as_published(Path(output), config, overwrite), 0)
+        return Pretrained(_write_as_published(as_location(output), config, overwrite), 0)
     if data is None:
         raise InputError(f"`data` must be given with `method` {method}. Received: None")
     unused = unused_sections(method)
@@ -100,7 +104,7 @@ def pretrain(
             f"`method` must not be {method}, which learns from unclicked candidates, where there are none: "
             f"{dataset.path} was built with --pretraining-view causal"
         )
-    output = Path(output)
+    output = as_location(output)
     strategy = training_strategy()
     if config.batch_size % strategy.num_replicas_in_sync:
         raise ConfigurationError(
@@ -110,7 +114,11 @@ def pretrain(
     chief = is_chief(strategy)
     # Of several workers, one writes.
     whole = whole_directory(output, overwrite=overwrite, inputs=[dataset.path]) if chief else contextlib.nullcontext()
-    with ends_with_other_workers(strategy), whole as directory:
+    with (
+        ends_with_other_workers(strategy),
+        whole as directory,
+        _log_directory(output, writes=chief, restart=restart) as logs,
+    ):
         if dataset.manifest.notice:
             say(f"notice: {dataset.manifest.notice}")
         keras.utils.set_random_seed(config.seed)
@@ -126,10 +134,6 @@ def pretrain(
             writes=chief,
             restart=restart,
         )
-        # Curves can be watched while the run directory does not exist yet; they move into it at the end.
-        logs = output.with_name(f"{output.name}.logs")
-        if chief and restart:
-            shutil.rmtree(logs, ignore_errors=True)
         with checkpoints:
             model = _build(config, method, pages, strategy)
             similarity = _similarity_validation(model, pages, config.validation_share) if pages.validation else None
@@ -153,7 +157,24 @@ def pretrain(
     return Pretrained(EncoderRun(output, run.metadata), pages.training)
 
 
-def _write_as_published(output: Path, config: PretrainConfig, overwrite: bool) -> EncoderRun:
+@contextlib.contextmanager
+def _log_directory(output: Location, *, writes: bool, restart: bool) -> Iterator[Path]:
+    """Where curves can be watched while the run directory does not exist yet; they move into it at the end."""
+    if is_remote(output):
+        with tempfile.TemporaryDirectory() as scratch:
+            logs = Path(scratch, LOGS)
+            logs.mkdir()
+            if writes:
+                say(f"curves for TensorBoard are in {logs} until they are copied with the run")
+            yield logs
+        return
+    logs = output.with_name(f"{output.name}.logs")
+    if writes and restart:
+        shutil.rmtree(logs, ignore_errors=True)
+    yield logs
+
+
+def _write_as_published(output: Location, config: PretrainConfig, overwrite: bool) -> EncoderRun:
     """The run directory of a published backbone whose features are the embeddings; it has seen no pages."""
     if config.encoder.weights is None:
         raise ConfigurationError("encoder.weights: must name published weights with `method` none. Received: null")

@@ -16,9 +16,10 @@ import pydantic
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ArtifactError
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import Window, ids_sha256
 from beam_pipelines.format.text_file import read_json, write_json
-from models.artifact import Metadata, read_metadata
+from models.artifact import ArtifactFiles, Metadata, read_metadata
 from models.clustering.clusters import ClustersMetadata
 from models.config import load_config
 from models.embeddings.embeddings import EmbeddingsMetadata
@@ -84,7 +85,7 @@ class RowIds(NamedTuple):
     users: list[str]
 
 
-class RankerRun:
+class RankerRun(ArtifactFiles):
     """The directory that `models.train_ctr` writes.
 
     Files: `metadata.json`; `ranker.keras`, the ranker with all that it needs; `config.yaml`, how it was trained;
@@ -94,7 +95,7 @@ class RankerRun:
     of each item on all train pages as candidate or history step.
 
     Args:
-        path: the directory.
+        path: the directory, or its URI.
 
     Attributes:
         path: as given.
@@ -104,9 +105,9 @@ class RankerRun:
         ArtifactError: the directory holds no ranker.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.metadata = read_metadata(RankerMetadata, self.path, "models.train_ctr")
+    def __init__(self, path: Location | str) -> None:
+        super().__init__(path)
+        self.metadata = read_metadata(RankerMetadata, self, "models.train_ctr")
 
     @classmethod
     def save(
@@ -156,9 +157,9 @@ class RankerRun:
         Raises:
             ArtifactError: it is missing or damaged, or was made for features that this version does not have.
         """
-        path = self.path / RANKER_FILE
+        path = self.file(RANKER_FILE)
         if not path.is_file():
-            if (self.path / _OLD_WEIGHTS_FILE).is_file():
+            if self.file(_OLD_WEIGHTS_FILE).is_file():
                 return self._old_ranker()
             raise ArtifactError(f"{self.path} has no {RANKER_FILE}; train the ranker again")
         try:
@@ -208,7 +209,7 @@ class RankerRun:
         Raises:
             ArtifactError: there are none.
         """
-        path = self.path / EXAMPLE_PAGES_FILE
+        path = self.file(EXAMPLE_PAGES_FILE)
         records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()) if path.is_file() else []
         if not records:
             raise ArtifactError(f"{self.path} has no pages in {EXAMPLE_PAGES_FILE}; train the ranker again")
@@ -220,12 +221,14 @@ class RankerRun:
 
     def weights_file(self) -> Path:
         """The file that holds the ranker's weights, whose digest says which ranker it is."""
-        return self.path / (RANKER_FILE if (self.path / RANKER_FILE).is_file() else _OLD_WEIGHTS_FILE)
+        ranker = self.file(RANKER_FILE)
+        return ranker if ranker.is_file() else self.file(_OLD_WEIGHTS_FILE)
 
     def _file(self, name: str) -> Path:
-        if not (self.path / name).is_file():
+        file = self.file(name)
+        if not file.is_file():
             raise ArtifactError(f"{self.path} has no {name}; train the ranker again")
-        return self.path / name
+        return file
 
     def _old_ranker(self) -> Ranker:
         """The ranker of a run that was written before `ranker.keras`."""
@@ -242,7 +245,7 @@ class RankerRun:
             calibrator=load_config(Calibrator, str(self._file(_OLD_CALIBRATOR_FILE))),
         )
         with tempfile.TemporaryDirectory() as scratch:
-            weights = shutil.copy(self.path / _OLD_WEIGHTS_FILE, scratch)
+            weights = shutil.copyfile(self.file(_OLD_WEIGHTS_FILE), Path(scratch, _OLD_WEIGHTS_FILE))
             with h5py.File(weights, "r+") as file:
                 for old, new in _OLD_GROUPS.items():
                     if old in file:

@@ -3,7 +3,6 @@
 import contextlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 import keras
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ConfigurationError, InputError, about
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import is_progress_shown, say
 from models.clustering.clusters import Clusters
@@ -58,13 +58,13 @@ class ValidationMetrics(keras.callbacks.Callback):
 
 
 def train_ranker(
-    data: Dataset | Path | str,
-    output: Path | str,
+    data: Dataset | Location | str,
+    output: Location | str,
     *,
     pictures: Embeddings | Clusters | None = None,
     image_feature: ImageFeature | None = None,
     allow_window_overlap: bool = False,
-    warm_start: Path | str | None = None,
+    warm_start: Location | str | None = None,
     config: TrainingConfig | None = None,
     seed: int = 0,
     restart: bool = False,
@@ -98,7 +98,7 @@ def train_ranker(
         >>> run = train_ranker("artifacts/dataset", "artifacts/ranker", pictures=Clusters.load("artifacts/clusters"))
         >>> run.metadata.validation["gauc_page_mean"]
     """
-    config, output = config or TrainingConfig(), Path(output)
+    config, output = config or TrainingConfig(), as_location(output)
     dataset = data if isinstance(data, Dataset) else Dataset(data)
     manifest, image_feature = dataset.manifest, picture_feature_of(pictures, image_feature)
     config = config.model_copy(update={"ranker": resolve(config.ranker, dataset)})
@@ -106,7 +106,7 @@ def train_ranker(
         earlier = None if warm_start is None else WarmStart(warm_start)
     strategy = training_strategy()
     chief = is_chief(strategy)
-    inputs = [dataset.path, *([pictures.path] if pictures else []), *([Path(warm_start)] if warm_start else [])]
+    inputs = [dataset.path, *([pictures.path] if pictures else []), *([earlier.path] if earlier else [])]
     whole = whole_directory(output, overwrite=overwrite, inputs=inputs)
     # Of several workers, one writes.
     with ends_with_other_workers(strategy), whole if chief else contextlib.nullcontext() as scratch:

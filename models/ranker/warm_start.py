@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
 import pyarrow as pa
 
+from beam_pipelines.format.location import Location
 from models.clustering.clusters import ClustersMetadata
 from models.embeddings.embeddings import EmbeddingsMetadata
 from models.features.tables import FeatureTable
@@ -25,18 +25,19 @@ class WarmStart:
     ranker did not have is initialised as without it. The optimizer begins anew.
 
     Args:
-        run: its directory.
+        run: its directory, or the URI of it.
 
     Attributes:
+        path: that directory.
         metadata: what it says of itself.
 
     Raises:
         ArtifactError: the directory holds no ranker, or lacks a table of string IDs.
     """
 
-    def __init__(self, run: Path | str) -> None:
+    def __init__(self, run: Location | str) -> None:
         earlier = RankerRun(run)
-        self.metadata = earlier.metadata
+        self.path, self.metadata = earlier.path, earlier.metadata
         self._ranker = earlier.ranker()
         self._ids = {
             "items": earlier.items(["item_id"])["item_id"],

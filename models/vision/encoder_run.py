@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from beam_pipelines.format.digests import file_sha256
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import Window
 from beam_pipelines.format.text_file import read_json, write_json
-from models.artifact import Metadata, check_digest, read_metadata
+from models.artifact import ArtifactFiles, Metadata, check_digest, read_metadata
 
 if TYPE_CHECKING:
     from models.vision.encoder import ImageEncoder
@@ -42,14 +43,14 @@ class EncoderMetadata(Metadata):
     notice: str
 
 
-class EncoderRun:
+class EncoderRun(ArtifactFiles):
     """A pre-trained image encoder on disk, as `pretrain` makes it.
 
     The directory holds `encoder.keras`; `config.yaml`, how it was trained; `history.json`, the logs of its epochs;
     `logs/` for TensorBoard; `attention.html` of COURIER if there were pages to validate on; and `metadata.json`.
 
     Args:
-        path: the directory.
+        path: the directory, or its URI.
         metadata: what it holds.
 
     Example:
@@ -58,21 +59,21 @@ class EncoderRun:
         TensorShape([1, 256])
     """
 
-    def __init__(self, path: Path | str, metadata: EncoderMetadata) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Location | str, metadata: EncoderMetadata) -> None:
+        super().__init__(path)
         self.metadata = metadata
 
     @classmethod
-    def load(cls, path: Path | str) -> "EncoderRun":
+    def load(cls, path: Location | str) -> "EncoderRun":
         """Opens a run directory and verifies that its encoder is the one that the metadata describe.
 
         Raises:
             ArtifactError: the directory holds no encoder, or the file is not the one described.
         """
-        path = Path(path)
-        metadata = read_metadata(EncoderMetadata, path, "models.pretrain")
-        check_digest(path / ENCODER_FILE, metadata.weights_sha256)
-        return cls(path, metadata)
+        files = ArtifactFiles(path)
+        metadata = read_metadata(EncoderMetadata, files, "models.pretrain")
+        check_digest(files.file(ENCODER_FILE), metadata.weights_sha256)
+        return cls(files.path, metadata)
 
     @classmethod
     def save(
@@ -129,10 +130,10 @@ class EncoderRun:
 
         import models.vision.encoder  # noqa: F401 (registers the classes that the file names)
 
-        encoder = keras.models.load_model(self.path / ENCODER_FILE, compile=False)
+        encoder = keras.models.load_model(self.file(ENCODER_FILE), compile=False)
         return encoder if dtype == "float32" else encoder.with_precision(dtype)
 
     @property
     def history(self) -> dict[str, list[float | None]]:
         """The logs of the epochs, `None` where one is undefined."""
-        return read_json(self.path / HISTORY_FILE)
+        return read_json(self.file(HISTORY_FILE))
