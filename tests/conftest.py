@@ -5,7 +5,12 @@ import fcntl
 import gc
 import io
 import os
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -111,3 +116,37 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory) -> Iterator[str]:
+    """An S3 on this machine, to which this process and those that it starts are pointed; the URI of an empty bucket.
+
+    Tests share the bucket: each writes below a folder of its own.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint, bucket = f"http://127.0.0.1:{port}", "shop"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    log = tmp_path_factory.mktemp("s3") / "log"
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        open(log, "w") as file,
+        subprocess.Popen(command, stdout=file, stderr=file) as server,
+    ):
+        environment.setenv("AWS_ENDPOINT_URL", endpoint)
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        try:
+            for _ in range(300):
+                with contextlib.suppress(OSError):
+                    request = urllib.request.Request(f"{endpoint}/{bucket}", method="PUT")
+                    urllib.request.urlopen(request).close()
+                    break
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield f"s3://{bucket}"
+        finally:
+            server.terminate()
