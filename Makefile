@@ -8,7 +8,7 @@ RANKERS := $(IMAGE_FEATURES:%=$(A)/rankers/%)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random test-cases test-java lint bench bench-env clean
+.PHONY: help demo test test-random test-cases test-kill test-java lint bench bench-env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-random: .venv/.installed ## property tests with many random examples; CI do
 
 test-cases: .venv/.installed ## what went wrong for others, if the cases are beside the repository
 	$(PY) -m pytest -m cases
+
+test-kill: .venv/.installed ## every method to pre-train, killed and resumed: the same to the last bit
+	$(PY) -m pytest -m kill -rP tests/models
 
 test-java: .venv/.installed ## a published version in TensorFlow for Java; needs Java 17 and Maven
 	mvn --batch-mode --quiet --file tests/export/java/pom.xml package
