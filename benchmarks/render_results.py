@@ -44,9 +44,11 @@ def provenance(result: Mapping[str, Any]) -> str:
         f"measured on {result['date']} at commit {result['commit']}",
         result["machine"],
         *([f"against {result['peer']}"] if result["peer"] else []),
-        *([f"{seconds / 60:.0f} minutes"] if seconds else []),
+        *([f"{seconds / 60:.0f} minutes"] if seconds and not result.get("resumed") else []),
     ]
     text = "; ".join(parts) + "."
+    if result.get("resumed"):
+        text += f" Resumed: an earlier run had done most of it, and its {seconds} seconds are of the rest."
     if result.get("copied"):
         text += " From the notes of that day: the commit is the one that recorded the figures."
     return text
@@ -131,7 +133,10 @@ def index(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of `benchmarks/README.md`."""
 
     def full(benchmark: Benchmark) -> str:
-        seconds = results.get(benchmark.name, {}).get("seconds")
+        result = results.get(benchmark.name, {})
+        seconds = result.get("seconds")
+        if result.get("resumed"):
+            return f"about {benchmark.full} (estimated: only a resumed run was timed)"
         return f"{seconds / 60:.0f} minutes" if seconds else f"about {benchmark.full}"
 
     rows = [

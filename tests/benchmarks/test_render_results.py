@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.base import ROOT
 from benchmarks.catalogue import BENCHMARKS
-from benchmarks.render_results import SINGLE_RUNS, read_results, rendered, with_tables
+from benchmarks.render_results import SINGLE_RUNS, index, provenance, read_results, rendered, with_tables
 from benchmarks.tables import TABLES, difference
 
 
@@ -27,7 +27,7 @@ def test_every_benchmark_has_a_result_and_a_table():
     for name in BENCHMARKS:
         result = results[name]
         assert result["name"] == name
-        assert set(result) - {"copied"} == set(
+        assert set(result) - {"copied", "resumed"} == set(
             ("name", "shows", "peer", "machine", "date", "commit", "command", "seconds", "figures", "remarks")
         )
         assert result["shows"] == BENCHMARKS[name].shows
@@ -39,6 +39,17 @@ def test_a_changed_figure_changes_the_table():
     after = TABLES["serving"](result["figures"] | {"p50_ms": 123.4})
     assert "123.4 ms" in after
     assert before != after
+
+
+def test_the_time_of_a_resumed_run_is_not_told_as_the_whole():
+    results, name = read_results(), "encoder_methods"
+    of_whole = results[name]
+    assert "; 38 minutes." in provenance({**of_whole, "seconds": 2280})
+    resumed = {**of_whole, "seconds": 8, "resumed": True}
+    assert "minutes" not in provenance(resumed)
+    assert "its 8 seconds are of the rest" in provenance(resumed)
+    (row,) = [line for line in index({**results, name: resumed}).splitlines() if line.startswith(f"| `{name}`")]
+    assert row.endswith(f"| about {BENCHMARKS[name].full} (estimated: only a resumed run was timed) |")
 
 
 def test_only_what_is_between_markers_is_made_anew():
