@@ -75,11 +75,17 @@ class RankerConfig(Config):
         features: what is known of items, users and candidates.
         tasks: what is predicted.
         embedding_dim: length of each ID, category and token embedding.
-        item_dim: length of item vectors: what the item tower makes and attention compares.
+        item_dim: length of item vectors: what the item tower makes and attention compares; 0 for what is known of an
+            item side by side, without a dense layer.
         embed_clusters: whether `cluster_id` learns an embedding per cluster, besides comparing clusters. Where clicks
             per cluster are few, it learns chance.
+        compare_clusters: whether `cluster_id` compares clusters, and their centers, with those of the history, besides
+            the embedding. The paper's is an embedding alone.
         match_recency: whether each history says of each comparison by `match: true`, and of clusters, if any step
             matches and how long ago the newest one was.
+        derived_inputs: whether the ranker is told what it could hardly find out: which steps match a candidate (of
+            `match: true`), what was done in a step and how long ago, how long each history is, and the product of title
+            and query. The paper tells of none.
         members: networks whose log-odds are averaged, so that what each learns by chance falls out.
         attention: how candidates look at histories.
         cross_layers: DCN-v2 cross layers between the towers and the MLP; 0 for none.
@@ -93,9 +99,11 @@ class RankerConfig(Config):
     features: FeaturesConfig = FeaturesConfig()
     tasks: TasksConfig = TasksConfig()
     embedding_dim: PositiveInt = 16
-    item_dim: PositiveInt = 32
+    item_dim: NonNegativeInt = 32
     embed_clusters: bool = True
+    compare_clusters: bool = True
     match_recency: bool = False
+    derived_inputs: bool = True
     members: PositiveInt = 1
     attention: AttentionConfig = AttentionConfig()
     cross_layers: NonNegativeInt = 0

@@ -11,7 +11,7 @@ from models.ranker.item_table import ItemValues
 
 @keras.saving.register_keras_serializable(package="courier")
 class ItemTower(keras.layers.Layer):
-    """Turns what is known of items into item vectors: their features and pictures through one dense layer.
+    """Turns what is known of items into item vectors: their features and pictures, through one dense layer or none.
 
     For a tower of your own, subclass it and give it to the ranker, see `Ranker.item_tower`.
 
@@ -19,13 +19,16 @@ class ItemTower(keras.layers.Layer):
         features: embeds the item features.
         picture_encoder: encodes `PictureValues.item`, see `PictureFeature.item_encoder`; `None` if pictures enter
             otherwise or not at all.
-        dim: int. Length of an item vector.
+        dim: int. Length of an item vector; 0 for features and pictures side by side, as in the paper.
+
+    Attributes:
+        output_dim: int. Length of an item vector.
 
     Call arguments:
         values: what an `ItemTable` says of n items.
         training: whether IDs are dropped.
 
-    Output: the features by column, each `(n, length)`, and the item vectors `(n, dim)`.
+    Output: the features by column, each `(n, length)`, and the item vectors `(n, output_dim)`.
 
     Reference: the paper's appendix A, item embedding network.
     """
@@ -38,8 +41,11 @@ class ItemTower(keras.layers.Layer):
         self.picture_encoder = picture_encoder
         self.dim = dim
         self.input_dim = features.output_dim + (0 if picture_encoder is None else features.dim)
-        self.projection = keras.layers.Dense(dim, name="projection", dtype=self.dtype_policy)
-        self.projection.build((None, self.input_dim))
+        self.output_dim = dim or self.input_dim
+        self.projection = None
+        if dim:
+            self.projection = keras.layers.Dense(dim, name="projection", dtype=self.dtype_policy)
+            self.projection.build((None, self.input_dim))
         self.built = True
 
     def call(self, values: ItemValues, training: bool = False) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -48,7 +54,8 @@ class ItemTower(keras.layers.Layer):
         inputs = [*features.values()]
         if self.picture_encoder is not None:
             inputs.append(self.picture_encoder(values.pictures.item))
-        return features, self.projection(tf.concat(inputs, axis=-1))
+        vectors = tf.concat(inputs, axis=-1)
+        return features, vectors if self.projection is None else self.projection(vectors)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

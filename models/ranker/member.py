@@ -124,12 +124,14 @@ class RankerMember(keras.layers.Layer):
         self.users = FeatureEmbeddings(
             features.user, sizes.user, config.embedding_dim, self.text, name="users", dtype=policy
         )
-        self.title = next((name for name, feature in features.item.items() if feature.type == "text"), None)
+        self.derived_inputs = config.derived_inputs
+        texts = [name for name, feature in features.item.items() if feature.type == "text"]
+        self.title = next(iter(texts if config.derived_inputs and features.query else []), None)
 
-        dim = config.item_dim
+        dim = config.item_dim or self.items.output_dim
         query_dim = config.embedding_dim if features.query else 0
         candidate_dim = dim + dense_dim + (query_dim if self.title else 0) + len(histories) * pooled_dim
-        page_dim = self.users.output_dim + query_dim + len(histories)
+        page_dim = self.users.output_dim + query_dim + (len(histories) if config.derived_inputs else 0)
         self.extra_candidate_tower = towers.candidate_tower()
         if self.extra_candidate_tower is not None:
             candidate_dim += _output_dim(self.extra_candidate_tower, example_page, "candidate_tower", rank=3)
@@ -137,7 +139,8 @@ class RankerMember(keras.layers.Layer):
         if self.extra_page_tower is not None:
             page_dim += _output_dim(self.extra_page_tower, example_page, "page_tower", rank=2)
         self.age = None
-        if histories and (attention.recent_steps or attention.histories != "none"):
+        self.reads_steps = bool(histories) and (attention.recent_steps > 0 or attention.histories != "none")
+        if self.reads_steps and config.derived_inputs:
             # How old a step is and, each history having its own rows, what the user did.
             self.age = IdEmbedding(len(histories) * _AGE_BUCKETS - 1, dim, name="age", dtype=policy)
             self.age.build()
@@ -219,10 +222,12 @@ class RankerMember(keras.layers.Layer):
         keys = {}
         for number, (name, history) in enumerate(inputs.histories.items()):
             by_candidate += history.pooled
-            by_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(history.mask, tf.float32), axis=1, keepdims=True)))
+            if self.derived_inputs:
+                by_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(history.mask, tf.float32), axis=1, keepdims=True)))
+            if self.reads_steps:
+                keys[name] = tf.gather(item_vectors, history.positions)
             if self.age is not None:
-                age = self.age(number * _AGE_BUCKETS + _age_bucket(history.age))
-                keys[name] = tf.gather(item_vectors, history.positions) + age
+                keys[name] += self.age(number * _AGE_BUCKETS + _age_bucket(history.age))
         newest = self.recent_steps
         for name, attention in self.recent_attention.items():
             history = inputs.histories[name]

@@ -144,7 +144,9 @@ class Ranker(DistributedFit, tfrs.Model):
         self.items = ItemTable(item_table, pictures, name="items", dtype="float32")
         self.users = FeatureTable(features.user, sizes.users + 1, name="users", dtype="float32")
         self.dense = DenseFeatures(features.candidate, config.embedding_dim, name="dense", dtype=self.dtype_policy)
-        self.matcher = ItemMatcher(features.item, pictures, sizes.items, config.match_recency)
+        self.matcher = ItemMatcher(
+            features.item if config.derived_inputs else {}, pictures, sizes.items, config.match_recency
+        )
         self.task_weights = {name: weight for name, weight in config.tasks.model_dump().items() if weight}
         self.tasks = {name: make_task(name) for name in self.task_weights}
         self.outputs = [name for name in self.tasks if name in HEADS]

@@ -17,5 +17,7 @@ PICTURE_FEATURES: dict[ImageFeature, type[PictureFeature]] = {
 
 def make_picture_feature(image_feature: ImageFeature, sizes: FeatureSizes, config: RankerConfig) -> PictureFeature:
     """A new layer of this name."""
-    options = {"embed": config.embed_clusters} if image_feature == "cluster_id" else {}
+    options = {}
+    if image_feature == "cluster_id":
+        options = {"embed": config.embed_clusters, "compare": config.compare_clusters}
     return PICTURE_FEATURES[image_feature](sizes, name="pictures", **options)

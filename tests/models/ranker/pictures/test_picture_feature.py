@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from beam_pipelines.format.errors import ConfigurationError
 from models.features.spec import FeatureSizes
 from models.ranker.config import IMAGE_FEATURES, RankerConfig
 from models.ranker.pictures import PICTURE_FEATURES, make_picture_feature
@@ -60,6 +61,18 @@ def test_clusters_are_ids_whose_centers_are_compared():
     np.testing.assert_array_equal(new.ids, [0, 2])
     np.testing.assert_array_equal(new.vectors, [[0, 0], [1, 0]])
     assert filled("cluster_id", RankerConfig(embed_clusters=False)).item_encoder(5) is None
+
+
+def test_the_cluster_of_the_paper_is_an_embedding_alone():
+    feature = filled("cluster_id", RankerConfig(compare_clusters=False))
+    values = feature(tf.constant([3, 4], tf.int64), new_clusters=tf.constant([2], tf.int32))
+    np.testing.assert_array_equal(values.item, [0, 2])
+    assert values.ids is values.vectors is None
+    assert not feature.compares_ids
+    assert not feature.compares_vectors
+    assert type(feature).from_config(feature.get_config()).tables.keys() == {"cluster"}
+    with pytest.raises(ConfigurationError, match="one must be true"):
+        filled("cluster_id", RankerConfig(embed_clusters=False, compare_clusters=False))
 
 
 @pytest.mark.parametrize("name", IMAGE_FEATURES)
