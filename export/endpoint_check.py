@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from beam_pipelines.format.location import as_location
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.format.records import HISTORIES
 from beam_pipelines.shell.command import ArgumentParser, CommandError, command, require_directory, run_command
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Serves an exported ranker, asks for one page over gRPC and REST, compares, and stops.")
-    parser.add_argument("--base-path", type=Path, default=Path("artifacts/serving"), help="from export.saved_model")
-    parser.add_argument("--model", type=Path, default=Path("artifacts/ranker"), help="the ranker to compare with")
-    parser.add_argument("--output", type=Path, help="JSON file to write the result to (unset: it is only printed)")
+    parser.add_argument("--base-path", default="artifacts/serving", help="from export.saved_model")
+    parser.add_argument("--model", default="artifacts/ranker", help="the ranker to compare with")
+    parser.add_argument("--output", help="JSON file to write the result to (unset: it is only printed)")
     return parser
 
 
@@ -25,11 +25,13 @@ def _parser() -> ArgumentParser:
 def main(options: argparse.Namespace) -> str:
     """Checks the endpoint and returns the closing line."""
     from export.gates.endpoint import ask_endpoint
+    from export.server.version_mirror import local_base_path
     from export.version.reference_pages import MAX_DIFFERENCE
 
-    require_directory(options.base_path, "--base-path", "export.saved_model")
-    require_directory(options.model, "--model", "models.train_ctr")
-    answers = ask_endpoint(options.model, options.base_path)
+    base_path = require_directory(options.base_path, "--base-path", "export.saved_model")
+    model = require_directory(options.model, "--model", "models.train_ctr")
+    with local_base_path(base_path) as local:
+        answers = ask_endpoint(model, local)
     print(_report(answers), flush=True)
     if not answers.largest_difference <= MAX_DIFFERENCE:
         raise CommandError(
@@ -37,7 +39,7 @@ def main(options: argparse.Namespace) -> str:
             f"(allowed: {MAX_DIFFERENCE:.0e})"
         )
     if options.output is not None:
-        with whole_file(options.output) as scratch:
+        with whole_file(as_location(options.output)) as scratch:
             scratch.write_text(json.dumps(answers._asdict(), indent=2, ensure_ascii=False) + "\n")
     written = f", written to {options.output}" if options.output is not None else ""
     return f"endpoint of {options.base_path} answers like {options.model} over gRPC and REST{written}"

@@ -10,17 +10,16 @@ _DEFAULT_DATA = Path("artifacts/dataset")
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Exports a ranker as a version of a TensorFlow Serving model, checked before it appears.")
-    parser.add_argument("--model", type=Path, default=Path("artifacts/ranker"), help="from models.train_ctr")
-    parser.add_argument("--base-path", type=Path, default=Path("artifacts/serving"), help="the model's directory")
+    parser.add_argument("--model", default="artifacts/ranker", help="from models.train_ctr")
+    parser.add_argument("--base-path", default="artifacts/serving", help="the model's directory")
     parser.add_argument("--version", type=int, help="number of the version (unset: one more than the largest there)")
     parser.add_argument(
         "--data",
-        type=Path,
         help="dataset whose pages are scored by both sides (unset: artifacts/dataset if it has the ranker's items and "
         "users, else the example pages that the ranker keeps)",
     )
     parser.add_argument("--skew-pages", type=int, default=1000, help="how many of them")
-    parser.add_argument("--report", type=Path, help="from models.evaluate, for the model card (unset: none)")
+    parser.add_argument("--report", help="from models.evaluate, for the model card (unset: none)")
     return parser
 
 

@@ -5,6 +5,7 @@ TensorFlow Serving. In Python: `Endpoint.of_base_path(base_path)`.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beam_pipelines.format.errors import InputError, about
+from beam_pipelines.format.location import is_remote
 from beam_pipelines.shell.command import ArgumentParser, CommandError, command, require_directory, run_command
 from export.server.admission import MAX_WAITING, RequestLimits, RequestQueue
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from export.server.cross_origin import CrossOrigin
     from export.server.model_config import ModelConfig
     from export.server.ports import Ports
+    from export.server.version_mirror import VersionMirror
 
 _LIMITS = RequestLimits()
 _LOG = logging.getLogger("export.serve")
@@ -30,7 +33,7 @@ _LOG = logging.getLogger("export.serve")
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Serves exported rankers over gRPC and REST and follows what is published.")
-    parser.add_argument("--base-path", type=Path, default=Path("artifacts/serving"), help="from export.saved_model")
+    parser.add_argument("--base-path", default="artifacts/serving", help="from export.saved_model")
     parser.add_argument("--model-name", default="ranker", help="the model's name in requests")
     parser.add_argument("--version-policy", default="latest:1", help="`latest:N`, `all` or `specific:V,V`")
     parser.add_argument(
@@ -79,11 +82,13 @@ def main(options: argparse.Namespace) -> str:
     _check_least(options, 0, "max_waiting", "poll_seconds")
     cross_origin = CrossOrigin(options.cors_origin or [])
     # Before the models: those take their time to load.
-    with Ports(options.host, options.port, options.rest_port) as ports:
-        return _serve(options, ports, cross_origin)
+    with Ports(options.host, options.port, options.rest_port) as ports, contextlib.ExitStack() as stack:
+        return _serve(options, ports, cross_origin, stack)
 
 
-def _serve(options: argparse.Namespace, ports: "Ports", cross_origin: "CrossOrigin") -> str:
+def _serve(
+    options: argparse.Namespace, ports: "Ports", cross_origin: "CrossOrigin", stack: contextlib.ExitStack
+) -> str:
     import tensorflow as tf
 
     from export.server.endpoint import Endpoint
@@ -91,7 +96,9 @@ def _serve(options: argparse.Namespace, ports: "Ports", cross_origin: "CrossOrig
     from export.server.serving_error import ServingError
     from export.server.trusted_digests import TrustedDigests
 
-    configs, root = _models_of_options(options)
+    configs, root, mirror = _models_of_options(options)
+    if mirror is not None:
+        stack.callback(mirror.close)
     if options.digests is not None and not options.digests.is_file():
         raise CommandError(f"--digests: no file {options.digests}; export.trusted_digests prints its lines")
     _log_to_stderr()
@@ -102,6 +109,8 @@ def _serve(options: argparse.Namespace, ports: "Ports", cross_origin: "CrossOrig
         )
     tf.get_logger().setLevel("ERROR")
     digests = None if options.digests is None else TrustedDigests(options.digests)
+    if mirror is not None and options.poll_seconds:
+        mirror.follow(options.poll_seconds)
     try:
         models = ServedModels(configs, root, options.poll_seconds, digests, options.model_config_file)
     except ServingError as error:
@@ -120,7 +129,7 @@ def _serve(options: argparse.Namespace, ports: "Ports", cross_origin: "CrossOrig
         pass
     versions = ", ".join(f"{name} version {models.latest(name)}" for name in models.names)
     endpoint.stop()
-    return f"stopped serving {versions} from {root}"
+    return f"stopped serving {versions} from {root if mirror is None else options.base_path}"
 
 
 def _check_least(options: argparse.Namespace, least: int, *names: str) -> None:
@@ -129,23 +138,31 @@ def _check_least(options: argparse.Namespace, least: int, *names: str) -> None:
             raise InputError(f"`{name}` must be at least {least}. Received: {getattr(options, name)}")
 
 
-def _models_of_options(options: argparse.Namespace) -> "tuple[list[ModelConfig], Path]":
-    """What to serve, and the directory that all of it must lie inside."""
+def _models_of_options(options: argparse.Namespace) -> "tuple[list[ModelConfig], Path, VersionMirror | None]":
+    """What to serve, the directory that all of it must lie inside, and what keeps that up to date with a store."""
     from export.server.model_config import ModelConfig, VersionPolicy, check_model_name, read_model_configs
+    from export.server.version_mirror import VersionMirror
 
     if options.model_config_file is not None:
         with about("model_config_file"):
             configs = read_model_configs(options.model_config_file)
-        return configs, options.root or options.model_config_file.parent
-    require_directory(options.base_path, "--base-path", "export.saved_model")
+        return configs, options.root or options.model_config_file.parent, None
+    base_path = require_directory(options.base_path, "--base-path", "export.saved_model")
     with about("model_name"):
         check_model_name(options.model_name)
     try:
         policy = VersionPolicy.parse(options.version_policy)
     except InputError as error:
         raise CommandError(f"--version-policy {error}") from error
-    config = ModelConfig(options.model_name, options.base_path, policy, _labels(options.version_label or []))
-    return [config], options.root or options.base_path
+    labels = _labels(options.version_label or [])
+    if not is_remote(base_path):
+        config = ModelConfig(options.model_name, base_path, policy, labels)
+        return [config], options.root or base_path, None
+    if options.root is not None:
+        raise InputError(f"`root` is for directories; leave it out with {base_path}")
+    with about("base_path"):
+        mirror = VersionMirror(base_path, policy)
+    return [ModelConfig(options.model_name, mirror.directory, policy, labels)], mirror.directory, mirror
 
 
 def _labels(texts: Sequence[str]) -> dict[str, int]:

@@ -25,7 +25,7 @@ def _parser() -> ArgumentParser:
         help="JSON file of a page, of a list of pages, or of a REST request; - for "
         "standard input (unset: pages of --data)",
     )
-    parser.add_argument("--data", type=Path, default=Path("artifacts/dataset"), help="from beam_pipelines.build")
+    parser.add_argument("--data", default="artifacts/dataset", help="from beam_pipelines.build")
     parser.add_argument("--split", default="test", help="split of --data")
     parser.add_argument("--pages", type=int, default=1, help="how many pages of --data")
     parser.add_argument("--address", default="127.0.0.1:8500", help="HOST:PORT of the server's gRPC services")

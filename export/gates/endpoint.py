@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ArtifactError, about
+from beam_pipelines.format.location import Location
 from export.gates.loopback_server import loopback_server
 from export.version.base_path import RANKER_METADATA_FILE, published_versions
 from export.version.inputs import request_inputs
@@ -44,11 +45,11 @@ class EndpointAnswers(NamedTuple):
     latency_ms: dict[str, float]
 
 
-def ask_endpoint(model: Path, base_path: Path) -> EndpointAnswers:
+def ask_endpoint(model: Location | str, base_path: Path) -> EndpointAnswers:
     """Starts a server on an exported ranker, asks for one page and stops it.
 
     Args:
-        model: the ranker's run directory.
+        model: the ranker's run directory, or its URI.
         base_path: the directory of its versions.
 
     Raises:
@@ -61,7 +62,7 @@ def ask_endpoint(model: Path, base_path: Path) -> EndpointAnswers:
     if not versions:
         raise ArtifactError(f"`base_path`: no version under {base_path}; export.saved_model makes one")
     exported = versions[max(versions)] / RANKER_METADATA_FILE
-    if not exported.is_file() or exported.read_text() != (model / METADATA_NAME).read_text():
+    if not exported.is_file() or exported.read_text() != run.file(METADATA_NAME).read_text():
         raise ArtifactError(f"`model`: version {max(versions)} in {base_path} was made from another ranker")
     with about("model"):
         record = max(run.example_records(), key=len)  # the page with the longest histories

@@ -3,13 +3,13 @@
 import base64
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ArtifactError, about
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.records import HISTORIES
 from export.gates.loopback_server import LoopbackServer
 from export.gates.version_check import largest_difference
@@ -35,7 +35,7 @@ class LoggedPages(NamedTuple):
     source: str
 
 
-def has_tables_of(data: Path, run: Path) -> bool:
+def has_tables_of(data: Location | str, run: Location | str) -> bool:
     """Whether a dataset has the items and users that a ranker was trained with."""
     with about("model"):
         metadata = RankerRun(run).metadata

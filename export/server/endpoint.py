@@ -109,7 +109,7 @@ class Endpoint:
         """Serves the versions of one model and follows what is published.
 
         Args:
-            base_path: the directory of the versions, from `export.publish`.
+            base_path: the directory of the versions, from `export.publish`, on this machine.
             model_name: the model's name in requests.
             version_policy: which of the versions are served.
             labels: label to version.

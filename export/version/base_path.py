@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from beam_pipelines.format.location import Location, is_remote, storage_errors
 from beam_pipelines.format.outputs import whole_file
 
 MAX_VERSION = 2**63 - 1
@@ -15,32 +16,32 @@ MODELS_CONFIG = "models.config"
 BATCHING_CONFIG = "batching.config"
 
 _MODELS_TEXT = """\
-# For TensorFlow Serving with this directory mounted at /models/ranker:
-#   tensorflow_model_server --model_config_file=/models/ranker/models.config
+# For TensorFlow Serving{where}:
+#   tensorflow_model_server --model_config_file={base_path}/models.config
 # The version before the newest stays loaded, so that requests and labels can go back to it at once.
-model_config_list {
-  config {
+model_config_list {{
+  config {{
     name: "ranker"
-    base_path: "/models/ranker"
+    base_path: "{base_path}"
     model_platform: "tensorflow"
-    model_version_policy {
-      latest {
+    model_version_policy {{
+      latest {{
         num_versions: 2
-      }
-    }
-  }
-}
+      }}
+    }}
+  }}
+}}
 """
 
 _BATCHING_TEXT = """\
-# For TensorFlow Serving: --enable_batching --batching_parameters_file=/models/ranker/batching.config
+# For TensorFlow Serving: --enable_batching --batching_parameters_file={base_path}/batching.config
 # Requests are joined row by row. Those through `tf_example` always fit together. Those through `serving_default` do if
 # clients pad candidates and histories to fixed lengths: the server would pad with the first value of each tensor, which
 # repeats an item, so that pad_variable_length_inputs must stay false.
-max_batch_size { value: 32 }
-batch_timeout_micros { value: 1000 }
-max_enqueued_batches { value: 100 }
-num_batch_threads { value: 4 }
+max_batch_size {{ value: 32 }}
+batch_timeout_micros {{ value: 1000 }}
+max_enqueued_batches {{ value: 100 }}
+num_batch_threads {{ value: 4 }}
 pad_variable_length_inputs: false
 """
 
@@ -59,7 +60,7 @@ def published_versions(base_path: Path) -> dict[int, Path]:
     return versions
 
 
-def write_serving_config(base_path: Path) -> None:
+def write_serving_config(base_path: Location) -> None:
     """Writes `models.config` (a `ModelServerConfig`) and `batching.config` (`BatchingParameters`), as text protos.
 
     Those that are there already stay as they are: whoever runs the server may have changed them.
@@ -67,7 +68,12 @@ def write_serving_config(base_path: Path) -> None:
     Args:
         base_path: the directory of the versions.
     """
+    names = {"where": " with this directory mounted at /models/ranker", "base_path": "/models/ranker"}
+    if is_remote(base_path):
+        names = {"where": "", "base_path": str(base_path)}
     for name, text in ((MODELS_CONFIG, _MODELS_TEXT), (BATCHING_CONFIG, _BATCHING_TEXT)):
-        if not (base_path / name).exists():
+        with storage_errors(base_path):
+            exists = (base_path / name).exists()
+        if not exists:
             with whole_file(base_path / name) as scratch:
-                scratch.write_text(text)
+                scratch.write_text(text.format(**names))

@@ -8,6 +8,8 @@ from typing import Any
 
 from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.format.local_copy import local_copy
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import Manifest, Window
 from beam_pipelines.format.text_file import read_json, write_json
 from export.version.inputs import RequestInput
@@ -23,11 +25,11 @@ CARD_MARKDOWN = "assets.extra/model_card.md"
 _COUNTS = ("pages", "users", "candidates", "clicks")
 
 
-def read_report(report: Path, run: RankerRun) -> dict[str, Any]:
+def read_report(report: Location, run: RankerRun) -> dict[str, Any]:
     """The part of a report of `models.evaluate` that is about a ranker.
 
     Args:
-        report: the report's directory, or its `metrics.json`.
+        report: the report's directory, or its URI, or its `metrics.json` on this machine.
         run: the ranker's run.
 
     Returns:
@@ -37,7 +39,8 @@ def read_report(report: Path, run: RankerRun) -> dict[str, Any]:
     Raises:
         ArtifactError: there is no report, or this ranker is not in it.
     """
-    file = report / "metrics.json" if report.is_dir() else report
+    directory = local_copy(report, only=["metrics.json"])
+    file = directory / "metrics.json" if directory.is_dir() else directory
     try:
         measured = read_json(file)
         models, systems = measured["models"], measured["systems"]

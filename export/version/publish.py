@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.format.errors import InputError, about
+from beam_pipelines.format.location import Location, as_location, is_remote
 from beam_pipelines.format.manifest import Manifest
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import say
@@ -27,6 +28,7 @@ from export.version.model_card import model_card, read_report, write_card
 from export.version.recorded_requests import GoldenRequest, WarmupRequest, write_golden, write_warmup
 from export.version.reference_pages import ReferencePages
 from export.version.request_rows import UNKNOWN_ID, complete, pad_rows
+from export.version.stored_versions import check_writable, store_version, stored_versions
 from models.artifact import METADATA_NAME
 from models.data.dataset import Dataset
 from models.ranker.ranker import Ranker
@@ -48,18 +50,18 @@ class PublishedVersion(NamedTuple):
     """
 
     number: int
-    path: Path
+    path: Location
     largest_difference: float
 
 
 def publish(
-    model: str | Path,
-    base_path: str | Path,
+    model: str | Location,
+    base_path: str | Location,
     *,
     version: int | None = None,
-    data: Dataset | str | Path | None = None,
+    data: Dataset | str | Location | None = None,
     skew_pages: int = 1000,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
 ) -> PublishedVersion:
     """Exports a ranker as a version of a TensorFlow Serving model, checked before it appears.
 
@@ -67,9 +69,12 @@ def publish(
     requests; pages alone and in batches; missing and unknown inputs; NaN; and a server that answers logged pages over
     gRPC and REST as the ranker does in process, to 1e-6.
 
+    A version on an object store, which has no rename, is there from its first file on and can be loaded from its last
+    one on, `saved_model.pb`.
+
     Args:
         model: the ranker's run directory.
-        base_path: the directory of the model's versions; made if it does not exist.
+        base_path: the directory of the model's versions, or its URI; made if it does not exist.
         version: number of the version; `None` for one more than the largest there.
         data: dataset whose pages are scored by both sides; `None` for the example pages that the run keeps.
         skew_pages: how many of them.
@@ -83,16 +88,20 @@ def publish(
         >>> publish("artifacts/ranker", "artifacts/serving", report="artifacts/report").path
         PosixPath('artifacts/serving/1')
     """
-    base_path = Path(base_path)
-    if base_path.exists() and not base_path.is_dir():
+    base_path = as_location(base_path)
+    if not is_remote(base_path) and base_path.exists() and not base_path.is_dir():
         raise InputError(f"`base_path`: {base_path} is not a directory")
     if skew_pages < 1:
         raise InputError(f"`skew_pages` must be at least 1. Received: {skew_pages}")
-    number = _version_number(base_path, version)
+    with about("base_path"):
+        if is_remote(base_path):
+            check_writable(base_path)
+        taken = stored_versions(base_path) if is_remote(base_path) else published_versions(base_path)
+    number = _version_number(base_path, taken, version)
     with about("model"):
         run = RankerRun(model)
     with about("report"):
-        measured = None if report is None else read_report(Path(report), run)
+        measured = None if report is None else read_report(as_location(report), run)
     with about("model"):
         ids = run.row_ids()
         example_records = run.example_records()
@@ -110,7 +119,7 @@ def publish(
             pages = ReferencePages.of(ranker, ids, [*logged.records, *altered])
             _refuse_what_is_not_finite([*examples.outputs, *pages.outputs])
             passed.append(f"{len(examples.rows)} example pages, {len(logged.records)} {logged.source}")
-        with whole_directory(base_path / str(number)) as output:
+        with _whole_version(base_path / str(number)) as output:
             # A directory of this one version, which a server can be pointed at before it is published.
             staged = output / str(number)
             start = time.perf_counter()
@@ -135,14 +144,27 @@ def publish(
     return PublishedVersion(number, base_path / str(number), max(largest.values()))
 
 
-def _version_number(base_path: Path, version: int | None) -> int:
-    versions = published_versions(base_path)
-    number = max(versions, default=0) + 1 if version is None else version
+def _version_number(base_path: Location, taken: Mapping[int, Location], version: int | None) -> int:
+    number = max(taken, default=0) + 1 if version is None else version
     if not 1 <= number <= MAX_VERSION:
         raise InputError(f"`version` must be between 1 and {MAX_VERSION}. Received: {number}")
-    if number in versions or (base_path / str(number)).exists():
+    if number in taken or (not is_remote(base_path) and (base_path / str(number)).exists()):
         raise InputError(f"`version`: {base_path} has a version {number}; a published version never changes")
     return number
+
+
+@contextlib.contextmanager
+def _whole_version(version: Location) -> Iterator[Path]:
+    """Yields a local directory that becomes the version when the block ends well, and vanishes when it does not."""
+    if not is_remote(version):
+        with whole_directory(version) as output:
+            yield output
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch, version.name)
+        output.mkdir()
+        yield output
+        store_version(output, version)
 
 
 def _write_version(

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from beam_pipelines.format.location import Location, entries, is_remote
 from tests.models.tiny_dataset import TinyDataset
 
 _PATIENCE = 600  # seconds; a machine may be busy
@@ -32,14 +34,14 @@ def encoder(drop_path: float = 0.0) -> str:
     return f"{{name: convnet, widths: [8], depths: [{depth}], kernel: 3, grid: [2, 2], drop_path: {drop_path}}}"
 
 
-def arguments(dataset: Path, output: Path, **changes) -> list[str]:
+def arguments(dataset: Location | str, output: Location, **changes) -> list[str]:
     """Arguments of `models.pretrain`; `changes` are configured values, with `__` for `.`."""
     values = _OPTIONS | {key.replace("__", "."): value for key, value in changes.items()}
     options = [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
     return ["--data", str(dataset), "--output", str(output), *options]
 
 
-def ranker_arguments(tiny: TinyDataset, output: Path, dropout: float = 0.2, **changes) -> list[str]:
+def ranker_arguments(tiny: TinyDataset, output: Location, dropout: float = 0.2, **changes) -> list[str]:
     """Arguments of `models.train_ctr` on a dataset of `write_tiny_dataset`.
 
     Args:
@@ -64,10 +66,25 @@ def ranker_arguments(tiny: TinyDataset, output: Path, dropout: float = 0.2, **ch
 
 
 def start(
-    arguments: list[str], workers: list[str] | None = None, index: int = 0, module: str = "models.pretrain"
+    arguments: list[str],
+    workers: list[str] | None = None,
+    index: int = 0,
+    module: str = "models.pretrain",
+    machine: Path | None = None,
 ) -> subprocess.Popen:
-    """Starts a command, as one of several workers if their addresses are given."""
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    """Starts a command, as one of several workers if their addresses are given.
+
+    Args:
+        arguments: of the command.
+        workers: the addresses.
+        index: which of them it is.
+        module: the command.
+        machine: a directory that stands for its machine: its home, scratch files and copies of what is remote.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in ("TF_CONFIG", "COURIER_CACHE")}
+    if machine is not None:
+        (machine / "tmp").mkdir(parents=True, exist_ok=True)
+        environment |= {"HOME": str(machine), "TMPDIR": str(machine / "tmp")}
     if workers:
         task = {"type": "worker", "index": index}
         environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
@@ -75,17 +92,19 @@ def start(
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def checkpoints_of(output: Path) -> Path:
+def checkpoints_of(output: Location) -> Location:
     """Where the command keeps them."""
     return output.with_name(f"{output.name}.checkpoints")
 
 
-def steps_on_disk(output: Path) -> list[int]:
-    """The steps of the checkpoints, in order."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in checkpoints_of(output).glob("step-*.npz"))
+def steps_on_disk(output: Location) -> list[int]:
+    """The steps of the checkpoints, in order; of a store, if that is where they are."""
+    directory = checkpoints_of(output)
+    files = entries(directory) if is_remote(directory) else directory.glob("step-*.npz")
+    return sorted(int(path.stem.removeprefix("step-")) for path in files if path.suffix == ".npz")
 
 
-def interrupt(process: subprocess.Popen, output: Path, step: int, sent: signal.Signals) -> None:
+def interrupt(process: subprocess.Popen, output: Location, step: int, sent: signal.Signals) -> None:
     """Sends a signal when the checkpoint of `step`, or a later one, is on disk."""
     deadline = time.monotonic() + _PATIENCE
     while not (found := steps_on_disk(output)) or found[-1] < step:
@@ -95,7 +114,7 @@ def interrupt(process: subprocess.Popen, output: Path, step: int, sent: signal.S
     process.send_signal(sent)
 
 
-def terminate_at(output: Path, step: int) -> None:
+def terminate_at(output: Location, step: int) -> None:
     """Sends SIGTERM to this process when the checkpoint of `step`, or a later one, is on disk."""
     deadline = time.monotonic() + _PATIENCE
     while (not (found := steps_on_disk(output)) or found[-1] < step) and time.monotonic() < deadline:
@@ -109,14 +128,23 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, printed, errors
 
 
-def start_two(*commands: tuple[str, list[str]]) -> list[subprocess.Popen]:
-    """Starts two workers over loopback that run commands, modules and arguments, one after the other."""
+def start_two(
+    *commands: tuple[str, list[str]], machines: Sequence[Path | None] = (None, None)
+) -> list[subprocess.Popen]:
+    """Starts two workers over loopback that run commands, modules and arguments, one after the other.
+
+    Args:
+        commands: the same in both.
+        machines: of each worker, see `start`.
+    """
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
     for free in sockets:
         free.close()
     words = [json.dumps(commands)]
-    return [start(words, addresses, index, "tests.models.training.command_sequence") for index in range(2)]
+    return [
+        start(words, addresses, index, "tests.models.training.command_sequence", machines[index]) for index in range(2)
+    ]
 
 
 def parts_of(printed: str) -> list[tuple[int, str]]:
