@@ -201,6 +201,14 @@ BENCHMARKS = {
             full="an hour",
         ),
         Benchmark(
+            "remote_training",
+            "benchmarks.storage.remote_training",
+            "Training on a dataset in an object store",
+            "steps of pre-training and of the ranker on a dataset in S3 beside the same one on the local disk",
+            quick="3 minutes",
+            full="6 minutes",
+        ),
+        Benchmark(
             "serving",
             "benchmarks.serving.load",
             "Serving",

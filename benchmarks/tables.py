@@ -436,6 +436,23 @@ def pictures_published(figures: Figures) -> str:
     return table((title, "GAUC", "less none", "GAUC, unseen items", "less none"), rows)
 
 
+def remote_training(figures: Figures) -> str:
+    """Rates on a remote and on a local dataset."""
+    rows = [
+        [
+            f"from an empty cache to {figures['megabytes']:.1f} MB verified",
+            number(figures["reading_s_local"], 2, " s"),
+            number(figures["reading_s_remote"], 2, " s"),
+            "",
+        ]
+    ]
+    for title, key in (("pre-training, pictures/s", "pictures"), ("ranker, pages/s", "pages")):
+        for suffix, epochs in (("first_", ", first epoch"), ("", ", later ones")):
+            sides = [figures[f"{key}_per_s_{suffix}{side}"] for side in ("local", "remote")]
+            rows.append([f"{title}{epochs}", *(number(rate, 0) for rate in sides), f"{sides[1] / sides[0]:.2f}"])
+    return table(("", "local disk", "S3", "ratio"), rows)
+
+
 def serving(figures: Figures) -> str:
     """Latency, load and start."""
     load = f"{figures['load_requests']:,} requests, {figures['requests_per_s']:.0f}/s, {figures['load_errors']} errors"
@@ -480,6 +497,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         pictures_sample,
         pictures_hm,
         pictures_published,
+        remote_training,
         serving,
     )
 }
