@@ -88,7 +88,8 @@ def publish(
         >>> publish("artifacts/ranker", "artifacts/serving", report="artifacts/report").path
         PosixPath('artifacts/serving/1')
     """
-    base_path = as_location(base_path)
+    with about("base_path"):
+        base_path = as_location(base_path)
     if not is_remote(base_path) and base_path.exists() and not base_path.is_dir():
         raise InputError(f"`base_path`: {base_path} is not a directory")
     if skew_pages < 1:

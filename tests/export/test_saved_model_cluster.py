@@ -63,17 +63,10 @@ def test_versions_are_published_to_a_store_and_served_from_it(s3_server, toy_run
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(
-    ("base_path", "text"),
-    [
-        ("s3://no-such-bucket/ranker", "--base-path: s3://no-such-bucket/ranker: "),
-        ("gs://shop/ranker", "--base-path: gs://shop/ranker: a package for gs:// is missing: pip install"),
-    ],
-)
-def test_a_store_that_refuses_is_one_line_before_any_work(s3_server, toy_run, base_path, text):
+def test_a_bucket_that_is_not_there_is_one_line_before_any_work(s3_server, toy_run):
     with pytest.raises(CommandError) as refused:
-        saved_model.main(["--model", str(toy_run.path), "--base-path", base_path])
-    assert str(refused.value).startswith(text)
+        saved_model.main(["--model", str(toy_run.path), "--base-path", "s3://no-such-bucket/ranker"])
+    assert str(refused.value).startswith("--base-path: s3://no-such-bucket/ranker: ")
     assert "\n" not in str(refused.value)
 
 

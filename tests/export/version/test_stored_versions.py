@@ -92,6 +92,11 @@ def test_a_store_that_refuses_is_told_first(base_path, monkeypatch):
         check_writable(base_path)
 
 
+def test_a_scheme_that_nobody_knows_is_told_first(toy_run):
+    with pytest.raises(InputError, match=r"^`base_path`: none://shop/ranker: "):
+        publish(toy_run.path, "none://shop/ranker")
+
+
 def test_the_configuration_names_the_store(base_path):
     write_serving_config(base_path)
     assert f'base_path: "{base_path}"' in (base_path / "models.config").read_text()
