@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from beam_pipelines.format.manifest import Manifest
     from beam_pipelines.logs.log_check import LogCheck
     from beam_pipelines.options import BuildOptions
-    from beam_pipelines.pipeline import build_dataset, check_logs
+    from beam_pipelines.pipeline import build_dataset, check_logs, submit_dataset
 
-__all__ = ["BuildOptions", "LogCheck", "Manifest", "build_dataset", "check_logs"]
+__all__ = ["BuildOptions", "LogCheck", "Manifest", "build_dataset", "check_logs", "submit_dataset"]
 
 _HOME = {
     "BuildOptions": "beam_pipelines.options",
     "LogCheck": "beam_pipelines.logs.log_check",
     "Manifest": "beam_pipelines.format.manifest",
     "build_dataset": "beam_pipelines.pipeline",
+    "submit_dataset": "beam_pipelines.pipeline",
     "check_logs": "beam_pipelines.pipeline",
 }
 

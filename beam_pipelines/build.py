@@ -9,13 +9,14 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from beam_pipelines.format.location import as_location
 from beam_pipelines.format.outputs import check_output
 from beam_pipelines.log_options import DEFAULT_LOGS, add_log_options, parse_columns, parse_moments, parse_units
 from beam_pipelines.options import BuildOptions
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 from beam_pipelines.shell.progress import say
 
-DEFAULT_OUTPUT = Path("artifacts/dataset")
+DEFAULT_OUTPUT = "artifacts/dataset"
 
 
 def _parser() -> ArgumentParser:
@@ -24,7 +25,7 @@ def _parser() -> ArgumentParser:
     defaults = BuildOptions()
     add = parser.add_argument
     add("--logs", type=Path, default=DEFAULT_LOGS, help="log directory; the default is simulated if it does not exist")
-    add("--output", type=Path, default=DEFAULT_OUTPUT, help="dataset directory to write")
+    add("--output", default=DEFAULT_OUTPUT, help="dataset directory to write, a path or a URI")
     add("--runner", default="DirectRunner", help="DirectRunner (in this process), FlinkRunner, SparkRunner, ...")
     add("--split-by-time", metavar="PRETRAIN_END,TRAIN_END", help="pages before the first moment are for pre-training, "
         "before the second for training the ranker, the rest for testing")  # fmt: skip
@@ -73,7 +74,7 @@ def _simulate_sample(options: argparse.Namespace) -> None:
     from beam_pipelines.datasets.sample_logs import write_sample_logs
     from beam_pipelines.runners import make_runner
 
-    check_output(options.output, overwrite=options.overwrite)
+    check_output(as_location(options.output), overwrite=options.overwrite)
     make_runner(options.runner, options.beam_options)
     say(f"{options.logs} does not exist: simulating the sample first")
     write_sample_logs(options.logs)
@@ -83,21 +84,17 @@ def _simulate_sample(options: argparse.Namespace) -> None:
 def main(options: argparse.Namespace) -> str:
     """Runs the command; see `--help`."""
     build_options = _build_options(options)
-    from beam_pipelines import build_dataset  # imports Beam
+    from beam_pipelines import build_dataset, submit_dataset  # imports Beam
 
     logging.basicConfig()
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     if options.logs == DEFAULT_LOGS and not options.logs.exists():
         _simulate_sample(options)
-    manifest = build_dataset(
-        options.logs,
-        options.output,
-        build_options,
-        previous=options.previous,
-        runner=options.runner,
-        beam_options=options.beam_options,
-        overwrite=options.overwrite,
-    )
+    run = {name: getattr(options, name) for name in ("previous", "runner", "beam_options", "overwrite")}
+    if "--no_wait_until_finish" in options.beam_options:
+        submit_dataset(options.logs, options.output, build_options, **run)
+        return f"submitted: the dataset will appear in {options.output}"
+    manifest = build_dataset(options.logs, options.output, build_options, **run)
     if manifest.notice:
         say(f"notice: {manifest.notice}")
     pages = ", ".join(f"{split.pages} {name}" for name, split in manifest.splits.items())

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import json
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,37 +14,37 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beam_pipelines.beam_logging import logging_left_alone
+from beam_pipelines.commit import Draft, add_commit
+from beam_pipelines.exchange import Blocks, Exchange, ScratchFiles
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.format.manifest import FORMAT, SPLITS, ColumnValues, Images, Join, Manifest, PretrainingView
-from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.format.local_copy import local_copy
+from beam_pipelines.format.location import Location, as_location, is_remote, is_within, remove_file, storage_errors
+from beam_pipelines.format.manifest import FORMAT, MANIFEST_NAME, SPLITS, ColumnValues, Manifest
+from beam_pipelines.format.outputs import Attempt, abandon, begin
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
-from beam_pipelines.images.index import NOT_REFUSED, index_images
 from beam_pipelines.images.picture_check import find_pictures
 from beam_pipelines.images.previous_images import kept_hashes
-from beam_pipelines.images.source import check_images
-from beam_pipelines.images.transforms import store_images
+from beam_pipelines.images.source import check_images, folders_of
+from beam_pipelines.images.transforms import ImagePlan, store_images
 from beam_pipelines.logs.catalog import write_catalog
 from beam_pipelines.logs.directory import LogDirectory
 from beam_pipelines.logs.log_check import LogCheck, check_tables
-from beam_pipelines.logs.rejections import count_dead_letters
 from beam_pipelines.logs.survey import TableSurvey
 from beam_pipelines.options import BuildOptions
 from beam_pipelines.pages.plan import PagePlan
-from beam_pipelines.pages.results import read_page_results, say_what_is_odd
 from beam_pipelines.pages.rules import PageRules, PretrainingRules
 from beam_pipelines.pages.transforms import build_pages
-from beam_pipelines.runners import make_runner, run_pipeline
+from beam_pipelines.picture_plan import PicturePlan
+from beam_pipelines.runners import Engine, check_detachable, make_runner, run_pipeline, start_pipeline
 from beam_pipelines.shell.progress import progress_bar, say, warn
-from beam_pipelines.workspace import count_finished_steps, make_workspace, remove_workspace
 
 BYTES_PER_ROW = 400
 """Memory that building a bucket takes per impression and event, with a margin."""
-ROWS_PER_BUCKET = 250_000
-"""More at once are not built faster; fewer workers would find something to do."""
-MIN_BUCKETS, MAX_BUCKETS = 4, 4096
+MIN_BUCKETS = 4
+ROWS_PER_STATISTICS_PART = 1 << 20
+"""What they leave of counts by item and day, at most as many, goes into one group: some megabytes in blocks."""
 IMAGES_PER_SHARD = 8192
 
 _DEFAULTS = BuildOptions()
@@ -50,7 +52,7 @@ _DEFAULTS = BuildOptions()
 
 def build_dataset(
     logs: Path | str,
-    output: Path | str,
+    output: Location | str,
     options: BuildOptions = _DEFAULTS,
     *,
     previous: Path | str | None = None,
@@ -64,7 +66,7 @@ def build_dataset(
 
     Args:
         logs: log directory; docs/data-contract.md says what lies in it.
-        output: dataset directory to write.
+        output: dataset directory to write: a path, or a URI such as `s3://bucket/dataset`.
         options: what shapes the dataset.
         previous: an earlier dataset, for daily builds: item and user rows keep their numbers, new ones are appended,
             and pictures that are stored there are not decoded again.
@@ -84,18 +86,89 @@ def build_dataset(
         >>> manifest = build_dataset("my_logs", "my_dataset", options)
         >>> train_pages = manifest.splits["train"].pages
     """
-    logs, output = Path(logs), Path(output)
-    if output.resolve().is_relative_to(logs.resolve()):
-        raise InputError(f"`output`: {output} is inside {logs}, which is read; choose another place")
+    output = as_location(output)
     with logging_left_alone():
-        engine, pipeline_options = make_runner(runner, beam_options)
-        with whole_directory(output, overwrite=overwrite, inputs=[logs]) as directory:
-            earlier = _read_previous(previous)
-            log_directory = _open(logs, options)
-            rules = _page_rules(options, has_split="split" in log_directory.tables["impressions"].columns)
-            say(f"running on {type(engine).__name__}")
-            pipeline = beam.Pipeline(runner=engine, options=pipeline_options)
-            return _build(directory.resolve(), log_directory, options, rules, earlier, pipeline)
+        engine = make_runner(runner, beam_options)
+        if engine.is_detached:
+            raise InputError("--no_wait_until_finish is for `submit_dataset`: `build_dataset` returns what was built")
+        _run(Path(logs), output, options, previous, engine, overwrite=overwrite, waits=True)
+    return Manifest.read(local_copy(output, only=[MANIFEST_NAME]))
+
+
+def submit_dataset(
+    logs: Path | str,
+    output: Location | str,
+    options: BuildOptions = _DEFAULTS,
+    *,
+    previous: Path | str | None = None,
+    runner: str,
+    beam_options: Sequence[str] = (),
+    overwrite: bool = False,
+) -> None:
+    """Submits what `build_dataset` does to a cluster, and returns when that has begun.
+
+    Logs are checked before, and item and user tables written. The rest, down to the commit, is the cluster's. If it
+    fails, nothing appears, and a later build into the same output sweeps what was left.
+
+    Args:
+        logs, output, options, previous, runner, beam_options, overwrite: see `build_dataset`; the output must be a
+            URI, and `beam_options` have `--no_wait_until_finish`.
+
+    Raises:
+        InputError: logs or an argument cannot be used, or the job would end with this process.
+        ArtifactError: see `build_dataset`.
+    """
+    output = as_location(output)
+    with logging_left_alone():
+        engine = make_runner(runner, beam_options)
+        check_detachable(engine)
+        if not is_remote(output):
+            raise InputError(f"`output`: --no_wait_until_finish needs a URI (s3://, gs://, ...). Received: {output}")
+        _run(Path(logs), output, options, previous, engine, overwrite=overwrite, waits=False)
+
+
+def _run(
+    logs: Path,
+    output: Location,
+    options: BuildOptions,
+    previous: Path | str | None,
+    engine: Engine,
+    *,
+    overwrite: bool,
+    waits: bool,
+) -> None:
+    """Runs a build; or only begins to."""
+    if is_within(output, logs):
+        raise InputError(f"`output`: {output} is inside {logs}, which is read; choose another place")
+    with contextlib.ExitStack() as stack:
+        attempt = begin(output if is_remote(output) else output.absolute(), overwrite=overwrite, inputs=[logs])
+        stack.callback(abandon, attempt)
+        earlier = _read_previous(previous)
+        log_directory = _open(logs, options)
+        rules = _page_rules(options, has_split="split" in log_directory.tables["impressions"].columns)
+        say(f"running on {type(engine.runner).__name__}")
+        exchange: Exchange = Blocks()
+        if engine.is_in_process:
+            directory = attempt.directory
+            if is_remote(directory):
+                directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            exchange = ScratchFiles(directory / "scratch")
+            exchange.open()
+        pipeline = beam.Pipeline(runner=engine.runner, options=engine.options)
+        told = _beside(attempt) if waits else None
+        steps = _add_build(pipeline, attempt, log_directory, options, rules, earlier, exchange, told)
+        if told is None:
+            start_pipeline(pipeline)
+            stack.pop_all()
+            return
+        try:
+            with _watched(exchange, steps):
+                run_pipeline(pipeline)
+        except Exception:
+            log_directory.check_unchanged()  # if they are not, this is why
+            raise
+        finally:
+            _pass_on(told)
 
 
 def check_logs(logs: Path | str, options: BuildOptions = _DEFAULTS, *, previous: Path | str | None = None) -> LogCheck:
@@ -140,15 +213,18 @@ def _check(logs: LogDirectory, options: BuildOptions, previous: tuple[Path, Mani
     )
 
 
-def _build(
-    directory: Path,
+def _add_build(
+    pipeline: beam.Pipeline,
+    attempt: Attempt,
     logs: LogDirectory,
     options: BuildOptions,
     rules: PageRules,
     previous: tuple[Path, Manifest] | None,
-    pipeline: beam.Pipeline,
-) -> Manifest:
-    """Builds a dataset into an empty directory, the manifest last."""
+    exchange: Exchange,
+    told: Location | None,
+) -> int:
+    """Does what is done before the pipeline runs, and adds its transforms; returns in how many steps they work."""
+    directory = attempt.directory
     checked = _check(logs, options, previous)
     for line in checked.told():
         say(line)
@@ -166,86 +242,70 @@ def _build(
     check_images(logs.images, names)
     has_picture = np.array([bool(name) for name in catalog.image_of_item], bool)
     has_picture |= pc.not_equal(kept, "").to_numpy(zero_copy_only=False)
+    pictures = PicturePlan(directory / "plan")
     plan = PagePlan(
         directory=directory,
+        exchange=exchange,
         tables=logs.tables,
         reading=checked.reading,
-        buckets=options.page_buckets or _buckets(_rows_of_users(survey), options.bucket_memory_mb),
+        buckets=options.page_buckets or _buckets(_rows_of_users(survey), options.bucket_memory_mb, exchange),
+        statistics_parts=-(-_rows_of_users(survey) // ROWS_PER_STATISTICS_PART) or 1,
         rules=rules,
         pretraining=_pretraining_rules(options),
-        eligible=has_picture & _in_categories(directory / catalog.items.file.path, options.pretraining_categories),
     )
-    build_pages(pipeline, plan)
+    eligible = has_picture & _in_categories(plan, options.pretraining_categories)
+    pictures.write_items(catalog.image_of_item, kept, eligible)
+    pages = build_pages(pipeline, plan, pictures)
     image_shards = -(-(len(names) + len(hashes)) // IMAGES_PER_SHARD)
+    stored = None
     if image_shards:
-        store_images(
-            pipeline,
-            directory,
-            logs.images,
-            names,
-            image_shards,
-            options.image_side,
-            options.image_format,
+        image_plan = ImagePlan(
+            directory=directory,
+            exchange=exchange,
+            pictures=pictures,
+            batches=pictures.write_pictures(names, hashes),
+            images=logs.images,
+            shared=folders_of(names),
+            shards=image_shards,
+            side=options.image_side,
+            format=options.image_format,
             previous=previous[0].resolve() if previous is not None else None,
-            kept=hashes,
         )
-    make_workspace(directory)
-    with _watched(directory, len(plan.parts()) + 2 * plan.buckets + image_shards):
-        try:
-            run_pipeline(pipeline)
-        finally:
-            logs.check_unchanged()
-
-    view_negatives = options.pretraining_negatives if options.pretraining_view == "page" else 1.0
-    pages = read_page_results(directory, counters, rules, view_negatives, options.max_bad_fraction)
-    count_dead_letters(directory, counters, options.max_bad_fraction)
-    say_what_is_odd(pages, counters, rules)
-    if not pages.splits:
-        raise InputError(f"{logs.path}: no page in {survey['impressions'].rows} rows of impressions")
-    images = None
-    if image_shards:
-        images = index_images(
-            directory,
-            catalog.image_of_item,
-            options.image_format,
-            options.max_bad_fraction,
-            source=logs.images,
-            kept=kept,
+        stored = store_images(pipeline, image_plan)
+    draft = Draft(
+        attempt=attempt,
+        manifest=Manifest(
+            format=FORMAT,
+            schema_hash=SCHEMA_HASH,
+            features=[f"{feature.name} {feature.kind} {feature.group}" for feature in FEATURES],
+            notice=logs.notice,
+            options=_recorded_options(options, plan, previous),
+            sources=logs.sources({file.path: file for table in survey.values() for file in table.files}),
+            splits={},
+            pretraining=None,
+            items=catalog.items,
+            users=catalog.users,
+            images=None,
+            max_candidates=0,
             counters=counters,
-        )
-    view = None
-    if pages.view is not None:
-        view = PretrainingView(
-            **dict(pages.view),
-            kind=options.pretraining_view,
-            max_candidates=options.pretraining_candidates,
-            max_clicks=options.pretraining_clicks,
-            categories=list(options.pretraining_categories),
-        )
-    remove_workspace(directory)
-    manifest = Manifest(
-        format=FORMAT,
-        schema_hash=SCHEMA_HASH,
-        features=[f"{feature.name} {feature.kind} {feature.group}" for feature in FEATURES],
-        notice=logs.notice,
-        options=_recorded_options(options, plan, previous),
-        sources=logs.sources({file.path: file for table in survey.values() for file in table.files}),
-        splits=pages.splits,
-        pretraining=view,
-        items=catalog.items,
-        users=catalog.users,
-        images=images,
-        max_candidates=pages.max_candidates,
-        counters=dict(sorted(counters.items())),
-        joins=_joins(checked, images),
-        columns={
-            f"{name}.{column}": ColumnValues(present=counts.present, read=counts.read, markers=counts.markers)
-            for name, table in survey.items()
-            for column, counts in table.columns.items()
-        },
+            joins={f"{table}.{other}": join.counts for (table, other), join in checked.joins.items()},
+            columns={
+                f"{name}.{column}": ColumnValues(present=counts.present, read=counts.read, markers=counts.markers)
+                for name, table in survey.items()
+                for column, counts in table.columns.items()
+            },
+        ),
+        logs=logs,
+        options=options,
+        rules=rules,
+        dead_letters=catalog.dead_letters,
+        pictures=pictures,
+        has_pictures=stored is not None,
+        exchange=exchange,
+        told=told,
     )
-    manifest.write(directory)
-    return manifest
+    add_commit(pipeline, draft, pages, stored)
+    return len(plan.parts()) + 2 * plan.buckets + image_shards
 
 
 def _recorded_options(options: BuildOptions, plan: PagePlan, previous: tuple[Path, Manifest] | None) -> dict[str, Any]:
@@ -312,46 +372,56 @@ def _rows_of_users(survey: Mapping[str, TableSurvey]) -> int:
     return sum(survey[name].rows for name in ("impressions", "events") if name in survey)
 
 
-def _joins(checked: LogCheck, images: Images | None) -> dict[str, Join]:
-    joins = {f"{table}.{other}": join.counts for (table, other), join in checked.joins.items()}
-    if images is not None:
-        stored = images.items_with_image
-        named = stored + sum(count for reason, count in images.missing.items() if reason not in NOT_REFUSED)
-        joins["items.pictures"] = Join(rows=named, joined=stored, ids=named, joined_ids=stored)
-    return joins
-
-
-def _buckets(rows: int, memory_mb: int) -> int:
+def _buckets(rows: int, memory_mb: int, exchange: Exchange) -> int:
     """As many as keep a bucket in its memory, and at least a few, so that workers share the work."""
     in_memory = (memory_mb << 20) // BYTES_PER_ROW
-    return min(MAX_BUCKETS, max(MIN_BUCKETS, -(-rows // min(in_memory, ROWS_PER_BUCKET))))
+    return min(exchange.max_buckets, max(MIN_BUCKETS, -(-rows // min(in_memory, exchange.rows_per_bucket))))
 
 
-def _in_categories(items: Path, categories: Sequence[str]) -> np.ndarray:
+def _in_categories(plan: PagePlan, categories: Sequence[str]) -> np.ndarray:
     """Which items have one of the categories, bool by item row: all of them if there are no categories."""
-    category = pq.read_table(items, columns=["category"])["category"]
+    category = plan.item_column("category")
     if not categories:
         return np.ones(len(category), bool)
     if unknown := sorted(set(categories) - set(pc.unique(category).to_pylist())):
         raise InputError(f"`pretraining_categories`: no item has the category {unknown[0]!r}")
-    return pc.is_in(category, pa.array(categories)).to_numpy()
+    return pc.is_in(category, pa.array(categories)).to_numpy(zero_copy_only=False)
+
+
+def _beside(attempt: Attempt) -> Location:
+    """Where the last step leaves what is to be told: not in the dataset."""
+    if is_remote(attempt.directory):
+        return attempt.directory / "told.json"
+    return attempt.directory.with_name(f"{attempt.directory.name}.told.json")
+
+
+def _pass_on(told: Location) -> None:
+    """Says what the last step has left, if it came to that."""
+    with contextlib.suppress(FileNotFoundError, InputError), storage_errors(told):
+        for line in json.loads(told.read_text()):
+            say(line)
+    with contextlib.suppress(InputError):
+        remove_file(told)
 
 
 @contextlib.contextmanager
-def _watched(directory: Path, steps: int) -> Iterator[None]:
-    """Shows how many steps are done while the block runs. Works with any runner: it watches the files they leave."""
+def _watched(exchange: Exchange, steps: int) -> Iterator[None]:
+    """Shows how many steps are done while the block runs, as far as they can be seen from here."""
+    if not isinstance(exchange, ScratchFiles):
+        yield
+        return
     finished = threading.Event()
     with progress_bar(total=steps, desc="building pages and pictures", unit="step") as bar:
 
         def watch() -> None:
             while not finished.wait(0.5):
-                bar.update(min(count_finished_steps(directory), steps) - bar.n)
+                bar.update(min(exchange.steps_done(), steps) - bar.n)
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
             yield
-            bar.update(steps - bar.n)  # buckets without a user leave no file
+            bar.update(steps - bar.n)  # buckets without a user report nothing
         finally:
             finished.set()
             watcher.join()

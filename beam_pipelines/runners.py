@@ -10,10 +10,12 @@ import re
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from beam_pipelines.beam_logging import errors_held_back
@@ -23,8 +25,32 @@ from beam_pipelines.worker_processes import FnApiRunner
 DOCUMENT = "docs/running-on-clusters.md"
 
 
-def make_runner(name: str, beam_options: Sequence[str]) -> tuple[PipelineRunner, PipelineOptions]:
-    """Makes the runner that a pipeline is given.
+class Engine(NamedTuple):
+    """What runs a pipeline.
+
+    Attributes:
+        name: as the runner was asked for.
+        runner: Beam's object.
+        options: Beam's options.
+    """
+
+    name: str
+    runner: PipelineRunner
+    options: PipelineOptions
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether all workers are this process and its children, which share its disk."""
+        return isinstance(self.runner, FnApiRunner)
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether nobody waits for the end of the pipeline."""
+        return bool(self.options.view_as(StandardOptions).no_wait_until_finish)
+
+
+def make_runner(name: str, beam_options: Sequence[str]) -> Engine:
+    """Makes the runner that a pipeline is given, and its options.
 
     Args:
         name: `DirectRunner` means Beam's in-process FnApiRunner: Beam's own switch of that name would first try to
@@ -38,7 +64,31 @@ def make_runner(name: str, beam_options: Sequence[str]) -> tuple[PipelineRunner,
     runner = _create(name)
     if errors := PipelineOptionsValidator(options, runner).validate():
         raise InputError(f"`runner` {name}: {errors[0]}")
-    return runner, options
+    return Engine(name, runner, options)
+
+
+def check_detachable(engine: Engine) -> None:
+    """Refuses what would end with the submitting process.
+
+    Raises:
+        InputError: the runner, its job service or its workers are part of that process; or it is to wait.
+    """
+    options = engine.options.get_all_options()
+    uber_jar = {"FlinkRunner": "flink_submit_uber_jar", "SparkRunner": "spark_submit_uber_jar"}
+    kind = type(engine.runner).__name__
+    if not engine.is_detached:
+        raise InputError("`beam_options`: a submitted build needs --no_wait_until_finish")
+    if isinstance(engine.runner, fn_runner.FnApiRunner):
+        raise InputError(f"`runner` {engine.name} runs in this process; --no_wait_until_finish needs a cluster")
+    if options["environment_type"] == "LOOPBACK":
+        raise InputError("--environment_type=LOOPBACK: such workers end with this process; see --no_wait_until_finish")
+    if kind in uber_jar and not (options["job_endpoint"] or options[uber_jar[kind]]):
+        raise InputError(
+            f"`runner` {engine.name}: its job server ends with this process; with --no_wait_until_finish pass "
+            f"--{uber_jar[kind]} or the --job_endpoint of another one"
+        )
+    if kind == "PortableRunner" and not options["job_endpoint"]:
+        raise InputError("`runner` PortableRunner: --no_wait_until_finish needs a --job_endpoint")
 
 
 def _parse(beam_options: Sequence[str]) -> PipelineOptions:
@@ -95,9 +145,25 @@ def run_pipeline(pipeline: beam.Pipeline) -> None:
         InputError: a worker raised one (or one of its subclasses), could not read or write a file, had no space left
             for what it wrote, ran out of memory, or was killed. All else is a defect and raised as Beam does.
     """
+    with _mendable_errors():
+        pipeline.run().wait_until_finish()
+
+
+def start_pipeline(pipeline: beam.Pipeline) -> None:
+    """Hands a pipeline over to its runner.
+
+    Raises:
+        InputError: see `run_pipeline`.
+    """
+    with _mendable_errors():
+        pipeline.run()
+
+
+@contextlib.contextmanager
+def _mendable_errors() -> Iterator[None]:
     try:
         with errors_held_back():
-            pipeline.run().wait_until_finish()
+            yield
     except Exception as error:
         if (mendable := _mendable(error)) is not None:
             raise mendable from error

@@ -90,6 +90,19 @@ def entries(directory: UPath) -> list[UPath]:
     return [directory / name for name in sorted(found - {"", directory.name})]
 
 
+def remove_file(path: Location) -> None:
+    """Removes a file, if it is there.
+
+    Raises:
+        InputError: the store of a remote one refuses.
+    """
+    if not is_remote(path):
+        path.unlink(missing_ok=True)
+        return
+    with storage_errors(path), contextlib.suppress(FileNotFoundError):
+        path.fs.rm_file(path.path)  # unlike `unlink`, it takes [] in a name for what they are
+
+
 @contextlib.contextmanager
 def storage_errors(location: Location) -> Iterator[None]:
     """Turns what a remote file system raises into a line that names the location.

@@ -9,6 +9,8 @@ import pydantic
 from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.local_copy import fetch
+from beam_pipelines.format.location import Location
+from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.format.records import FEATURES, SCHEMA_HASH
 from beam_pipelines.format.text_file import read_text
 
@@ -41,7 +43,12 @@ class File(_Strict):
     @classmethod
     def of(cls, root: Path, path: str, records: int) -> "File":
         """Describes the file `root/path`."""
-        return cls(path=path, records=records, bytes=(root / path).stat().st_size, sha256=file_sha256(root / path))
+        return cls.at(root / path, path, records)
+
+    @classmethod
+    def at(cls, place: Path, path: str, records: int) -> "File":
+        """Describes a local file that lies elsewhere, but is to become `path` of a dataset."""
+        return cls(path=path, records=records, bytes=place.stat().st_size, sha256=file_sha256(place))
 
 
 class Window(_Strict):
@@ -213,9 +220,11 @@ class Manifest(_Strict):
     joins: dict[str, Join] = {}
     columns: dict[str, ColumnValues] = {}
 
-    def write(self, dataset: Path) -> None:
+    def write(self, dataset: Location) -> File:
         """Writes `dataset/manifest.json`."""
-        (dataset / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n")
+        with whole_file(dataset / MANIFEST_NAME) as path:
+            path.write_text(self.model_dump_json(indent=2) + "\n")
+            return File.at(path, MANIFEST_NAME, 1)
 
     def digest(self) -> str:
         """Identifies the dataset's content: equal exactly when every byte of it is."""

@@ -121,14 +121,25 @@ def commit(attempt: Attempt, files: Sequence[StoredFile] = ()) -> None:
         os.replace(directory, output)
 
 
+def is_committed(attempt: Attempt) -> bool:
+    """Whether the output is what the attempt made.
+
+    Raises:
+        InputError: the store of a remote output refuses.
+    """
+    if not is_remote(attempt.directory):
+        return attempt.output.exists() and not attempt.directory.exists()
+    contents = Contents.read(attempt.output)
+    return contents is not None and contents.attempt == attempt.directory.name
+
+
 def abandon(attempt: Attempt) -> None:
     """Removes what an attempt has written, unless it was committed."""
     if not is_remote(attempt.directory):
         shutil.rmtree(attempt.directory, ignore_errors=True)
         return
     with contextlib.suppress(InputError):  # `sweep` removes what stays
-        committed = Contents.read(attempt.output)
-        if committed is None or committed.attempt != attempt.directory.name:
+        if not is_committed(attempt):
             _remove(attempt.directory)
 
 

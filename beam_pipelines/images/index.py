@@ -1,7 +1,7 @@
-"""The table from item row to stored picture: put together after a build from what the writers of the shards say."""
+"""The table from item row to stored picture: put together from what the writers of the shards say."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,14 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from beam_pipelines.exchange import DIFFERENT_WORKERS, decode_block
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import File, Images
+from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.images.refusals import MISSING, OUTSIDE, describe_refusals, quoted
 from beam_pipelines.images.source import ImageSource, folders_of
 from beam_pipelines.images.transforms import SHARD_INDEX
 from beam_pipelines.options import ImageFormat
-from beam_pipelines.shell.progress import say
-from beam_pipelines.workspace import RESULTS
 
 _NOT_NAMED = "no image named"
 _NOT_IN_PREVIOUS = "none in the previous dataset"
@@ -25,21 +26,25 @@ NOT_REFUSED = (_NOT_NAMED, _NOT_IN_PREVIOUS)
 
 
 def index_images(
-    directory: Path,
-    image_of_item: Sequence[str | None],
+    directory: Location,
+    written: Iterable[tuple[int, int, bytes]],
+    image_of_item: pa.Array,
     format: ImageFormat,
     max_bad_fraction: float,
     *,
     source: Path,
     kept: pa.Array,
     counters: Counter[str],
+    told: list[str],
 ) -> Images:
     """Writes `images/index.parquet` from what the shards say of their pictures.
 
     Args:
         directory: the dataset.
-        image_of_item: the picture that each item row names in the logs, empty if none; `None` for items that are only
-            in the previous dataset.
+        written: from `WriteImages`: shards, numbers of blocks of what they say, and the blocks. What comes twice must
+            be equal.
+        image_of_item: string `(items,)`: the picture that each item row names in the logs, empty if none; null for
+            items that are only in the previous dataset.
         format: of the stored pictures.
         max_bad_fraction: of the items that name a picture.
         source: the log directory's pictures.
@@ -48,32 +53,35 @@ def index_images(
             pictures without `images.only_in_previous`, plus `images.same_content`, plus every `images.refused.REASON`.
             `images.found_by.DIFFERENCE` are names spelt in another way than the path that was found, `images.reused`
             pictures copied from the previous dataset.
+        told: what whoever builds should know is added here.
 
     Raises:
-        InputError: too many pictures are bad, or what the workers wrote cannot be seen.
+        InputError: too many pictures are bad, the fate of some is not known, or a shard was written twice, and
+            differently.
     """
     shards: list[File] = []
     tables = [SHARD_INDEX.empty_table().append_column("shard", pa.array([], pa.int32()))]
     reused = 0
-    for path in sorted((directory / RESULTS).glob("images-*.parquet")):
-        table = pq.read_table(path)
-        tables.append(table.append_column("shard", pa.repeat(pa.scalar(len(shards), pa.int32()), len(table))))
-        if b"file" in table.schema.metadata:
-            shards.append(File.model_validate_json(table.schema.metadata[b"file"]))
-        reused += int(table.schema.metadata[b"reused"])
+    blocks: dict[tuple[int, int], bytes] = {}
+    for shard, number, block in written:
+        if blocks.setdefault((shard, number), block) != block:
+            raise InputError(f"pictures of shard {shard} were written twice, and differently: {DIFFERENT_WORKERS}")
+    for (_, number), block in sorted(blocks.items()):
+        table = pa.Table.from_batches(decode_block(block))
+        if number == 0:
+            file = table.schema.metadata.get(b"file")
+            shards += [File.model_validate_json(file)] if file else []
+            reused += int(table.schema.metadata[b"reused"])
+        tables.append(table.append_column("shard", pa.repeat(pa.scalar(len(shards) - 1, pa.int32()), len(table))))
     counters["images.reused"] = reused
     found = pa.concat_tables([table.replace_schema_metadata() for table in tables]).combine_chunks()
 
-    images = pa.array(image_of_item, pa.string())
-    named = pc.fill_null(pc.not_equal(images, ""), False)
-    by_name = pc.index_in(images, value_set=found["image"], skip_nulls=True)
+    named = pc.fill_null(pc.not_equal(image_of_item, ""), False)
+    by_name = pc.index_in(image_of_item, value_set=found["image"], skip_nulls=True)
     sha256 = pc.if_else(named, pc.take(found["sha256"], by_name), kept)
     place = pc.index_in(pc.if_else(pc.equal(sha256, ""), None, sha256), value_set=found["sha256"], skip_nulls=True)
     if lost := pc.sum(pc.and_(pc.is_null(place), pc.fill_null(pc.not_equal(sha256, ""), True))).as_py():
-        raise InputError(
-            f"nothing is known of the pictures of {lost} items, as seen from here: the workers do not share the "
-            "output's file system, or it shows old listings"
-        )
+        raise InputError(f"nothing is known of the pictures of {lost} items: {DIFFERENT_WORKERS}")
     index = pa.table(
         {
             "shard": pc.fill_null(pc.take(found["shard"], place), -1),
@@ -86,7 +94,7 @@ def index_images(
     stored = sum(shard.records for shard in shards)
     by_logs = found.filter(pc.is_valid(found["image"]))
     _count_names(by_logs, stored, counters)
-    _tell_of_spellings(by_logs, counters)
+    told += _spellings(by_logs, counters)
     total = pc.sum(named).as_py()
     if bad:
         examples = _examples(by_logs, "reason")
@@ -94,25 +102,26 @@ def index_images(
         if bad.total() > max_bad_fraction * total:
             raise InputError(
                 f"{bad.total()} of {total} items with a picture are bad ({refused}); `max_bad_fraction` allows "
-                f"{max_bad_fraction:g}. {_looked_for(source, image_of_item, examples)}"
+                f"{max_bad_fraction:g}. {_looked_for(source, image_of_item.filter(named).to_pylist(), examples)}"
             )
-        say(f"pictures: {bad.total()} of {total} items get none ({refused})")
+        told.append(f"pictures: {bad.total()} of {total} items get none ({refused})")
     missing = bad | Counter(
         {
-            _NOT_NAMED: pc.sum(pc.fill_null(pc.equal(images, ""), False)).as_py(),
-            _NOT_IN_PREVIOUS: pc.sum(pc.and_(pc.is_null(images), without)).as_py(),
+            _NOT_NAMED: pc.sum(pc.fill_null(pc.equal(image_of_item, ""), False)).as_py(),
+            _NOT_IN_PREVIOUS: pc.sum(pc.and_(pc.is_null(image_of_item), without)).as_py(),
         }
     )
     index_path = "images/index.parquet"
-    (directory / "images").mkdir(exist_ok=True)
-    pq.write_table(index, directory / index_path)
+    with whole_file(directory / index_path) as scratch:
+        pq.write_table(index, scratch)
+        file_of_index = File.at(scratch, index_path, len(index))
     return Images(
         format=format,
         stored=stored,
         items_with_image=len(index) - pc.sum(without).as_py(),
         missing=dict(sorted(missing.items())),
         shards=shards,
-        index=File.of(directory, index_path, len(index)),
+        index=file_of_index,
     )
 
 
@@ -128,14 +137,12 @@ def _count_names(by_logs: pa.Table, stored: int, counters: Counter[str]) -> None
         counters.update({f"{prefix}.{value}": count for value, count in counts.items() if value})
 
 
-def _tell_of_spellings(by_logs: pa.Table, counters: Counter[str]) -> None:
-    examples = _examples(by_logs, "found_by")
-    if examples:
-        listed = [
-            f"{counters[f'images.found_by.{found_by}']} by {found_by}: {quoted(names[0][0])} is {quoted(names[0][1])}"
-            for found_by, names in examples.items()
-        ]
-        say(f"pictures: some names are not the path of one file ({'; '.join(listed)})")
+def _spellings(by_logs: pa.Table, counters: Counter[str]) -> list[str]:
+    listed = [
+        f"{counters[f'images.found_by.{found_by}']} by {found_by}: {quoted(names[0][0])} is {quoted(names[0][1])}"
+        for found_by, names in _examples(by_logs, "found_by").items()
+    ]
+    return [f"pictures: some names are not the path of one file ({'; '.join(listed)})"] if listed else []
 
 
 def _examples(by_logs: pa.Table, column: Literal["reason", "found_by"]) -> dict[str, list[tuple[str, str]]]:
@@ -149,10 +156,8 @@ def _examples(by_logs: pa.Table, column: Literal["reason", "found_by"]) -> dict[
     return examples
 
 
-def _looked_for(
-    images: Path, image_of_item: Sequence[str | None], examples: Mapping[str, Sequence[tuple[str, str]]]
-) -> str:
-    source = ImageSource(images, folders_of([name for name in image_of_item if name]))
+def _looked_for(images: Path, names: Sequence[str], examples: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+    source = ImageSource(images, folders_of(names))
     try:
         return source.describe([name for reason in (MISSING, OUTSIDE) for name, _ in examples.get(reason, ())])
     finally:

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import File, Manifest, ids_sha256
 from beam_pipelines.format.manifest import Table as TableEntry
-from beam_pipelines.logs.rejections import write_dead_letters
+from beam_pipelines.format.outputs import whole_file
+from beam_pipelines.logs.rejections import DeadLetters, write_dead_letters
 from beam_pipelines.logs.survey import KEYS, TableSurvey, named_ids
 
 _ALWAYS = {"items": ("item_id", "category", "title", "image"), "users": ("user_id",)}
@@ -26,15 +28,17 @@ class Catalog(NamedTuple):
         items, users: their entries in the manifest.
         image_of_item: the picture that each item row names in the logs, empty if none; `None` for items that are only
             in the previous dataset.
+        dead_letters: what was written of their rejected rows.
     """
 
     items: TableEntry
     users: TableEntry
     image_of_item: list[str | None]
+    dead_letters: list[DeadLetters]
 
 
 def write_catalog(
-    directory: Path,
+    directory: Location,
     survey: Mapping[str, TableSurvey],
     newest: Mapping[str, pa.Table],
     counters: Counter[str],
@@ -54,7 +58,12 @@ def write_catalog(
     """
     items, image = _write_table(directory, "items", survey, newest, counters, previous)
     users, _ = _write_table(directory, "users", survey, newest, counters, previous)
-    return Catalog(items, users, image)
+    dead_letters = [
+        write_dead_letters(directory, name, [row.to_json() for row in survey[name].dead_letters])
+        for name in KEYS
+        if name in survey and survey[name].dead_letters
+    ]
+    return Catalog(items, users, image, dead_letters)
 
 
 def known_ids(
@@ -75,7 +84,7 @@ def _read_previous(name: Literal["items", "users"], previous: tuple[Path, Manife
 
 
 def _write_table(
-    directory: Path,
+    directory: Location,
     name: Literal["items", "users"],
     survey: Mapping[str, TableSurvey],
     newest: Mapping[str, pa.Table],
@@ -85,17 +94,15 @@ def _write_table(
     """Writes one of the tables, without the names of pictures; returns its entry and these names."""
     earlier = _read_previous(name, previous) if previous is not None else None
     built = build_table(name, newest.get(name), named_ids(survey, KEYS[name]), counters, earlier)
-    if name in survey and (dead_letters := survey[name].dead_letters):
-        write_dead_letters(directory, name, [row.to_json() for row in dead_letters])
     images: list[str | None] = []
     if name == "items":
         images = built["image"].to_pylist()
         built = built.drop_columns("image")
     path = f"{name}/{name}.parquet"
-    (directory / name).mkdir()
-    pq.write_table(built, directory / path)
-    row_ids = built.column(0).to_pylist()
-    return TableEntry(file=File.of(directory, path, built.num_rows), ids_sha256=ids_sha256(row_ids)), images
+    with whole_file(directory / path) as scratch:
+        pq.write_table(built, scratch)
+        file = File.at(scratch, path, built.num_rows)
+    return TableEntry(file=file, ids_sha256=ids_sha256(built.column(0).to_pylist())), images
 
 
 def build_table(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
+from beam_pipelines.format.manifest import File
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.logs.contract import ACCEPTED, Kind, find_column
 from beam_pipelines.logs.moments import appearance
@@ -159,39 +161,56 @@ def _most_common(counts: Counter[str], most: int) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:most]
 
 
-def write_dead_letters(dataset: Path, table: str, lines: Iterable[str]) -> None:
-    """Writes `dead_letters/TABLE.jsonl`, sorted, into a dataset."""
-    with whole_file(dataset / DEAD_LETTERS / f"{table}.jsonl") as path:
-        path.write_text("".join(f"{line}\n" for line in sorted(lines)))
+class DeadLetters(NamedTuple):
+    """A written file of dead letters.
+
+    Attributes:
+        table: whose rows they are.
+        file: the file.
+        rejected: how many there are, by reason.
+    """
+
+    table: str
+    file: File
+    rejected: RejectionSummary
 
 
-def count_dead_letters(dataset: Path, counters: Counter[str], max_bad_fraction: float) -> dict[str, Rejections]:
-    """Counts the dead letters of a dataset by table and reason.
+def write_dead_letters(dataset: Location, table: str, lines: Iterable[str]) -> DeadLetters:
+    """Writes `dead_letters/TABLE.jsonl`, sorted, into a dataset.
 
     Args:
         dataset: the directory.
+        table: whose rows they are.
+        lines: see `RejectedRow.to_json`.
+    """
+    lines = sorted(lines)
+    path = f"{DEAD_LETTERS}/{table}.jsonl"
+    content = "".join(f"{line}\n" for line in lines).encode()
+    with whole_file(dataset / path) as scratch:
+        scratch.write_bytes(content)
+    file = File(path=path, records=len(lines), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    rejected = RejectionSummary()
+    rejected.add(RejectedRow(**json.loads(line)) for line in lines)
+    return DeadLetters(table, file, rejected)
+
+
+def count_dead_letters(written: Iterable[DeadLetters], counters: Counter[str], max_bad_fraction: float) -> None:
+    """Counts the dead letters of a dataset by table and reason.
+
+    Args:
+        written: of the tables that have any.
         counters: has the rows of each table as `rows.TABLE`; what is counted is added here.
         max_bad_fraction: of the rows of a table.
-
-    Returns:
-        What was rejected, by table and reason, as `TABLE.REASON`.
 
     Raises:
         InputError: a table has more.
     """
-    found = {}
-    for path in sorted((dataset / DEAD_LETTERS).glob("*.jsonl")):
-        table = path.stem
-        with open(path) as lines:
-            summary = RejectionSummary()
-            summary.add(RejectedRow(**json.loads(line)) for line in lines)
+    for table, _, summary in sorted(written, key=lambda letters: letters.table):
         rejected = summary.by_reason()
         reasons = Counter({reason: one.rows for reason, one in rejected.items()})
         counters.update({f"rejected.{table}.{reason}": count for reason, count in reasons.items()})
         examples = [str(one) for one in rejected.values()]
         check_bad_fraction(f"rows of {table}", reasons, counters[f"rows.{table}"], max_bad_fraction, examples)
-        found.update({f"{table}.{reason}": one for reason, one in rejected.items()})
-    return found
 
 
 def check_bad_fraction(

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from beam_pipelines.format.records import STATISTICS_DAYS
 
@@ -26,6 +26,8 @@ class DailyCounts:
         key: int64 `(n,)`, item row and day packed by `_key`.
         counts: int64 `(n, 3)`: impressions, clicks, payments.
     """
+
+    SCHEMA: ClassVar = pa.schema([(name, pa.int64()) for name in ("key", *_KINDS)])
 
     key: np.ndarray
     counts: np.ndarray
@@ -59,18 +61,20 @@ class DailyCounts:
     def split(self, parts: int) -> list["DailyCounts"]:
         """The counts by item row modulo `parts`."""
         part = (self.key >> _DAY_BITS) % parts
-        return [DailyCounts(self.key[part == i], self.counts[part == i]) for i in range(parts)]
+        order = np.argsort(part, kind="stable")
+        start = np.searchsorted(part[order], np.arange(1, parts))
+        return [DailyCounts(self.key[rows], self.counts[rows]) for rows in np.split(order, start)]
 
-    def save(self, path: Path) -> None:
-        """Writes a file for `load`."""
-        with open(path, "wb") as file:
-            np.save(file, np.concatenate([self.key[:, None], self.counts], axis=1))
+    def to_batch(self) -> pa.RecordBatch:
+        """The counts as Arrow columns."""
+        columns = [self.key, *self.counts.T]
+        return pa.record_batch([pa.array(np.ascontiguousarray(c)) for c in columns], schema=self.SCHEMA)
 
     @classmethod
-    def load(cls, path: Path) -> "DailyCounts":
-        """Reads what `save` wrote."""
-        table = np.load(path)
-        return cls(np.ascontiguousarray(table[:, 0]), table[:, 1:])
+    def of(cls, table: pa.Table) -> "DailyCounts":
+        """What `to_batch` made; of several the sum."""
+        key, *counts = (column.to_numpy() for column in table.columns)
+        return cls._summed(key, np.stack(counts, axis=1))
 
 
 class StatisticsPart(NamedTuple):
@@ -94,16 +98,18 @@ class StatisticsPart(NamedTuple):
             before = before.astype(np.uint32)
         return cls(counts.key, before, _by_day(counts.key & _LAST_DAY, counts.counts))
 
-    def save(self, directory: Path) -> None:
-        """Writes a new directory for `load`."""
-        directory.mkdir()
-        for name, array in self._asdict().items():
-            np.save(directory / f"{name}.npy", array)
+    def to_bytes(self) -> pa.Buffer:
+        """For `of_bytes`."""
+        sink = pa.BufferOutputStream()
+        for array in self:
+            pa.ipc.write_tensor(pa.Tensor.from_numpy(np.ascontiguousarray(array)), sink)
+        return sink.getvalue()
 
     @classmethod
-    def load(cls, directory: Path) -> "StatisticsPart":
-        """Maps what `save` wrote into memory, once for all processes of a machine."""
-        return cls(*(np.load(directory / f"{name}.npy", mmap_mode="r") for name in cls._fields))
+    def of_bytes(cls, data: pa.Buffer) -> "StatisticsPart":
+        """Views of what `to_bytes` made: no copies, for it may lie in a file that many processes have mapped."""
+        source = pa.BufferReader(data)
+        return cls(*(pa.ipc.read_tensor(source).to_numpy() for _ in cls._fields))
 
 
 class ItemStatistics:

@@ -2,20 +2,18 @@
 
 import hashlib
 import itertools
-import json
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from beam_pipelines.exchange import DIFFERENT_WORKERS
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS, File, Split, Window
 from beam_pipelines.format.records import HISTORIES
 from beam_pipelines.pages.reused_pages import AFTER_A_PAUSE, SEVERAL_USERS, Example
 from beam_pipelines.pages.rules import PageRules
-from beam_pipelines.shell.progress import say
-from beam_pipelines.workspace import RESULTS, SCRATCH
 
 _COUNTED_AS = {SEVERAL_USERS: "pages.of_several_users", AFTER_A_PAUSE: "pages.after_a_pause"}
 _CURE = "make page_id one for each page shown, or pass `split_reused_pages`"
@@ -37,26 +35,29 @@ class PageResults(NamedTuple):
     max_candidates: int
 
 
-def read_page_results(
-    dataset: Path, counters: Counter[str], rules: PageRules, view_negatives: float, max_bad_fraction: float
+def put_pages_together(
+    written: Iterable[dict[str, Any]],
+    counters: Counter[str],
+    rules: PageRules,
+    view_negatives: float,
+    max_bad_fraction: float,
 ) -> PageResults:
-    """Reads what was written of each bucket.
+    """Puts together what was written of each bucket.
 
     Args:
-        dataset: the directory.
+        written: from `WritePages`: the number of the `bucket`; `shards`, split to the `file` and what is in it;
+            `counters`; and `reused`, the fields of an `Example` by reason. What comes twice must be equal.
         counters: what the workers counted is added here.
         rules: what pages were made by.
         view_negatives: share of the unclicked candidates that the view kept.
         max_bad_fraction: of the page IDs.
 
     Raises:
-        InputError: some of it cannot be seen; or more page IDs are used again.
+        InputError: more page IDs are used again; or a bucket was written twice, and differently.
     """
-    _check_complete(dataset)
     shards: dict[str, list[dict[str, Any]]] = {}
     reused: dict[str, list[Example]] = {}
-    for path in sorted((dataset / RESULTS).glob("pages-*.json")):
-        result = json.loads(path.read_text())
+    for result in _one_of_each(written):
         counters.update(result["counters"])
         for name, shard in result["shards"].items():
             shards.setdefault(name, []).append(shard)
@@ -75,35 +76,38 @@ def read_page_results(
     )
 
 
-def _check_complete(dataset: Path) -> None:
-    """Compares what was prepared with what was written: a shared file system may show old listings."""
-    prepared = {path.name.removeprefix("prepared-") for path in (dataset / SCRATCH).glob("prepared-*")}
-    written = {path.stem.removeprefix("pages-") for path in (dataset / RESULTS).glob("pages-*.json")}
-    if prepared != written:
-        raise InputError(
-            f"{len(prepared)} buckets were prepared and {len(written)} written, as seen from here: the workers do not "
-            "share the output's file system, or it shows old listings"
-        )
+def _one_of_each(written: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By bucket: engines may write one twice."""
+    by_bucket: dict[int, dict[str, Any]] = {}
+    for result in written:
+        if by_bucket.setdefault(result["bucket"], result) != result:
+            raise InputError(f"bucket {result['bucket']} was written twice, and differently: {DIFFERENT_WORKERS}")
+    return [by_bucket[bucket] for bucket in sorted(by_bucket)]
 
 
-def say_what_is_odd(pages: PageResults, counters: Counter[str], rules: PageRules) -> None:
-    """Says how many page IDs are used again, rows repeat others, and items share a position.
+def what_is_odd(pages: PageResults, counters: Counter[str], rules: PageRules) -> list[str]:
+    """How many page IDs are used again, rows repeat others, and items share a position, in words.
 
     Args:
         pages: the written pages.
         counters: what was counted of them, dead letters included.
         rules: what pages were made by.
     """
+    told = []
     for reason, example in pages.reused.items():
         rows = counters[f"rejected.impressions.{reason}"]
-        say(f"{_reused(reason, example, counters, rules)}; {rows} rows rejected: {_CURE}")
+        told.append(f"{_reused(reason, example, counters, rules)}; {rows} rows rejected: {_CURE}")
     if parts := counters["pages.split"]:
         reused = counters["pages.of_several_users"] + counters["pages.after_a_pause"]
-        say(f"impressions: {reused} of {counters['pages.named']} page IDs are used again and make {parts} pages")
+        named = counters["pages.named"]
+        told.append(f"impressions: {reused} of {named} page IDs are used again and make {parts} pages")
     if conflicting := counters["impressions.conflicting"]:
-        say(f"impressions: {conflicting} rows repeat an item of their page with other values; a clicked row wins")
+        told.append(
+            f"impressions: {conflicting} rows repeat an item of their page with other values; a clicked row wins"
+        )
     if same := counters["impressions.same_position"]:
-        say(f"impressions: {same} candidates have the position of another one on their page")
+        told.append(f"impressions: {same} candidates have the position of another one on their page")
+    return told
 
 
 def _check_reused(

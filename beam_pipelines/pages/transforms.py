@@ -1,65 +1,64 @@
-"""The Beam transforms from log tables to page shards. They pass references to files, never single rows.
+"""The Beam transforms from log tables to page shards. They pass pieces of rows and pages, never single rows.
 
     PartitionRows -> FindSharedPages -> PreparePages -> SumStatistics -> WritePages
 
-Rows lie in scratch files of Arrow batches, by bucket of users; only where they lie goes through Beam's shuffle. So
-memory follows from the largest bucket, not from the input, on a runner that shuffles in memory, too. Every transform
-writes a file under a temporary name and renames it, so that a retried or duplicated bundle is harmless. Results come
-back to the driver as small files in `results/`.
+An `Exchange` moves the pieces, which are grouped by bucket of users. So memory follows from the largest bucket, not
+from the input. A retried or duplicated bundle writes the same bytes again. What was written flows on to the last step
+of the pipeline.
 """
 
-import contextlib
 import functools
 import hashlib
 import itertools
 import pickle
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.pvalue import AsList, TaggedOutput
+from apache_beam.pvalue import AsIter, AsList, PCollection, TaggedOutput
 
+from beam_pipelines.exchange import Piece
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.format.tfrecord import write_records
 from beam_pipelines.logs.contract import Table
 from beam_pipelines.logs.file_reader import FilePart, read_part
-from beam_pipelines.logs.rejections import write_dead_letters
+from beam_pipelines.logs.rejections import DeadLetters, write_dead_letters
 from beam_pipelines.logs.rows import normalise
 from beam_pipelines.pages.assembly import build_bucket
 from beam_pipelines.pages.bucket import Bucket
 from beam_pipelines.pages.item_statistics import DailyCounts, ItemStatistics, StatisticsPart
-from beam_pipelines.pages.plan import PagePlan, Stored
+from beam_pipelines.pages.plan import PagePlan
 from beam_pipelines.pages.pretraining_view import pretraining_view
-from beam_pipelines.workspace import SCRATCH, write_result
+from beam_pipelines.picture_plan import PicturePlan
 
-REJECTED, OWNERS, COUNTS = "rejected", "owners", "counts"
-ITEMS_PER_STATISTICS_PART = 1 << 16
+REJECTED, OWNERS, COUNTS, ROWS = "rejected", "owners", "counts", "rows"
 _CHUNK_ROWS = 1 << 19
-_TOGETHER = 2
-"""Buckets that a worker builds side by side: while one holds the interpreter's lock, the other sorts or writes."""
-_IPC = pa.ipc.IpcWriteOptions(compression="lz4")
+_REJECTED_TOGETHER = 4096
 _PAGE_OWNERS = pa.schema([("page_id", pa.string()), ("user_id", pa.int64())])
 
-
+BucketRows: TypeAlias = tuple[str, int, Piece]
+"""Table, bucket and rows."""
+PreparedBucket: TypeAlias = tuple[int, int, Piece]
+"""Bucket, number of the piece, and the piece."""
 Rejected: TypeAlias = TaggedOutput[Literal["rejected"], tuple[str, list[str]]]
-Owners: TypeAlias = TaggedOutput[Literal["owners"], tuple[int, Stored]]
-Counts: TypeAlias = TaggedOutput[Literal["counts"], tuple[int, str]]
+Owners: TypeAlias = TaggedOutput[Literal["owners"], tuple[int, Piece]]
+Counts: TypeAlias = TaggedOutput[Literal["counts"], tuple[int, Piece]]
+RowCount: TypeAlias = TaggedOutput[Literal["rows"], int]
 
 
 @beam.typehints.with_input_types(FilePart)
-@beam.typehints.with_output_types(tuple[int, Stored])
+@beam.typehints.with_output_types(tuple[int, Any])
 class PartitionRows(beam.DoFn):
-    """Reads a part of a table and stores its rows by bucket of users.
+    """Reads a part of a table and hands its rows on by bucket of users.
 
-    Beside that it stores the distinct (page, user) pairs by bucket of pages, and yields rejected rows.
+    Beside that it hands on the distinct (page, user) pairs by bucket of pages, rejected rows, and the number of others.
     """
 
     def __init__(self, plan: PagePlan) -> None:
@@ -69,38 +68,31 @@ class PartitionRows(beam.DoFn):
         """Loads the IDs."""
         self._ids = {f"{name}_id": self._plan.ids(name) for name in ("item", "user")}
 
-    def process(self, part: FilePart) -> Iterator[tuple[int, Stored] | Owners | Rejected]:
-        """Stores one part."""
-        table = self._plan.tables[part.table]
-        schema = self._plan.schema(part.table)
-        with self._scratch_file(part.table, schema) as rows, self._scratch_file(OWNERS, _PAGE_OWNERS) as owners:
+    def process(self, part: FilePart) -> Iterator[tuple[int, BucketRows] | Owners | Rejected | RowCount]:
+        """Hands one part on."""
+        table, exchange = self._plan.tables[part.table], self._plan.exchange
+        with exchange.writer() as writer:
             for chunk in self._chunks(table, part):
                 if isinstance(chunk, TaggedOutput):
                     yield chunk
                     continue
+                yield TaggedOutput(ROWS, chunk.num_rows)
                 bucket = _bucket_of_user(chunk["user_id"].to_numpy(), self._plan.buckets)
                 for number, batch in _grouped(chunk, bucket):
-                    yield number // _TOGETHER, rows.store(number, batch)
+                    for piece in exchange.write_batch(writer, batch):
+                        yield number // exchange.buckets_at_once, (part.table, number, piece)
                 if part.table == "impressions":
                     for number, batch in self._page_owners(chunk):
-                        yield TaggedOutput(OWNERS, (number, owners.store(number, batch)))
-
-    @contextlib.contextmanager
-    def _scratch_file(self, table: str, schema: pa.Schema) -> Iterator["_ScratchFile"]:
-        name = f"{table}-{uuid.uuid4().hex}"
-        with (
-            whole_file(self._plan.directory / SCRATCH / name) as path,
-            pa.ipc.new_file(str(path), schema, options=_IPC) as writer,
-        ):
-            yield _ScratchFile(table, name, writer)
+                        for piece in exchange.write_batch(writer, batch):
+                            yield TaggedOutput(OWNERS, (number, piece))
+        exchange.report()
 
     def _chunks(self, table: Table, part: FilePart) -> Iterator[pa.RecordBatch | Rejected]:
         """Normalised rows in chunks, and rejected ones."""
         pending: list[pa.RecordBatch] = []
         for raw in read_part(table, part):
             batch, rejected, _ = normalise(table, raw, self._plan.reading)
-            if rejected:
-                yield TaggedOutput(REJECTED, (part.table, [row.to_json() for row in rejected]))
+            yield from _tag_rejected(part.table, [row.to_json() for row in rejected])
             pending.append(batch)
             if sum(batch.num_rows for batch in pending) >= _CHUNK_ROWS:
                 yield self._numbered(pending)
@@ -142,22 +134,12 @@ def _grouped(batch: pa.RecordBatch, bucket: np.ndarray) -> Iterator[tuple[int, p
         yield number, batch.slice(first, last - first)
 
 
-class _ScratchFile:
-    """Stores batches in a file, one after the other."""
-
-    def __init__(self, table: str, name: str, writer: pa.ipc.RecordBatchFileWriter) -> None:
-        self._table = table
-        self._name = name
-        self._writer = writer
-        self._batches = 0
-
-    def store(self, bucket: int, batch: pa.RecordBatch) -> Stored:
-        self._writer.write_batch(batch)
-        self._batches += 1
-        return Stored(self._table, bucket, self._name, self._batches - 1)
+def _tag_rejected(table: str, lines: list[str]) -> Iterator[Rejected]:
+    for first in range(0, len(lines), _REJECTED_TOGETHER):
+        yield TaggedOutput(REJECTED, (table, lines[first : first + _REJECTED_TOGETHER]))
 
 
-@beam.typehints.with_input_types(tuple[int, Iterable[Stored]])
+@beam.typehints.with_input_types(tuple[int, Iterable[Any]])
 @beam.typehints.with_output_types(str)
 class FindSharedPages(beam.DoFn):
     """Yields the IDs of pages that have rows of several users."""
@@ -165,25 +147,30 @@ class FindSharedPages(beam.DoFn):
     def __init__(self, plan: PagePlan) -> None:
         self._plan = plan
 
-    def process(self, element: tuple[int, Iterable[Stored]]) -> Iterator[str]:
+    def process(self, element: tuple[int, Iterable[Piece]]) -> Iterator[str]:
         """Looks through the pages of one bucket."""
-        pairs = self._plan.load(_PAGE_OWNERS, element[1])
+        pairs = self._plan.exchange.read_table(_PAGE_OWNERS, element[1])
         owners = pairs.group_by("page_id").aggregate([("user_id", "count_distinct")])
         yield from owners.filter(pc.greater(owners["user_id_count_distinct"], 1))["page_id"].to_pylist()
 
 
-class Prepared(NamedTuple):
-    """What came of a bucket: its number, the parts and files of its counts, and rejected rows by table."""
+class _Prepared(NamedTuple):
+    """What came of a bucket of so many rows: its pages, counts by part of the items, and rejected rows by table."""
 
-    bucket: int
-    counts: list[tuple[int, str]]
+    number: int
+    rows: int
+    pages: list[tuple[int, Piece]]
+    counts: list[tuple[int, Piece]]
     rejected: dict[str, list[str]]
 
 
-@beam.typehints.with_input_types(tuple[int, Iterable[Stored]], list[str])
-@beam.typehints.with_output_types(list[int])
+@beam.typehints.with_input_types(tuple[int, Iterable[Any]], list[str])
+@beam.typehints.with_output_types(tuple[int, Any])
 class PreparePages(beam.DoFn):
-    """Builds the pages of some buckets, all but their statistics; counts what the statistics of all buckets need."""
+    """Builds the pages of some buckets, all but their statistics; counts what the statistics of all buckets need.
+
+    Yields pieces of buckets, and beside them those of the counts, rejected rows, and how many rows a bucket has.
+    """
 
     def __init__(self, plan: PagePlan) -> None:
         self._plan = plan
@@ -194,94 +181,116 @@ class PreparePages(beam.DoFn):
         self._items["item_category"] = self._plan.item_category()
 
     def process(
-        self, element: tuple[int, Iterable[Stored]], shared_pages: list[str]
-    ) -> Iterator[list[int] | Counts | Rejected]:
+        self, element: tuple[int, Iterable[BucketRows]], shared_pages: list[str]
+    ) -> Iterator[tuple[int, PreparedBucket] | Counts | Rejected | RowCount]:
         """Prepares the buckets of one element."""
-        by_bucket: dict[int, list[Stored]] = {}
-        for rows in element[1]:
-            by_bucket.setdefault(rows.bucket, []).append(rows)
+        group, rows = element
+        by_bucket: dict[int, dict[str, list[Piece]]] = {}
+        for table, bucket, piece in rows:
+            by_bucket.setdefault(bucket, {"impressions": [], "events": []})[table].append(piece)
         prepare = functools.partial(self._prepare, shared_pages=sorted(shared_pages))
-        with ThreadPoolExecutor(_TOGETHER) as pool:
+        with ThreadPoolExecutor(len(by_bucket)) as pool:
             prepared = list(pool.map(prepare, sorted(by_bucket.items())))
-        for bucket in prepared:
-            for counts in bucket.counts:
+        for found in prepared:
+            for counts in found.counts:
                 yield TaggedOutput(COUNTS, counts)
-            for rejected in bucket.rejected.items():
-                yield TaggedOutput(REJECTED, rejected)
-        yield [bucket.bucket for bucket in prepared]
+            for table, lines in found.rejected.items():
+                yield from _tag_rejected(table, lines)
+            yield TaggedOutput(ROWS, (found.number, found.rows))
+            for number, piece in found.pages:
+                yield group, (found.number, number, piece)
 
-    def _prepare(self, bucket_rows: tuple[int, list[Stored]], shared_pages: list[str]) -> Prepared:
-        number, stored = bucket_rows
-        by_table: dict[str, list[Stored]] = {"impressions": [], "events": []}
-        for rows in stored:
-            by_table[rows.table].append(rows)
-        tables = {name: self._plan.load(self._plan.schema(name), found) for name, found in by_table.items()}
-        bucket = build_bucket(**tables, rules=self._plan.rules, **self._items, shared_pages=shared_pages)
-        with whole_file(self._plan.prepared(number)) as path, open(path, "wb") as file:
-            pickle.dump(bucket, file, protocol=pickle.HIGHEST_PROTOCOL)
-        counted = []
-        for part, counts in enumerate(bucket.counts.split(self._statistics_parts())):
-            path = self._plan.directory / SCRATCH / f"counts-{part:05d}-of-bucket-{number:05d}"
-            with whole_file(path) as temporary:
-                counts.save(temporary)
-            counted.append((part, path.name))
+    def _prepare(self, bucket_rows: tuple[int, dict[str, list[Piece]]], shared_pages: list[str]) -> _Prepared:
+        number, by_table = bucket_rows
+        plan, exchange = self._plan, self._plan.exchange
+        tables = {name: exchange.read_table(plan.schema(name), pieces) for name, pieces in by_table.items()}
+        bucket = build_bucket(**tables, rules=plan.rules, **self._items, shared_pages=shared_pages)
+        with exchange.writer() as writer:
+            data = pickle.dumps(bucket, protocol=pickle.HIGHEST_PROTOCOL)
+            pages = list(exchange.write_bytes(writer, data))
+            counts = [
+                (part, piece)
+                for part, counted in enumerate(bucket.counts.split(plan.statistics_parts))
+                if len(counted.key)
+                for piece in exchange.write_batch(writer, counted.to_batch())
+            ]
+        exchange.report()
         rejected: dict[str, list[str]] = {}
         for row in bucket.rejected:
             rejected.setdefault(row.table, []).append(row.to_json())
-        return Prepared(number, counted, rejected)
-
-    def _statistics_parts(self) -> int:
-        return -(-len(self._items["item_ids"]) // ITEMS_PER_STATISTICS_PART)
+        return _Prepared(number, sum(map(len, tables.values())), pages, counts, rejected)
 
 
-@beam.typehints.with_input_types(tuple[int, Iterable[str]])
-@beam.typehints.with_output_types(str)
+@beam.typehints.with_input_types(tuple[int, Iterable[Any]])
+@beam.typehints.with_output_types(tuple[int, int, Any])
 class SumStatistics(beam.DoFn):
     """Adds up what all buckets counted of some items."""
 
     def __init__(self, plan: PagePlan) -> None:
         self._plan = plan
 
-    def process(self, element: tuple[int, Iterable[str]]) -> Iterator[str]:
-        """Adds up one part of the items."""
-        part, names = element
-        scratch = self._plan.directory / SCRATCH
+    def process(self, element: tuple[int, Iterable[Piece]]) -> Iterator[tuple[int, int, Piece]]:
+        """Adds up one part of the items; yields it in numbered pieces."""
+        part, pieces = element
+        exchange = self._plan.exchange
         total = DailyCounts.sum([])
-        rest = iter(names)
-        while block := list(itertools.islice(rest, 16)):  # bounds how much lies in memory
-            total = DailyCounts.sum([total, *(DailyCounts.load(scratch / name) for name in block)])
-        path = scratch / f"statistics-{part:05d}-{uuid.uuid4().hex}"  # a retried bundle writes another one
-        StatisticsPart.of(total).save(path)
-        yield path.name
+        rest = iter(pieces)
+        while some := list(itertools.islice(rest, 16)):  # bounds how much lies in memory
+            total = DailyCounts.sum([total, DailyCounts.of(exchange.read_table(DailyCounts.SCHEMA, some))])
+        with exchange.writer() as writer:
+            for number, piece in exchange.write_bytes(writer, StatisticsPart.of(total).to_bytes()):
+                yield part, number, piece
 
 
-@beam.typehints.with_input_types(list[int], list[str])
+@beam.typehints.with_input_types(tuple[int, Iterable[Any]], Iterable[Any])
+@beam.typehints.with_output_types(dict[str, Any])
 class WritePages(beam.DoFn):
-    """Adds statistics to the pages of some buckets and writes a shard per split, and one of the pre-training view."""
+    """Adds statistics to the pages of some buckets and writes a shard per split, and one of the pre-training view.
 
-    def __init__(self, plan: PagePlan) -> None:
+    Yields what it wrote of each bucket.
+    """
+
+    def __init__(self, plan: PagePlan, pictures: PicturePlan) -> None:
         self._plan = plan
+        self._pictures = pictures
 
     def setup(self) -> None:
-        """Loads the IDs."""
+        """Loads what is known of users and items."""
         self._user_ids = self._plan.ids("user")
+        self._eligible = self._pictures.item_column("eligible").to_numpy(zero_copy_only=False)
         self._statistics: ItemStatistics | None = None
 
-    def process(self, buckets: list[int], statistics: list[str]) -> None:
-        """Writes the shards of some buckets and what is in them."""
+    def process(
+        self, element: tuple[int, Iterable[PreparedBucket]], statistics: Iterable[tuple[int, int, Piece]]
+    ) -> Iterator[dict[str, Any]]:
+        """Writes the shards of some buckets."""
         if self._statistics is None:
-            scratch = self._plan.directory / SCRATCH
-            self._statistics = ItemStatistics([StatisticsPart.load(scratch / name) for name in sorted(statistics)])
+            self._statistics = self._read_statistics(statistics)
+        by_bucket: dict[int, list[tuple[int, Piece]]] = {}
+        for bucket, number, piece in element[1]:
+            by_bucket.setdefault(bucket, []).append((number, piece))
         write = functools.partial(self._write_bucket, statistics=self._statistics)
-        with ThreadPoolExecutor(_TOGETHER) as pool:
-            list(pool.map(write, buckets))
+        with ThreadPoolExecutor(len(by_bucket)) as pool:
+            yield from list(pool.map(write, sorted(by_bucket.items())))
 
-    def _write_bucket(self, number: int, statistics: ItemStatistics) -> None:
+    def _read_statistics(self, pieces: Iterable[tuple[int, int, Piece]]) -> ItemStatistics:
+        by_part: dict[int, list[tuple[int, Piece]]] = {part: [] for part in range(self._plan.statistics_parts)}
+        for part, number, piece in pieces:
+            by_part[part].append((number, piece))
+        nothing = StatisticsPart.of(DailyCounts.sum([]))
+        read = self._plan.exchange.read_bytes
+        return ItemStatistics(
+            [StatisticsPart.of_bytes(read(pieces)) if pieces else nothing for pieces in by_part.values()]
+        )
+
+    def _write_bucket(
+        self, numbered: tuple[int, list[tuple[int, Piece]]], statistics: ItemStatistics
+    ) -> dict[str, Any]:
+        number, pieces = numbered
         plan = self._plan
-        with open(plan.prepared(number), "rb") as file:
-            bucket: Bucket = pickle.load(file)
+        bucket: Bucket = pickle.loads(plan.exchange.read_bytes(pieces))
         bucket = bucket.with_statistics(statistics)
-        view = pretraining_view(bucket, plan.pretraining, plan.rules.reach("click"), plan.eligible, self._user_ids)
+        view = pretraining_view(bucket, plan.pretraining, plan.rules.reach("click"), self._eligible, self._user_ids)
         if plan.pretraining.kind == "causal":
             view = view.with_statistics(statistics)
         shards = {}
@@ -291,9 +300,9 @@ class WritePages(beam.DoFn):
         if len(view.page_id):
             path = f"{PRETRAINING}/{plan.pretraining.kind}-{number:05d}-of-{plan.buckets:05d}.tfrecord"
             shards[PRETRAINING] = self._write(view, view.pages_of(0), path)
-        counters = {**bucket.counters, **view.counters}
-        result = {"shards": shards, "counters": counters, "reused": bucket.reused}
-        write_result(plan.directory, f"pages-{number:05d}.json", result)
+        plan.exchange.report()
+        reused = {reason: tuple(example) for reason, example in bucket.reused.items()}
+        return {"bucket": number, "shards": shards, "counters": {**bucket.counters, **view.counters}, "reused": reused}
 
     def _write(self, bucket: Bucket, pages: np.ndarray, path: str) -> dict[str, Any]:
         with whole_file(self._plan.directory / path) as temporary, open(temporary, "wb") as file:
@@ -340,45 +349,66 @@ class _HashingFile:
         self.bytes += len(data)
 
 
-@beam.typehints.with_input_types(tuple[str, Iterable[list[str]]])
+@beam.typehints.with_input_types(str, Iterable[tuple[str, list[str]]])
+@beam.typehints.with_output_types(DeadLetters)
 class WriteDeadLetters(beam.DoFn):
     """Writes the rejected rows of a table, sorted, as `dead_letters/TABLE.jsonl`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Location) -> None:
         self._directory = directory
 
-    def process(self, element: tuple[str, Iterable[list[str]]]) -> None:
-        """Writes one table's."""
-        table, lines = element
-        write_dead_letters(self._directory, table, itertools.chain.from_iterable(lines))
+    def process(self, table: str, rejected: Iterable[tuple[str, list[str]]]) -> Iterator[DeadLetters]:
+        """Writes one table's, if there are any."""
+        lines = [line for of_table, some in rejected if of_table == table for line in some]
+        if lines:
+            yield write_dead_letters(self._directory, table, lines)
 
 
-def build_pages(pipeline: beam.Pipeline, plan: PagePlan) -> None:
+class WrittenPages(NamedTuple):
+    """What comes out of the transforms from log tables to page shards.
+
+    Attributes:
+        rows: numbers of rows that were read and not rejected.
+        prepared: `(bucket, rows)` for each bucket.
+        buckets: what was written of each bucket; see `put_pages_together`.
+        dead_letters: what was written of rejected rows.
+    """
+
+    rows: PCollection[int]
+    prepared: PCollection[tuple[int, int]]
+    buckets: PCollection[dict[str, Any]]
+    dead_letters: PCollection[DeadLetters]
+
+
+def build_pages(pipeline: beam.Pipeline, plan: PagePlan, pictures: PicturePlan) -> WrittenPages:
     """Adds the transforms from log tables to page shards and dead letters."""
     rows = (
         pipeline
         | "Files" >> beam.Create(plan.parts(), reshuffle=True)
-        | "PartitionRows" >> beam.ParDo(PartitionRows(plan)).with_outputs(REJECTED, OWNERS, main="rows")
+        | "PartitionRows" >> beam.ParDo(PartitionRows(plan)).with_outputs(REJECTED, OWNERS, ROWS, main="by_bucket")
     )
     shared = (
         rows[OWNERS] | "GroupPageOwners" >> beam.GroupByKey() | "FindSharedPages" >> beam.ParDo(FindSharedPages(plan))
     )
     prepared = (
-        rows["rows"]
+        rows["by_bucket"]
         | "GroupByBucket" >> beam.GroupByKey()
-        | "PreparePages" >> beam.ParDo(PreparePages(plan), AsList(shared)).with_outputs(REJECTED, COUNTS, main="pages")
+        | "PreparePages"
+        >> beam.ParDo(PreparePages(plan), AsList(shared)).with_outputs(REJECTED, COUNTS, ROWS, main="pages")
     )
     statistics = (
         prepared[COUNTS] | "GroupCounts" >> beam.GroupByKey() | "SumStatistics" >> beam.ParDo(SumStatistics(plan))
     )
-    _ = (
+    written = (
         prepared["pages"]
-        | "Spread" >> beam.Reshuffle()
-        | "WritePages" >> beam.ParDo(WritePages(plan), AsList(statistics))
+        | "GroupPages" >> beam.GroupByKey()
+        | "WritePages" >> beam.ParDo(WritePages(plan, pictures), AsIter(statistics))
     )
-    _ = (
-        (rows[REJECTED], prepared[REJECTED])
-        | "AllRejected" >> beam.Flatten()
-        | "GroupRejected" >> beam.GroupByKey()
-        | "WriteDeadLetters" >> beam.ParDo(WriteDeadLetters(plan.directory))
+    rejected = (rows[REJECTED], prepared[REJECTED]) | "AllRejected" >> beam.Flatten()
+    # As a side input: the rejected rows of a table may be more than engines move in one group.
+    dead_letters = (
+        pipeline
+        | "Tables" >> beam.Create(sorted({part.table for part in plan.parts()}))
+        | "WriteDeadLetters" >> beam.ParDo(WriteDeadLetters(plan.directory), AsIter(rejected))
     )
+    return WrittenPages(rows[ROWS], prepared[ROWS], written, dead_letters)

@@ -41,20 +41,20 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 from tqdm import tqdm
 
 from beam_pipelines.datasets.sample_logs import SAMPLE
+from beam_pipelines.exchange import ScratchFiles
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import PRETRAINING, SPLITS
 from beam_pipelines.format.page_reader import packed_page
 from beam_pipelines.format.tfrecord import read_records
 from beam_pipelines.images.normalisation import normalise_image
-from beam_pipelines.images.transforms import store_images
-from beam_pipelines.workspace import RESULTS, make_workspace
+from beam_pipelines.images.transforms import ImagePlan, store_images
+from beam_pipelines.picture_plan import PicturePlan
 from benchmarks.base import ROOT, benchmark_parser, peer_command, run_benchmark, use_two_cores
 from benchmarks.data_job.impression_logs import SPLIT_BY_TIME, write_logs
 
@@ -258,14 +258,28 @@ def image_rates(images: Path, names: list[str], dataset: Path) -> tuple[float, f
     for source in sources:
         normalise_image(source, IMAGE_SIDE, "jpeg")
     alone = len(names) / (time.process_time() - start)
-    make_workspace(dataset)
     start = time.process_time()
+    exchange, pictures = ScratchFiles(dataset / "scratch"), PicturePlan(dataset / "plan")
+    exchange.open()
+    plan = ImagePlan(
+        directory=dataset,
+        exchange=exchange,
+        pictures=pictures,
+        batches=pictures.write_pictures(names, []),
+        images=images,
+        shared=(),
+        shards=1,
+        side=IMAGE_SIDE,
+        format="jpeg",
+        previous=None,
+    )
     pipeline = beam.Pipeline(runner=FnApiRunner())
-    store_images(pipeline, dataset, images, names, 1, IMAGE_SIDE, "jpeg", previous=None, kept=())
+    store_images(pipeline, plan)
     pipeline.run().wait_until_finish()
     step = len(names) / (time.process_time() - start)
-    index = pq.read_table(dataset / RESULTS, columns=["reason"])
-    stored = pc.sum(pc.equal(index["reason"], "")).as_py()
+    (shard,) = (dataset / "images").iterdir()
+    with contextlib.closing(ArrayRecordReader(str(shard))) as reader:
+        stored = reader.num_records()
     if stored != len(names):
         sys.exit(f"{len(names)} pictures became {stored}")
     return step, alone

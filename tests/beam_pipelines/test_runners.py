@@ -26,7 +26,10 @@ from apache_beam.runners.portability.job_server import JavaJarJobServer
 from PIL import Image
 
 from beam_pipelines import build
+from beam_pipelines.format.contents import Contents
 from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.format.local_copy import local_copy
+from beam_pipelines.format.location import as_location
 from beam_pipelines.runners import DOCUMENT, make_runner, run_pipeline
 from beam_pipelines.shell.command import CommandError
 
@@ -115,8 +118,8 @@ def test_jars_and_image_are_of_the_installed_beam():
 def test_workers_import_what_their_container_has_and_no_tensorflow():
     code = """
 import json, sys
-import beam_pipelines.images.transforms, beam_pipelines.pages.transforms
-heavy = {"tensorflow", "keras", "polars", "pandas", "matplotlib", "tqdm"} & {name.split(".")[0] for name in sys.modules}
+import beam_pipelines.commit, beam_pipelines.images.transforms, beam_pipelines.pages.transforms
+heavy = {"tensorflow", "keras", "polars", "pandas", "matplotlib"} & {name.split(".")[0] for name in sys.modules}
 files = [module.__file__ for name, module in sys.modules.items() if name.startswith("beam_pipelines.")]
 print(json.dumps([sorted(heavy), files]))
 """
@@ -194,6 +197,33 @@ def running(service, log):
         process.wait()
 
 
+def test_a_detached_build_is_committed_by_its_last_step(tmp_path, request, monkeypatch):
+    """Separate workers, which share a bucket with the submitter, go on when that has left."""
+    pytest.importorskip("moto")
+    bucket = request.getfixturevalue("s3_server")
+    monkeypatch.setenv("COURIER_CACHE", str(tmp_path / "cache"))
+    write_logs(tmp_path / "logs")
+    command = ["--logs", str(tmp_path / "logs"), "--split-by-time", "2026-01-02,2026-01-03"]
+    build.main([*command, "--output", str(tmp_path / "in_process")])
+    output = as_location(f"{bucket}/detached")
+    service, pool = SERVICES
+    with running(service, tmp_path / "service.log") as ports, running(pool, tmp_path / "pool.log") as pool_ports:
+        (job,), (workers,) = ports.values(), pool_ports.values()
+        beam = [f"--job_endpoint{job}", "--environment_type=EXTERNAL", f"--environment_config{workers}"]
+        told = build.main(
+            [*command, "--output", str(output), "--runner=PortableRunner", *beam, "--no_wait_until_finish"]
+        )
+        assert told == f"submitted: the dataset will appear in {output}"
+        deadline = time.monotonic() + 100
+        while Contents.read(output) is None:
+            assert time.monotonic() < deadline, (tmp_path / "service.log").read_text()
+            time.sleep(0.2)
+    copied = hashes(local_copy(output))
+    del copied[".origin.json"]
+    assert copied == hashes(tmp_path / "in_process")
+    assert not [path for path in output.fs.find(output.path) if "/plan/" in path or path.endswith("told.json")]
+
+
 def test_documented_services_and_separate_workers_write_the_same_bytes(tmp_path):
     write_logs(tmp_path / "logs")
     command = ["--logs", str(tmp_path / "logs"), "--split-by-time", "2026-01-02,2026-01-03"]
@@ -244,9 +274,33 @@ def test_a_wrong_runner_or_option_is_one_clear_line(capsys, runner, options, mes
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("runner", "options", "message"),
+    [
+        ("DirectRunner", [], "--runner DirectRunner runs in this process"),
+        ("PortableRunner", [], "needs a --job_endpoint"),
+        ("PortableRunner", ["--job_endpoint=host:8099", "--environment_type=LOOPBACK"], "such workers end with this"),
+        ("FlinkRunner", ["--flink_master=host:8081"], "pass --flink_submit_uber_jar or the --job_endpoint of another"),
+        ("SparkRunner", [], "pass --spark_submit_uber_jar or the --job_endpoint of another"),
+    ],
+)
+def test_a_build_that_would_end_with_its_submitter_is_not_detached(tmp_path, runner, options, message):
+    arguments = ["--logs", str(tmp_path), "--output", "memory://d", "--runner", runner, "--no_wait_until_finish"]
+    with pytest.raises(CommandError, match=message):
+        build.main([*arguments, *options])
+
+
+def test_a_detached_build_needs_an_output_without_renames(tmp_path):
+    arguments = ["--runner=PortableRunner", "--job_endpoint=host:8099", "--no_wait_until_finish"]
+    with pytest.raises(CommandError, match=r"--output: --no_wait_until_finish needs a URI"):
+        build.main(["--logs", str(tmp_path / "logs"), "--output", str(tmp_path / "d"), *arguments])
+
+
 @pytest.mark.parametrize("name", ["DirectRunner", "directrunner", "direct"])
 def test_direct_is_in_process_however_it_is_written(name):
-    assert type(make_runner(name, [])[0]).__name__ == "FnApiRunner"
+    engine = make_runner(name, [])
+    assert type(engine.runner).__name__ == "FnApiRunner"
+    assert engine.is_in_process
 
 
 class _Raise(beam.DoFn):
@@ -263,7 +317,7 @@ class NewerError(ArtifactError):
 
 @pytest.mark.parametrize("kind", [InputError, ArtifactError, NewerError])
 def test_what_a_worker_raises_arrives_as_what_it_is(kind):
-    pipeline = beam.Pipeline(runner=make_runner("DirectRunner", ())[0])
+    pipeline = beam.Pipeline(runner=make_runner("DirectRunner", ()).runner)
     _ = pipeline | beam.Create(["logs/items.csv: no column 'x' [in it]: `columns` names it"]) | beam.ParDo(_Raise(kind))
     with pytest.raises(InputError) as error:
         run_pipeline(pipeline)
@@ -294,7 +348,7 @@ def _raise_chained():
 
 
 def failing_pipeline(fail, mode):
-    runner, options = make_runner("DirectRunner", [f"--direct_running_mode={mode}"])
+    _, runner, options = make_runner("DirectRunner", [f"--direct_running_mode={mode}"])
     pipeline = beam.Pipeline(runner=runner, options=options)
     _ = pipeline | beam.Create([0]) | beam.Map(lambda _: fail())
     return pipeline

@@ -19,9 +19,11 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from PIL import Image
 
 from beam_pipelines import BuildOptions, build_dataset, pipeline
+from beam_pipelines.exchange import encode_in_blocks
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import File, Manifest
 from beam_pipelines.images.index import index_images
+from beam_pipelines.images.transforms import SHARD_INDEX
 from beam_pipelines.shell.progress import shown_progress
 from models.data.dataset import Dataset
 from models.data.picture_store import PictureStore
@@ -157,10 +159,28 @@ def test_too_many_bad_pictures_publish_nothing(bad_logs, tmp_path):
     run(bad_logs, tmp_path / "d", max_bad_fraction=0.45)
 
 
-def test_what_workers_did_not_leave_is_not_taken_for_bad_pictures(tmp_path):
-    (tmp_path / "results").mkdir()
+def index(directory, written, *names):
+    """The index of items that name these pictures."""
+    kept = pa.array([""] * len(names))
+    return index_images(
+        directory, written, pa.array(names), "jpeg", 1.0, source=directory, kept=kept, counters=Counter(), told=[]
+    )
+
+
+def test_what_workers_did_not_say_is_not_taken_for_bad_pictures(tmp_path):
     with pytest.raises(InputError, match="nothing is known of the pictures of 1 items"):
-        index_images(tmp_path, ["a.jpg", ""], "jpeg", 1.0, source=tmp_path, kept=pa.array(["", ""]), counters=Counter())
+        index(tmp_path, [], "a.jpg", "")
+
+
+def test_a_shard_that_was_written_twice_counts_once_if_it_is_the_same(tmp_path):
+    def block(detail):
+        columns = [["a.jpg"], [""], [detail], [""], [-1], ["missing"]]
+        (data,) = encode_in_blocks(pa.record_batch(columns, SHARD_INDEX.with_metadata({"reused": "0"})))
+        return data.to_pybytes()
+
+    assert index(tmp_path, [(0, 0, block("here"))] * 2, "a.jpg").missing["missing"] == 1
+    with pytest.raises(InputError, match="pictures of shard 0 were written twice, and differently"):
+        index(tmp_path, [(0, 0, block("here")), (0, 0, block("there"))], "a.jpg")
 
 
 def test_a_decompression_bomb_leaves_the_memory_of_a_build_flat(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.manifest import File
 from beam_pipelines.logs.rejections import (
     RejectedRow,
     RejectionSummary,
@@ -20,18 +21,18 @@ from beam_pipelines.logs.rejections import (
 
 def test_dead_letters_are_sorted_counted_and_bounded(tmp_path):
     rows = [RejectedRow.of("events", reason, number) for number, reason in enumerate(["no item", "no time", "no item"])]
-    write_dead_letters(tmp_path, "events", (row.to_json() for row in rows))
+    written = write_dead_letters(tmp_path, "events", (row.to_json() for row in rows))
+    assert written.file == File.of(tmp_path, "dead_letters/events.jsonl", 3)
     lines = (tmp_path / "dead_letters" / "events.jsonl").read_text().splitlines()
     assert lines == sorted(lines)
     assert sorted(json.loads(line)["reason"] for line in lines) == ["no item", "no item", "no time"]
     counters = Counter({"rows.events": 10})
-    found = count_dead_letters(tmp_path, counters, 0.3)
+    count_dead_letters([written], counters, 0.3)
     assert counters == {"rows.events": 10, "rejected.events.no item": 2, "rejected.events.no time": 1}
-    assert {name: one.rows for name, one in found.items()} == {"events.no item": 2, "events.no time": 1}
     with pytest.raises(
         InputError, match=r"^3 of 10 rows of events are bad \(2 no item, 1 no time\); e\.g\. no item; no time; `max_bad"
     ):
-        count_dead_letters(tmp_path, Counter({"rows.events": 10}), 0.29)
+        count_dead_letters([written], Counter({"rows.events": 10}), 0.29)
 
 
 def row(reason, line, column=None, value=None, table="events"):
