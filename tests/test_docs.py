@@ -29,6 +29,8 @@ FOREIGN_OPTIONS = {
     "--jobs",
     "--learning-rates",
     "--logdir",
+    "--flink_submit_uber_jar",
+    "--job_endpoint",
     "--no_wait_until_finish",
     "--output_executable_path",
     "--parallelism",
@@ -36,6 +38,7 @@ FOREIGN_OPTIONS = {
     "--sdk_worker_parallelism",
     "--seeds",
     "--source",
+    "--spark_submit_uber_jar",
     "--test",
     "--worker_pool",
 }

@@ -20,16 +20,9 @@ def build(logs, output, **more):
     return build_dataset(logs, output, BuildOptions(split_by_time=SPLIT), **more)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURIER_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
-def output(request):
-    location = as_location(f"memory://{request.node.name}/dataset")
-    yield location
-    location.fs.store.clear()
+def output(memory):
+    return as_location(f"{memory}/dataset")
 
 
 def stored(location):
