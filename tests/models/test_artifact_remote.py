@@ -1,8 +1,9 @@
-"""The commands on URIs give what they give on paths; by the file system that fsspec keeps in memory."""
+"""The commands on URIs give what they give on paths."""
 
 import json
 import shutil
 import threading
+import uuid
 
 import numpy as np
 import pytest
@@ -30,6 +31,12 @@ from tests.models.training.command_process import ranker_arguments, steps_on_dis
 PICTURES = 12
 
 
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.cluster)])
+def store(request, memory):
+    """The URI of an empty directory: of a file system in the memory of this process, or of an S3 on this machine."""
+    return memory if request.param == "memory" else f"{request.getfixturevalue('s3_server')}/{uuid.uuid4().hex}"
+
+
 def put(directory, uri):
     """Copies a local directory to where a command would have written it."""
     with whole_directory(as_location(uri)) as scratch:
@@ -44,12 +51,12 @@ def write_pictures(directory):
     write_picture_dataset(directory, [random_pictures(PICTURES)], places, image_format="webp", columns=texts)
 
 
-def test_pictures_to_cluster_ids(memory, tmp_path):
+def test_pictures_to_cluster_ids(store, tmp_path):
     write_pictures(tmp_path / "data")
     save_encoder(tmp_path / "encoder")
-    roots = [str(tmp_path), memory]
+    roots = [str(tmp_path), store]
     for name in ("data", "encoder"):
-        put(tmp_path / name, f"{memory}/{name}")
+        put(tmp_path / name, f"{store}/{name}")
     for root in roots:
         embed([f"--data={root}/data", f"--encoder={root}/encoder", f"--output={root}/embeddings", "--batch-size=5"])
         cluster([f"--embeddings={root}/embeddings", f"--output={root}/clusters", "--num-clusters=3"])
@@ -60,24 +67,24 @@ def test_pictures_to_cluster_ids(memory, tmp_path):
     np.testing.assert_array_equal(remote.vectors, local.vectors)
     local, remote = (Clusters.load(f"{root}/clusters") for root in roots)
     assert remote.metadata == local.metadata
-    left = sorted(path.name for path in entries(as_location(memory)))
+    left = sorted(path.name for path in entries(as_location(store)))
     assert left == ["clusters", "data", "embeddings", "encoder", "page.html"]
     for command, options, message in (
-        (embed, [f"--data={memory}/data", f"--encoder={memory}/none"], "--encoder: memory://.*/none: nothing lies"),
-        (cluster, [f"--embeddings={memory}/data"], "--embeddings: memory://.*/data has no metadata.json; models.embed"),
-        (whiten, [f"--embeddings={memory}/embeddings", f"--data={memory}/none"], "memory://.*/none: nothing lies"),
+        (embed, [f"--data={store}/data", f"--encoder={store}/none"], f"--encoder: {store}/none: nothing lies"),
+        (cluster, [f"--embeddings={store}/data"], f"--embeddings: {store}/data has no metadata.json; models.embed"),
+        (whiten, [f"--embeddings={store}/embeddings", f"--data={store}/none"], f"{store}/none: nothing lies"),
         (whiten, ["--embeddings=none://shop/embeddings"], "--embeddings: none://shop/embeddings: .*none"),
     ):
         with pytest.raises(CommandError, match=f"^{message}"):
-            command([*options, f"--output={memory}/refused"])
-    with pytest.raises(CommandError, match=r"^memory://.*/clusters exists; pass --overwrite"):
-        cluster([f"--embeddings={memory}/embeddings", f"--output={memory}/clusters"])
+            command([*options, f"--output={store}/refused"])
+    with pytest.raises(CommandError, match=f"^{store}/clusters exists; pass --overwrite"):
+        cluster([f"--embeddings={store}/embeddings", f"--output={store}/clusters"])
 
 
-def test_embeddings_go_on_from_what_the_store_holds(memory, tmp_path, monkeypatch):
+def test_embeddings_go_on_from_what_the_store_holds(store, tmp_path, monkeypatch):
     write_pictures(tmp_path / "data")
     save_encoder(tmp_path / "encoder")
-    output = f"{memory}/embeddings"
+    output = f"{store}/embeddings"
     options = [f"--data={tmp_path}/data", f"--encoder={tmp_path}/encoder", "--batch-size=2", "--checkpoint-minutes=0"]
     embed([*options, f"--output={tmp_path}/whole"])
 
@@ -102,12 +109,12 @@ def test_embeddings_go_on_from_what_the_store_holds(memory, tmp_path, monkeypatc
     assert entries(as_location(f"{output}.partial")) == []
 
 
-def test_a_ranker_that_was_stopped_goes_on_from_the_store_and_is_measured_there(memory, tmp_path, capsys):
+def test_a_ranker_that_was_stopped_goes_on_from_the_store_and_is_measured_there(store, tmp_path, capsys):
     tiny = write_tiny_dataset(tmp_path / "tiny", items=40, pages=80)
     local = ranker_arguments(tiny, tmp_path / "ranker", epochs=1)
     train_ctr(local)
-    there = TinyDataset(put(tiny.data, f"{memory}/data"), None, put(tiny.clusters, f"{memory}/clusters"), None)
-    output = as_location(f"{memory}/ranker")
+    there = TinyDataset(put(tiny.data, f"{store}/data"), None, put(tiny.clusters, f"{store}/clusters"), None)
+    output = as_location(f"{store}/ranker")
     terminator = threading.Thread(target=terminate_at, args=(output, 2))
     terminator.start()
     with pytest.raises(SystemExit) as left:
@@ -119,13 +126,13 @@ def test_a_ranker_that_was_stopped_goes_on_from_the_store_and_is_measured_there(
     capsys.readouterr()
     train_ctr(ranker_arguments(there, output, epochs=1))
     assert f"resuming at step {stopped_at} of " in capsys.readouterr().out
-    runs = [RankerRun(tmp_path / "ranker"), RankerRun(f"{memory}/ranker")]
+    runs = [RankerRun(tmp_path / "ranker"), RankerRun(f"{store}/ranker")]
     assert runs[0].metadata == runs[1].metadata
     for expected, actual in zip(*(run.ranker().get_weights() for run in runs), strict=True):
         np.testing.assert_array_equal(actual, expected)
 
     reports = []
-    for data, run, report in ((tiny.data, runs[0], tmp_path / "report"), (there.data, runs[1], f"{memory}/report")):
+    for data, run, report in ((tiny.data, runs[0], tmp_path / "report"), (there.data, runs[1], f"{store}/report")):
         evaluate([f"--data={data}", "--model", f"best={run.path}", f"--output={report}"])
         contents = Contents.read(as_location(report)) if report is not tmp_path / "report" else None
         directory = as_location(report) / contents.attempt if contents else as_location(report)
@@ -136,9 +143,9 @@ def test_a_ranker_that_was_stopped_goes_on_from_the_store_and_is_measured_there(
     assert reports[0] == reports[1]
 
 
-def test_pages_and_pictures_are_fetched_when_they_are_needed(memory, tmp_path):
+def test_pages_and_pictures_are_fetched_when_they_are_needed(store, tmp_path):
     write_pictures(tmp_path / "data")
-    dataset = Dataset(put(tmp_path / "data", f"{memory}/data"))
+    dataset = Dataset(put(tmp_path / "data", f"{store}/data"))
     copies = tmp_path / "cache" / "directories"
 
     def fetched():
