@@ -24,7 +24,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(description, rest="beam_options")
     defaults = BuildOptions()
     add = parser.add_argument
-    add("--logs", type=Path, default=DEFAULT_LOGS, help="log directory; the default is simulated if it does not exist")
+    add("--logs", default=DEFAULT_LOGS, help="log directory; the default is simulated if it does not exist")
     add("--output", default=DEFAULT_OUTPUT, help="dataset directory to write, a path or a URI")
     add("--runner", default="DirectRunner", help="DirectRunner (in this process), FlinkRunner, SparkRunner, ...")
     add("--split-by-time", metavar="PRETRAIN_END,TRAIN_END", help="pages before the first moment are for pre-training, "
@@ -36,7 +36,7 @@ def _parser() -> ArgumentParser:
         "between two rows of a page; after a longer one, its ID is used again, for another page")  # fmt: skip
     add("--split-reused-pages", action="store_true", help="a page ID that is used again, after such a pause or by "
         "another user, names a page of its own each time; otherwise its rows are rejected")  # fmt: skip
-    add("--previous", type=Path, metavar="DATASET", help="an earlier dataset, for daily builds: item and user rows "
+    add("--previous", metavar="DATASET", help="an earlier dataset, for daily builds: item and user rows "
         "keep their numbers, new ones are appended")  # fmt: skip
     add("--click-days", type=int, default=defaults.click_days, help="how far back click histories reach")
     add("--pay-days", type=int, default=defaults.pay_days, help="how far back payment histories reach")
@@ -88,7 +88,7 @@ def main(options: argparse.Namespace) -> str:
 
     logging.basicConfig()
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    if options.logs == DEFAULT_LOGS and not options.logs.exists():
+    if options.logs == DEFAULT_LOGS and not Path(options.logs).exists():
         _simulate_sample(options)
     run = {name: getattr(options, name) for name in ("previous", "runner", "beam_options", "overwrite")}
     if "--no_wait_until_finish" in options.beam_options:

@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-from pathlib import Path
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.log_options import DEFAULT_LOGS, add_log_options, parse_columns, parse_moments, parse_units
@@ -17,8 +16,8 @@ from beam_pipelines.shell.report import aligned
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--logs", type=Path, default=DEFAULT_LOGS, help="log directory")
-    add("--previous", type=Path, metavar="DATASET", help="an earlier dataset, whose items and users are known, too")
+    add("--logs", default=DEFAULT_LOGS, help="log directory, a path or URI")
+    add("--previous", metavar="DATASET", help="an earlier dataset, whose items and users are known, too")
     add_log_options(parser)
     return parser
 

@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.options import BuildOptions
 
-DEFAULT_LOGS = Path("artifacts/sample_logs")
+DEFAULT_LOGS = "artifacts/sample_logs"
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:

@@ -51,11 +51,11 @@ _DEFAULTS = BuildOptions()
 
 
 def build_dataset(
-    logs: Path | str,
+    logs: Location | str,
     output: Location | str,
     options: BuildOptions = _DEFAULTS,
     *,
-    previous: Path | str | None = None,
+    previous: Location | str | None = None,
     runner: str = "DirectRunner",
     beam_options: Sequence[str] = (),
     overwrite: bool = False,
@@ -91,16 +91,16 @@ def build_dataset(
         engine = make_runner(runner, beam_options)
         if engine.is_detached:
             raise InputError("--no_wait_until_finish is for `submit_dataset`: `build_dataset` returns what was built")
-        _run(Path(logs), output, options, previous, engine, overwrite=overwrite, waits=True)
+        _run(as_location(logs), output, options, previous, engine, overwrite=overwrite, waits=True)
     return Manifest.read(local_copy(output, only=[MANIFEST_NAME]))
 
 
 def submit_dataset(
-    logs: Path | str,
+    logs: Location | str,
     output: Location | str,
     options: BuildOptions = _DEFAULTS,
     *,
-    previous: Path | str | None = None,
+    previous: Location | str | None = None,
     runner: str,
     beam_options: Sequence[str] = (),
     overwrite: bool = False,
@@ -124,14 +124,14 @@ def submit_dataset(
         check_detachable(engine)
         if not is_remote(output):
             raise InputError(f"`output`: --no_wait_until_finish needs a URI (s3://, gs://, ...). Received: {output}")
-        _run(Path(logs), output, options, previous, engine, overwrite=overwrite, waits=False)
+        _run(as_location(logs), output, options, previous, engine, overwrite=overwrite, waits=False)
 
 
 def _run(
-    logs: Path,
+    logs: Location,
     output: Location,
     options: BuildOptions,
-    previous: Path | str | None,
+    previous: Location | str | None,
     engine: Engine,
     *,
     overwrite: bool,
@@ -156,7 +156,7 @@ def _run(
             exchange.open()
         pipeline = beam.Pipeline(runner=engine.runner, options=engine.options)
         told = _beside(attempt) if waits else None
-        steps = _add_build(pipeline, attempt, log_directory, options, rules, earlier, exchange, told)
+        steps = _add_build(pipeline, attempt, log_directory, options, rules, earlier, exchange, told, previous)
         if told is None:
             start_pipeline(pipeline)
             stack.pop_all()
@@ -171,7 +171,9 @@ def _run(
             _pass_on(told)
 
 
-def check_logs(logs: Path | str, options: BuildOptions = _DEFAULTS, *, previous: Path | str | None = None) -> LogCheck:
+def check_logs(
+    logs: Location | str, options: BuildOptions = _DEFAULTS, *, previous: Location | str | None = None
+) -> LogCheck:
     """Says what a build would use of a log directory, lose and refuse, without building.
 
     Args:
@@ -186,7 +188,7 @@ def check_logs(logs: Path | str, options: BuildOptions = _DEFAULTS, *, previous:
         >>> check_logs("my_logs").problems
         []
     """
-    directory = _open(Path(logs), options)
+    directory = _open(as_location(logs), options)
     checked = _check(directory, options, _read_previous(previous))
     named = Counter(name for name in checked.newest["items"]["image"].to_pylist() if name)
     try:
@@ -199,7 +201,7 @@ def check_logs(logs: Path | str, options: BuildOptions = _DEFAULTS, *, previous:
     return dataclasses.replace(checked, pictures=str(pictures), problems=problems)
 
 
-def _open(logs: Path, options: BuildOptions) -> LogDirectory:
+def _open(logs: Location, options: BuildOptions) -> LogDirectory:
     return LogDirectory.open(logs, options.columns, clicked_is_optional=options.attribute_clicks is not None)
 
 
@@ -222,6 +224,7 @@ def _add_build(
     previous: tuple[Path, Manifest] | None,
     exchange: Exchange,
     told: Location | None,
+    previous_at: Location | str | None,
 ) -> int:
     """Does what is done before the pipeline runs, and adds its transforms; returns in how many steps they work."""
     directory = attempt.directory
@@ -269,7 +272,7 @@ def _add_build(
             shards=image_shards,
             side=options.image_side,
             format=options.image_format,
-            previous=previous[0].resolve() if previous is not None else None,
+            previous=_absolute(as_location(previous_at)) if previous_at is not None else None,
         )
         stored = store_images(pipeline, image_plan)
     draft = Draft(
@@ -308,6 +311,10 @@ def _add_build(
     return len(plan.parts()) + 2 * plan.buckets + image_shards
 
 
+def _absolute(location: Location) -> Location:
+    return location if is_remote(location) else location.resolve()
+
+
 def _recorded_options(options: BuildOptions, plan: PagePlan, previous: tuple[Path, Manifest] | None) -> dict[str, Any]:
     """The options that shaped the content, as they took effect: paths left out, detected values filled in."""
     return {
@@ -330,12 +337,14 @@ def _recorded_options(options: BuildOptions, plan: PagePlan, previous: tuple[Pat
     }
 
 
-def _read_previous(path: Path | str | None) -> tuple[Path, Manifest] | None:
+def _read_previous(path: Location | str | None) -> tuple[Path, Manifest] | None:
     if path is None:
         return None
-    if not Path(path).is_dir():
+    dataset = as_location(path)
+    if not is_remote(dataset) and not dataset.is_dir():
         raise InputError(f"`previous`: no directory {path}; an earlier build makes it")
-    return Path(path), Manifest.read(Path(path))
+    copy = local_copy(dataset, only=[MANIFEST_NAME])  # of a remote one, what is read later is got then
+    return copy, Manifest.read(copy)
 
 
 def _page_rules(options: BuildOptions, has_split: bool) -> PageRules:

@@ -158,3 +158,16 @@ def s3_server(tmp_path_factory) -> Iterator[str]:
             yield f"s3://{bucket}"
         finally:
             server.terminate()
+
+
+@pytest.fixture
+def s3_denies(s3_server) -> Iterator[None]:
+    """The S3 denies whatever is asked of it."""
+
+    def allow(requests: str) -> None:
+        url = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+        urllib.request.urlopen(urllib.request.Request(url, data=requests.encode(), method="POST")).close()
+
+    allow("0")
+    yield
+    allow("1000000000")

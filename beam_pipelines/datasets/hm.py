@@ -21,7 +21,7 @@ def _parser() -> ArgumentParser:
         help="the zip that Kaggle gives, or folder with transactions_train, articles and customers (.csv, .csv.gz or "
         ".csv.zip) and images/ (files or .zip)",
     )
-    parser.add_argument("--output", type=Path, default=Path("artifacts/hm_logs"), help="log directory to make")
+    parser.add_argument("--output", default="artifacts/hm_logs", help="log directory to make")
     parser.add_argument("--page-size", type=int, default=20, help="candidates per page")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     parser.add_overwrite()

@@ -20,6 +20,7 @@ from beam_pipelines.datasets.log_writer import LogSummary, log_writer
 from beam_pipelines.datasets.source_files import Pictures, SourceFiles
 from beam_pipelines.datasets.source_tables import Layout, SourceTable, TableFile, find_layout, say_unread
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import warn
 
@@ -199,7 +200,7 @@ def to_users(customers: pa.Table) -> pa.Table:
 
 
 def write_hm_logs(
-    source: Path, output: Path, *, page_size: int = 20, seed: int = 0, overwrite: bool = False
+    source: Path, output: Location | str, *, page_size: int = 20, seed: int = 0, overwrite: bool = False
 ) -> LogSummary:
     """Writes a log directory from the competition's files.
 
@@ -226,7 +227,7 @@ def write_hm_logs(
             warn(f"no images/ beside {tables['articles'].name}: no article has a picture")
         say_unread(files, folder, list(tables.values()))
         with (
-            whole_directory(output, overwrite=overwrite, inputs=[source]) as directory,
+            whole_directory(as_location(output), overwrite=overwrite, inputs=[source]) as directory,
             log_writer(directory, NOTICE) as writer,
         ):
             articles, customers = tables["articles"].read(), tables["customers"].read()

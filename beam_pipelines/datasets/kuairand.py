@@ -23,7 +23,7 @@ def _parser() -> ArgumentParser:
         " video_features_basic_pure.csv, user_features_pure.csv, ...; or of a repackaged edition: impressions, videos, "
         "users, user_history_before_20220425 (.csv, .csv.gz or .csv.zip)",
     )
-    parser.add_argument("--output", type=Path, default=Path("artifacts/kuairand_logs"), help="log directory to make")
+    parser.add_argument("--output", default="artifacts/kuairand_logs", help="log directory to make")
     parser.add_argument(
         "--random-exposure",
         choices=get_args(RandomExposure),

@@ -35,6 +35,7 @@ from beam_pipelines.datasets.source_files import SourceFiles
 from beam_pipelines.datasets.source_tables import Layout, SourceTable, TableFile, find_layout, say_unread
 from beam_pipelines.datasets.user_buckets import user_buckets
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import say
 
@@ -301,7 +302,7 @@ class _Impressions:
 
 
 def write_kuairand_logs(
-    source: Path, output: Path, *, random_exposure: RandomExposure = "leave_out", overwrite: bool = False
+    source: Path, output: Location | str, *, random_exposure: RandomExposure = "leave_out", overwrite: bool = False
 ) -> LogSummary:
     """Writes a log directory from the source's tables.
 
@@ -327,7 +328,7 @@ def write_kuairand_logs(
         say_unread(files, folder, used)
         notice = NOTICE_OF_HISTORY if history else NOTICE_OF_RANDOM if random_exposure == "pages" else NOTICE
         with (
-            whole_directory(output, overwrite=overwrite, inputs=[source]) as directory,
+            whole_directory(as_location(output), overwrite=overwrite, inputs=[source]) as directory,
             log_writer(directory, notice) as writer,
         ):
             written = _Impressions(writer)

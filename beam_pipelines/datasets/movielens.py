@@ -22,7 +22,7 @@ def _parser() -> ArgumentParser:
         "ratings and movies (.csv, .csv.gz, .csv.zip, .dat, or u.data and u.item) and, if there are posters, images/ "
         "with MOVIEID.jpg (files or .zip)",
     )
-    parser.add_argument("--output", type=Path, default=Path("artifacts/movielens_logs"), help="log directory to make")
+    parser.add_argument("--output", default="artifacts/movielens_logs", help="log directory to make")
     parser.add_argument("--like", type=float, default=4.0, help="ratings from here on are clicks")
     parser.add_overwrite()
     return parser

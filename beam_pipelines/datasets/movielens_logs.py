@@ -25,6 +25,7 @@ from beam_pipelines.datasets.source_files import Pictures, SourceFiles
 from beam_pipelines.datasets.source_tables import Format, Layout, SourceTable, TableFile, find_layout, say_unread
 from beam_pipelines.datasets.user_buckets import user_buckets
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 
 NOTICE = (
@@ -157,7 +158,9 @@ def to_users(users: pa.Table) -> pa.Table:
     return pa.table({"user_id": users["userId"], **features})
 
 
-def write_movielens_logs(source: Path, output: Path, *, like: float = 4.0, overwrite: bool = False) -> LogSummary:
+def write_movielens_logs(
+    source: Path, output: Location | str, *, like: float = 4.0, overwrite: bool = False
+) -> LogSummary:
     """Writes a log directory from MovieLens' tables.
 
     Args:
@@ -178,7 +181,7 @@ def write_movielens_logs(source: Path, output: Path, *, like: float = 4.0, overw
         say_unread(files, folder, list(tables.values()))
         pages = impressions = clicks = users = both = pictured_ratings = unknown = 0
         with (
-            whole_directory(output, overwrite=overwrite, inputs=[source]) as directory,
+            whole_directory(as_location(output), overwrite=overwrite, inputs=[source]) as directory,
             log_writer(directory, NOTICE) as writer,
         ):
             pictures = files.pictures(folder)

@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-from pathlib import Path
 
 from beam_pipelines.datasets.sample_logs import NOTICE, write_sample_logs
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
@@ -13,7 +12,7 @@ from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(f"Writes logs to try the project on: {NOTICE}.")
-    parser.add_argument("--output", type=Path, default=Path("artifacts/sample_logs"), help="log directory to make")
+    parser.add_argument("--output", default="artifacts/sample_logs", help="log directory to make")
     parser.add_argument("--photos", type=int, default=1200, help="photos used, each one an item")
     parser.add_argument("--users", type=int, default=1500, help="shoppers")
     parser.add_argument("--pages", type=int, default=16000, help="logged pages")

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from beam_pipelines.datasets.log_writer import LogSummary, write_logs
 from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 
 NOTICE = "simulated behaviour on real photos"
@@ -360,7 +361,13 @@ def _items(
 
 
 def write_sample_logs(
-    output: Path, *, photos: int = 1200, users: int = 1500, pages: int = 16000, seed: int = 0, overwrite: bool = False
+    output: Location | str,
+    *,
+    photos: int = 1200,
+    users: int = 1500,
+    pages: int = 16000,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> LogSummary:
     """Writes a log directory of simulated shoppers.
 
@@ -385,7 +392,7 @@ def write_sample_logs(
         raise InputError(f"`seed` must not be negative. Received: {seed}")
 
     images, garments = zip(*labels[:photos], strict=True)
-    with whole_directory(output, overwrite=overwrite) as directory:
+    with whole_directory(as_location(output), overwrite=overwrite) as directory:
         with zipfile.ZipFile(SAMPLE / "photos.zip") as source:
             encoded = [source.read(image) for image in images]
         tables = simulate(encoded, garments, images, users, pages, seed)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -32,7 +31,7 @@ def index_images(
     format: ImageFormat,
     max_bad_fraction: float,
     *,
-    source: Path,
+    source: Location,
     kept: pa.Array,
     counters: Counter[str],
     told: list[str],
@@ -156,7 +155,7 @@ def _examples(by_logs: pa.Table, column: Literal["reason", "found_by"]) -> dict[
     return examples
 
 
-def _looked_for(images: Path, names: Sequence[str], examples: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+def _looked_for(images: Location, names: Sequence[str], examples: Mapping[str, Sequence[tuple[str, str]]]) -> str:
     source = ImageSource(images, folders_of(names))
     try:
         return source.describe([name for reason in (MISSING, OUTSIDE) for name, _ in examples.get(reason, ())])

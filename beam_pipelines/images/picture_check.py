@@ -2,9 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
+from beam_pipelines.format.location import Location
 from beam_pipelines.images.refusals import BadImageError, describe_refusals
 from beam_pipelines.images.source import ImageSource, check_images, folders_of
 from beam_pipelines.shell.progress import progress_bar
@@ -29,7 +29,7 @@ class PictureCheck(NamedTuple):
         return f"{text} ({self.refused})" if self.refused else text
 
 
-def find_pictures(images: Path, items: Mapping[str, int]) -> PictureCheck:
+def find_pictures(images: Location, items: Mapping[str, int]) -> PictureCheck:
     """Looks for pictures.
 
     Args:

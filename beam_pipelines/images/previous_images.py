@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.format.manifest import Manifest
+from beam_pipelines.format.local_copy import fetch, local_copy
+from beam_pipelines.format.location import Location
+from beam_pipelines.format.manifest import MANIFEST_NAME, Manifest
 from beam_pipelines.options import ImageFormat
 
 
@@ -22,13 +24,15 @@ class PreviousImages:
         side, format: what pictures are to be stored as. A dataset of other ones has nothing to offer.
     """
 
-    def __init__(self, dataset: Path, side: int, format: ImageFormat) -> None:
-        manifest = Manifest.read(dataset)
-        self._shards: list[Path] = []
+    def __init__(self, dataset: Location, side: int, format: ImageFormat) -> None:
+        self._dataset = local_copy(dataset, only=[MANIFEST_NAME])
+        manifest = Manifest.read(self._dataset)
+        self._shards: list[str] = []
         self._reader: tuple[int, ArrayRecordReader] | None = None
         if manifest.images and _form(manifest) == (side, format):
-            self._shards = [dataset / shard.path for shard in manifest.images.shards]
-            index = pq.read_table(dataset / manifest.images.index.path)
+            self._shards = [shard.path for shard in manifest.images.shards]
+            fetch(self._dataset, [manifest.images.index.path])
+            index = pq.read_table(self._dataset / manifest.images.index.path)
         else:
             index = pa.table({"shard": [], "index": [], "sha256": []})
         hashes, first = np.unique(index["sha256"].to_numpy().astype("S64"), return_index=True)
@@ -45,7 +49,9 @@ class PreviousImages:
         shard = int(self._shard[row])
         if self._reader is None or self._reader[0] != shard:
             self.close()
-            self._reader = shard, ArrayRecordReader(str(self._shards[shard]), "readahead_buffer_size:0")
+            fetch(self._dataset, [self._shards[shard]])
+            path = self._dataset / self._shards[shard]
+            self._reader = shard, ArrayRecordReader(str(path), "readahead_buffer_size:0")
         return self._reader[1].read([int(self._index[row])])[0]
 
     def _row(self, sha256: str) -> int | None:

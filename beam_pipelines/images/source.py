@@ -5,17 +5,21 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from upath import UPath
+
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, is_remote
+from beam_pipelines.format.remote_file import list_directory
 from beam_pipelines.images.formats import PICTURE_ENDINGS
 from beam_pipelines.images.refusals import AMBIGUOUS, MISSING, OUTSIDE, BadImageError, quoted
 from beam_pipelines.images.shards import MAX_BYTES, Shard, check_shard, is_shard, open_shard
 from beam_pipelines.images.spelling import Match, PathGroup, SpellingIndex, fold, shared_folders
-from beam_pipelines.images.uris import check_uris, read_uri, scheme_of
+from beam_pipelines.images.uris import check_uris, read_remote, read_uri, scheme_of
 
 _EXAMPLES = 2
 FIRST_SHARD = "first shard"
@@ -26,13 +30,13 @@ class Place(NamedTuple):
 
     Attributes:
         at: a shard, a file, or a URI.
-        member: of the shard.
+        member: of the shard; of a remote file, its size.
         path: as messages show it.
         found_by: the difference between the name and the path, `first shard` if others have another picture of this
             name; empty if it is the path of one file.
     """
 
-    at: Shard | Path | str
+    at: Shard | Location | str
     member: Any
     path: str
     found_by: str
@@ -55,11 +59,12 @@ class ImageSource:
         InputError: a shard is damaged.
     """
 
-    def __init__(self, images: Path, shared: tuple[str, ...] = ()) -> None:
-        self._folder, paths = _picture_places(images)
-        self._roots = (images.name, str(images), str(images.resolve()))
+    def __init__(self, images: Location, shared: tuple[str, ...] = ()) -> None:
+        places = _picture_places(images)
+        self._folder, self._remote_files = places.folder, places.remote_files
+        self._roots = (images.name, str(images), *(() if is_remote(images) else (str(images.resolve()),)))
         self._shared = shared
-        self._shards = [open_shard(path) for path in paths]
+        self._shards = [open_shard(path) for path in places.shards]
         self._members = _Members(self._shards)
         self._listing: _Listing | None = None
         self._lock = threading.Lock()
@@ -79,8 +84,9 @@ class ImageSource:
             return place
         path = PurePosixPath(name)
         inside = not path.is_absolute() and ".." not in path.parts
-        if inside and _is_file(self._folder / path):
-            return Place(self._folder / path, None, str(path), "" if str(path) == name else "path")
+        if inside and self._has(str(path)):
+            size = self._remote_files.get(str(path))
+            return Place(self._folder / str(path), size, str(path), "" if str(path) == name else "path")
         return self._listed().find(name, MISSING if inside else OUTSIDE)
 
     def read(self, place: Place) -> bytes:
@@ -92,7 +98,13 @@ class ImageSource:
         """
         if isinstance(place.at, Shard):
             return place.at.read(place.member)
-        return read_uri(place.at, self._folder) if isinstance(place.at, str) else _read_file(place.at)
+        if isinstance(place.at, str):
+            return read_uri(place.at, self._folder)
+        return read_remote(place.at, place.member) if is_remote(place.at) else _read_file(place.at)
+
+    def _has(self, path: str) -> bool:
+        folder = self._folder
+        return path in self._remote_files if is_remote(folder) else _is_file(folder / path)
 
     def describe(self, missing: Sequence[str]) -> str:
         """Where pictures are looked for, with examples, which files there are not read, and what may be the matter.
@@ -105,7 +117,7 @@ class ImageSource:
     def _listed(self) -> "_Listing":
         with self._lock:
             if self._listing is None:
-                self._listing = _Listing(self._folder, self._shards, self._roots, self._shared)
+                self._listing = _Listing(self._folder, self._remote_files, self._shards, self._roots, self._shared)
             return self._listing
 
     def close(self) -> None:
@@ -136,11 +148,19 @@ class _Members:
 class _Listing:
     """All that is in a directory of pictures, for names that do not lead to it at once."""
 
-    def __init__(self, folder: Path, shards: Sequence[Shard], roots: Sequence[str], shared: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        folder: Location,
+        remote_files: Mapping[str, int],
+        shards: Sequence[Shard],
+        roots: Sequence[str],
+        shared: tuple[str, ...],
+    ) -> None:
         self._folder = folder
+        self._remote_files = remote_files
         self._loose: list[str] = []
         nested: list[str] = []
-        for path in _walk(folder):
+        for path in filter(_is_visible, remote_files) if is_remote(folder) else _walk(folder):
             (nested if is_shard(os.path.basename(path)) else self._loose).append(path)
         opened = {shard.path for shard in shards}
         more = [open_shard(folder / path) for path in sorted(nested) if folder / path not in opened]
@@ -150,7 +170,9 @@ class _Listing:
         self._index = SpellingIndex([*groups, PathGroup(self._loose)], roots, shared)
 
     def _places(self, shard: Shard) -> tuple[str, str]:
-        inside = shard.path.relative_to(self._folder) if shard.path.is_relative_to(self._folder) else Path()
+        folder = self._folder.parts
+        within = shard.path.parts[: len(folder)] == folder
+        inside = PurePosixPath(*(shard.path.parts[len(folder) :] if within else ()))
         return str(inside.parent), str(inside.with_suffix("")) if inside.name else ""
 
     def find(self, name: str, otherwise: str) -> Place:
@@ -166,7 +188,7 @@ class _Listing:
 
     def _place(self, match: Match) -> Place:
         if match.group == len(self.shards):
-            return Place(self._folder / match.path, None, match.path, match.found_by)
+            return Place(self._folder / match.path, self._remote_files.get(match.path), match.path, match.found_by)
         shard = self.shards[match.group]
         return Place(shard, shard.members[match.path], f"{shard.path.name}/{match.path}", match.found_by)
 
@@ -203,7 +225,7 @@ def folders_of(names: Sequence[str]) -> tuple[str, ...]:
     return shared_folders(fold(name) for name in names if not scheme_of(name))
 
 
-def check_images(images: Path, names: Sequence[str]) -> None:
+def check_images(images: Location, names: Sequence[str]) -> None:
     """Finds what would spoil every picture, before anything is read.
 
     Args:
@@ -214,10 +236,12 @@ def check_images(images: Path, names: Sequence[str]) -> None:
         InputError: URIs that cannot be read here, no directory `images/` for paths, or a shard that was cut.
     """
     check_uris(names, images)
-    folder, shards = _picture_places(images)
+    folder, shards, remote_files = _picture_places(images)
     paths = [name for name in names if not scheme_of(name)]
-    if paths and not folder.is_dir() and not shards:
-        where = f"{folder} leads nowhere" if folder.is_symlink() else f"there is no directory {folder}"
+    is_there = bool(remote_files) if is_remote(folder) else folder.is_dir()
+    if paths and not is_there and not shards:
+        leads_nowhere = not is_remote(folder) and folder.is_symlink()
+        where = f"{folder} leads nowhere" if leads_nowhere else f"there is no directory {folder}"
         raise InputError(
             f"items.image names {_counted(len(paths), 'picture')} such as {quoted(paths[0])}, but {where}; add it, or "
             "leave the column empty"
@@ -226,11 +250,26 @@ def check_images(images: Path, names: Sequence[str]) -> None:
         check_shard(path)
 
 
-def _picture_places(images: Path) -> tuple[Path, list[Path]]:
-    """The directory of the loose files, and the shards in it and beside it."""
+class _PicturePlaces(NamedTuple):
+    """Where pictures are.
+
+    Attributes:
+        folder: the directory of the loose files.
+        shards: in it and beside it.
+        remote_files: all that is in a remote folder, and its bytes: one listing instead of a request for each name.
+    """
+
+    folder: Location
+    shards: Sequence[Location]
+    remote_files: Mapping[str, int]
+
+
+def _picture_places(images: Location) -> _PicturePlaces:
+    if is_remote(images):
+        return _remote_places(images)
     folder = images
     name = images.name.casefold()
-    shards = []
+    shards: list[Location] = []
     for path in sorted(images.parent.iterdir()) if images.parent.is_dir() else ():
         if path.stem.casefold() == name and is_shard(path.name) and path.is_file():
             shards.append(path)
@@ -239,7 +278,28 @@ def _picture_places(images: Path) -> tuple[Path, list[Path]]:
     if folder.is_dir():
         with os.scandir(folder) as entries:
             shards += sorted(Path(entry.path) for entry in entries if is_shard(entry.name) and not entry.is_dir())
-    return folder, shards
+    return _PicturePlaces(folder, shards, {})
+
+
+def _remote_places(images: UPath) -> _PicturePlaces:
+    name = images.name.casefold()
+    beside = list_directory(images.parent)
+    folders = [entry.path for entry in beside if entry.is_directory and entry.path.casefold() == name]
+    shards: list[Location] = [
+        images.parent / entry.path
+        for entry in beside
+        if PurePosixPath(entry.path).stem.casefold() == name and is_shard(entry.path) and not entry.is_directory
+    ]
+    folder = images if images.name in folders or not folders else images.parent / folders[-1]
+    files = {entry.path: entry.bytes for entry in list_directory(folder, below=True)} if folders else {}
+    shards += [folder / path for path in files if "/" not in path and is_shard(path)]
+    return _PicturePlaces(folder, shards, files)
+
+
+def _is_visible(path: str) -> bool:
+    """Whether `_walk` would find a file."""
+    *folders, name = path.split("/")
+    return not name.startswith(".") and not any(part.startswith(".") or part == "__MACOSX" for part in folders)
 
 
 def _walk(folder: Path) -> Iterator[str]:

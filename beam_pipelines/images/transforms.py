@@ -12,7 +12,6 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import apache_beam as beam
@@ -79,12 +78,12 @@ class ImagePlan(NamedTuple):
     exchange: Exchange
     pictures: PicturePlan
     batches: int
-    images: Path
+    images: Location
     shared: tuple[str, ...]
     shards: int
     side: int
     format: ImageFormat
-    previous: Path | None
+    previous: Location | None
 
     def open_previous(self) -> PreviousImages | None:
         """The pictures of the previous dataset, if there are any."""

@@ -1,26 +1,21 @@
-"""Pictures that are named by URIs: which can be read here, and reading them by Beam's file systems."""
+"""Pictures that are named by URIs: which can be read here, and reading them."""
 
-import importlib
 import re
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
-from apache_beam.io.filesystems import FileSystems
+from upath import UPath
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, as_location, is_remote, storage_errors
+from beam_pipelines.format.remote_file import read_whole
 from beam_pipelines.images.refusals import MISSING, BadImageError, quoted
 from beam_pipelines.images.shards import MAX_BYTES
 
 _URI = re.compile(r"\s*(?:([A-Za-z][A-Za-z0-9+.\-]+):/|(data):)")  # one letter is a drive of Windows
 _WEB = ("http", "https", "ftp", "ftps")
-_PACKAGES = {  # what Beam's file systems need, some of which notice only when they read
-    "s3": ("boto3", "aws"),
-    "gs": ("google.cloud.storage", "gcp"),
-    "hdfs": ("hdfs", "hadoop"),
-    "azfs": ("azure.storage.blob", "azure"),
-}
-_SAME = {"s3a": "s3", "s3n": "s3"}  # Hadoop's names
+_SAME = {"s3n": "s3"}  # an old name of Hadoop's
+_TRIED = 3  # pictures of each bucket
 
 
 def scheme_of(name: str) -> str:
@@ -29,56 +24,72 @@ def scheme_of(name: str) -> str:
     return (found[1] or found[2]).lower() if found else ""
 
 
-def check_uris(names: Iterable[str], images: Path) -> None:
-    """Finds out whether URIs can be read here, without reading one.
+def check_uris(names: Iterable[str], images: Location) -> None:
+    """Finds out whether URIs can be read here: of each bucket, by the first byte of one picture or a few.
 
     Args:
         names: of pictures; those that are paths are left alone.
         images: where pictures could be instead.
 
     Raises:
-        InputError: one cannot.
+        InputError: one cannot. Pictures that are only missing are no error.
     """
     counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
+    first: dict[str, list[str]] = defaultdict(list)
     for name in names:
         if scheme := scheme_of(name):
-            counts[scheme] += 1
-            first.setdefault(scheme, name)
-    for scheme, name in sorted(first.items()):
-        if problem := _problem(scheme):
-            more = f" and {counts[scheme] - 1} more" if counts[scheme] > 1 else ""
+            bucket = f"{scheme}://{name.partition(':')[2].lstrip('/').partition('/')[0]}"
+            counts[bucket] += 1
+            if len(first[bucket]) < _TRIED:
+                first[bucket].append(name)
+    for bucket, tried in sorted(first.items()):
+        if problem := _problem(bucket.partition(":")[0], tried):
+            more = f" and {counts[bucket] - 1} more" if counts[bucket] > 1 else ""
             raise InputError(
-                f"items.image: {quoted(name)}{more} cannot be read here: {problem}copy the pictures into {images} and "
-                "name their paths there"
+                f"items.image: {quoted(tried[0])}{more} cannot be read here: {problem}; copy the pictures into "
+                f"{images} and name their paths there"
             )
 
 
-def _problem(scheme: str) -> str:
-    """Why no URI of a scheme can be read here, and what else than copying helps; empty if they can be read."""
+def _problem(scheme: str, names: Sequence[str]) -> str:
+    """Why no URI of a bucket can be read here; empty if they can be read."""
     if scheme == "file":
         return ""
-    if scheme in _WEB:
-        return "nothing is fetched from the web; "
-    if scheme == "data":
-        return "the table must name pictures, not hold them; "
-    scheme = _SAME.get(scheme, scheme)
-    if scheme in _PACKAGES:
-        module, extra = _PACKAGES[scheme]
+    problem = ""
+    for name in names:
         try:
-            importlib.import_module(module)
-        except ImportError:
-            return f"the package {module} is missing; install 'apache-beam[{extra}]', or "
-    try:
-        FileSystems.get_filesystem(f"{scheme}://")
-    except Exception as error:  # every file system raises its own
-        if scheme in _PACKAGES:
-            return f"{str(error).splitlines()[0]}; pass Beam's options for it, or "
-        return f"Beam has no file system {scheme}://; "
-    return ""
+            _read_first_byte(name)
+        except InputError as error:
+            problem = problem or str(error).partition(": ")[2]
+        else:
+            return ""
+    return problem
 
 
-def read_uri(uri: str, images: Path) -> bytes:
+def _read_first_byte(uri: str) -> None:
+    location = _location(uri)
+    with storage_errors(location):
+        try:
+            read_whole(location, 0)
+        except FileNotFoundError:
+            bucket = location.path.partition("/")[0]
+            if bucket and not location.fs.exists(bucket):
+                raise
+
+
+def _location(uri: str) -> UPath:
+    scheme = scheme_of(uri)
+    if scheme in _WEB:
+        raise InputError(f"{scheme}: nothing is fetched from the web")
+    if scheme == "data":
+        raise InputError(f"{scheme}: the table must name pictures, not hold them")
+    path = uri.strip().partition(":")[2].lstrip("/")
+    location = as_location(f"{_SAME.get(scheme, scheme)}://{path}")
+    assert is_remote(location)
+    return location
+
+
+def read_uri(uri: str, images: Location) -> bytes:
     """Reads a picture.
 
     Args:
@@ -89,15 +100,31 @@ def read_uri(uri: str, images: Path) -> bytes:
         BadImageError: it is not there, cannot be read, or is larger than `MAX_BYTES`.
         InputError: URIs of its scheme cannot be read on this machine.
     """
-    scheme = scheme_of(uri)
-    _, _, path = uri.strip().partition(":")
     try:
-        with FileSystems.open(f"{_SAME.get(scheme, scheme)}:{path}") as file:
-            content = file.read(MAX_BYTES + 1)
-    except Exception as error:  # every file system raises its own
+        location = _location(uri)
+    except InputError:
         check_uris([uri], images)
-        if isinstance(error, FileNotFoundError) or getattr(error, "code", None) == 404:
-            raise BadImageError(MISSING) from error
+        raise
+    return read_remote(location)
+
+
+def read_remote(location: UPath, size: int | None = None) -> bytes:
+    """Reads a picture.
+
+    Args:
+        location: the file.
+        size: its bytes, if they are known.
+
+    Raises:
+        BadImageError: it is not there, cannot be read, or is larger than `MAX_BYTES`.
+    """
+    if size is not None and size > MAX_BYTES:
+        raise BadImageError("too many bytes")
+    try:
+        content = read_whole(location, MAX_BYTES, size)
+    except FileNotFoundError as error:
+        raise BadImageError(MISSING) from error
+    except Exception as error:  # every file system raises its own
         raise BadImageError("unreadable", f"{type(error).__name__}: {error}") from error
     if len(content) > MAX_BYTES:
         raise BadImageError("too many bytes")

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
 from beam_pipelines.logs.contract import TABLES, find_column
 
 
-def find_columns(table: str, names: Collection[str], renamed: Mapping[str, str], file: Path) -> dict[str, str]:
+def find_columns(table: str, names: Collection[str], renamed: Mapping[str, str], file: Location) -> dict[str, str]:
     """The contract's columns that a file has, and each one's name there.
 
     The very name comes first. Otherwise a name is taken that differs in the case of letters, spaces, hyphens and

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import SPLITS
 from beam_pipelines.logs.moments import TIME_FORMS
 
 Kind = Literal["id", "timestamp", "count", "flag", "amount", "event", "split", "text", "path", "statistic"]
+Format = Literal["parquet", "csv", "tsv", "jsonl"]
 
 EVENTS = ("click", "pay", "cart", "cart_remove")
 
@@ -108,15 +109,19 @@ ACCEPTED: dict[Kind, str] = {
 
 
 class FileLayout(NamedTuple):
-    """Where a file has the contract's columns.
+    """How a file is written, and where it has the contract's columns.
 
     Attributes:
         names: column to its name in the file.
         folders: column to the one value that the folders of the file say it has in all rows; `None` if it is missing.
+        format: of the file.
+        row_groups: of a Parquet file, 0 of others.
     """
 
     names: Mapping[str, str]
     folders: Mapping[str, str | None]
+    format: Format
+    row_groups: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +133,14 @@ class Table:
         files: its files, sorted by name.
         columns: the contract's columns that occur in some file, in the contract's order, and each one's name there.
         optional: columns that need not be there although the contract requires them.
-        layouts: where each file has its columns.
+        layouts: how each file is written.
     """
 
     name: str
-    files: tuple[Path, ...]
+    files: tuple[Location, ...]
     columns: Mapping[str, str]
     optional: tuple[str, ...] = ()
-    layouts: Mapping[Path, FileLayout] = dataclasses.field(default_factory=dict)
+    layouts: Mapping[Location, FileLayout] = dataclasses.field(default_factory=dict)
 
     def rules(self) -> dict[str, Column]:
         """Column name to its rule: the columns in the files, and those that have a default."""

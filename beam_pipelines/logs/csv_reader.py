@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
 from beam_pipelines.logs.csv_block import CsvBlock, Dialect, Records
 from beam_pipelines.logs.raw_batch import MalformedLine, RawBatch, make_rows
 from beam_pipelines.logs.text_files import BOM, MAX_LINE_BYTES, open_text, read_sample
@@ -36,7 +36,7 @@ class CsvHeader(NamedTuple):
     lines: int
 
     @classmethod
-    def read(cls, path: Path, delimiter: str = ",") -> "CsvHeader":
+    def read(cls, path: Location, delimiter: str = ",") -> "CsvHeader":
         """Reads the header of a file.
 
         Raises:
@@ -69,7 +69,7 @@ class CsvHeader(NamedTuple):
 
 
 def read_csv(
-    path: Path, columns: Mapping[str, str], delimiter: str = ",", block_bytes: int = BLOCK_BYTES
+    path: Location, columns: Mapping[str, str], delimiter: str = ",", block_bytes: int = BLOCK_BYTES
 ) -> Iterator[RawBatch]:
     """Reads a CSV file.
 
@@ -121,7 +121,7 @@ def _without_end_of_long_line(text: bytes) -> bytes:
 class _Parser:
     """Makes batches of the records of one file."""
 
-    def __init__(self, path: Path, header: CsvHeader, columns: Mapping[str, str]) -> None:
+    def __init__(self, path: Location, header: CsvHeader, columns: Mapping[str, str]) -> None:
         self._path = path
         self._names = header.names
         self._columns = {column: str(header.names.index(name)) for column, name in columns.items()}

@@ -4,15 +4,20 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
+from upath import UPath
 
+from beam_pipelines.format.contents import CONTENTS_NAME, Contents
 from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, is_remote, storage_errors
 from beam_pipelines.format.manifest import Source
+from beam_pipelines.format.remote_file import list_directory
 from beam_pipelines.logs.column_names import find_columns
 from beam_pipelines.logs.contract import REQUIRED_COLUMNS, REQUIRED_TABLES, TABLES, FileLayout, Table, find_column
 from beam_pipelines.logs.file_reader import file_columns
@@ -20,7 +25,8 @@ from beam_pipelines.logs.log_files import ACCEPTED, NOTICE_FILE, DataFile, find_
 from beam_pipelines.logs.parquet_reader import is_readable
 from beam_pipelines.shell.progress import say, warn
 
-_Version = tuple[int, int] | None  # size and time of change; None if the file is gone
+_Version = tuple[int, int | str] | None  # size, and time of change or what a store has for it; None if it is gone
+_REQUESTS = 16  # at once
 
 
 class FileCounts(NamedTuple):
@@ -33,7 +39,7 @@ class FileCounts(NamedTuple):
         rejected: rows that break the contract, or lines that are none.
     """
 
-    path: Path
+    path: Location
     lines: int
     continued: int
     rejected: int
@@ -55,13 +61,13 @@ class LogDirectory:
         versions: what the files were when the directory was opened.
     """
 
-    path: Path
+    path: Location
     tables: Mapping[str, Table]
     notice: str
-    versions: Mapping[Path, _Version]
+    versions: Mapping[Location, _Version]
 
     @classmethod
-    def open(cls, path: Path, columns: Mapping[str, str], *, clicked_is_optional: bool = False) -> "LogDirectory":
+    def open(cls, path: Location, columns: Mapping[str, str], *, clicked_is_optional: bool = False) -> "LogDirectory":
         """Finds the tables of a directory.
 
         Args:
@@ -72,14 +78,17 @@ class LogDirectory:
         Raises:
             InputError: there is no such directory, a table of it cannot be used, or its notice cannot be read.
         """
-        if not path.is_dir():
+        if is_remote(path):
+            path = _remote_directory(path)
+        elif path.is_dir():
+            path = path.resolve()
+        else:
             raise InputError(f"`logs`: no directory {path}; an adapter in beam_pipelines.datasets makes it")
-        path = path.resolve()
         tables = find_tables(path, columns, ("clicked",) if clicked_is_optional else ())
-        return cls(path, tables, _read_notice(path), {file: _version(file) for file in _files(tables)})
+        return cls(path, tables, _read_notice(path), _versions(path, tables))
 
     @property
-    def images(self) -> Path:
+    def images(self) -> Location:
         """Where the pictures are, if there are any."""
         return self.path / "images"
 
@@ -89,30 +98,32 @@ class LogDirectory:
         Raises:
             InputError: a file has changed since the directory was opened.
         """
+        now = _versions(self.path, self.tables)
         for file, version in self.versions.items():
-            if _version(file) != version:
+            if now[file] != version:
                 raise InputError(f"{file} changed while it was read; build from logs that nobody writes to")
 
-    def sources(self, counts: Mapping[Path, FileCounts]) -> list[Source]:
+    def sources(self, counts: Mapping[Location, FileCounts]) -> list[Source]:
         """The files of all tables, as manifests list them.
 
         Args:
             counts: what became of their rows.
         """
+        files = list(_files(self.tables))
         return [
             Source(
-                path=file.relative_to(self.path).as_posix(),
-                bytes=file.stat().st_size,
-                sha256=file_sha256(file),
+                path="/".join(file.parts[len(self.path.parts) :]),
+                bytes=(self.versions[file] or (0,))[0],
+                sha256=sha256,
                 lines=counts[file].lines,
                 rows=counts[file].rows,
                 rejected=counts[file].rejected,
             )
-            for file in _files(self.tables)
+            for file, sha256 in zip(files, _of_each(file_sha256, files), strict=True)
         ]
 
 
-def find_tables(logs: Path, columns: Mapping[str, str], optional: Sequence[str] = ()) -> dict[str, Table]:
+def find_tables(logs: Location, columns: Mapping[str, str], optional: Sequence[str] = ()) -> dict[str, Table]:
     """Finds the tables of a log directory and checks their columns.
 
     Args:
@@ -161,14 +172,16 @@ def _names_by_table(columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 def _table(table: str, files: Sequence[DataFile], names: Mapping[str, str], optional: Sequence[str]) -> Table:
     """A table, once each of its files has been found to have the columns that it must have."""
-    layouts: dict[Path, FileLayout] = {}
+    layouts: dict[Location, FileLayout] = {}
     needed = {c.name for c in TABLES[table] if c.required and c.name not in optional}
     needed.update(REQUIRED_COLUMNS.get(table, ()))
-    for file, in_folders in files:
-        in_file = file_columns(file)
+    for (file, in_folders), found in zip(files, _of_each(file_columns, [file.path for file in files]), strict=True):
+        in_file = found.types
         layout = FileLayout(
             find_columns(table, in_file, names, file),
             {column: in_folders[name] for column, name in find_columns(table, in_folders, names, file).items()},
+            found.format,
+            found.row_groups,
         )
         columns = {**layout.names, **layout.folders}
         for column in [c.name for c in TABLES[table] if c.name in needed and c.name not in columns]:
@@ -183,7 +196,7 @@ def _table(table: str, files: Sequence[DataFile], names: Mapping[str, str], opti
     return _checked(table, names, layouts, optional)
 
 
-def _check_types(table: str, file: Path, layout: FileLayout, types: Mapping[str, pa.DataType]) -> None:
+def _check_types(table: str, file: Location, layout: FileLayout, types: Mapping[str, pa.DataType]) -> None:
     for column, name in layout.names.items():
         rule = find_column(table, column)
         if rule is not None and not is_readable(types[name]):
@@ -192,7 +205,7 @@ def _check_types(table: str, file: Path, layout: FileLayout, types: Mapping[str,
 
 
 def _checked(
-    table: str, names: Mapping[str, str], layouts: Mapping[Path, FileLayout], optional: Sequence[str]
+    table: str, names: Mapping[str, str], layouts: Mapping[Location, FileLayout], optional: Sequence[str]
 ) -> Table:
     """The table of files that have been looked at one by one; says what is remarkable about them together."""
     found: dict[str, str] = {}
@@ -216,19 +229,55 @@ def _checked(
     return Table(table, tuple(layouts), in_order, tuple(optional), dict(layouts))
 
 
-def _read_notice(logs: Path) -> str:
+def _remote_directory(logs: UPath) -> UPath:
+    """Where the tables lie: what a command of ours has written lies in one of its attempts."""
+    if any(entry.path == CONTENTS_NAME for entry in list_directory(logs)):
+        contents = Contents.read(logs)
+        if contents is not None:
+            return logs / contents.attempt
+    return logs
+
+
+def _read_notice(logs: Location) -> str:
     path = logs / NOTICE_FILE
-    if not path.is_file():
+    with storage_errors(path):
+        text = path.read_text() if path.is_file() else None
+    if text is None:
         return ""
     try:
-        notice = json.loads(path.read_text())["notice"]
+        notice = json.loads(text)["notice"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path} must be {{"notice": "what is simulated or sampled"}}') from error
     return str(notice)
 
 
-def _files(tables: Mapping[str, Table]) -> Iterable[Path]:
+def _files(tables: Mapping[str, Table]) -> Iterable[Location]:
     return (file for table in tables.values() for file in table.files)
+
+
+_Found = TypeVar("_Found")
+
+
+def _of_each(look: Callable[[Location], _Found], files: Sequence[Location]) -> Iterator[_Found]:
+    """What a function gives for each file: of remote ones, several at a time, for most of it is waiting."""
+    if not any(map(is_remote, files)):
+        yield from map(look, files)
+        return
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        yield from pool.map(look, files)
+
+
+def _versions(logs: Location, tables: Mapping[str, Table]) -> dict[Location, _Version]:
+    """What all files are now."""
+    if not is_remote(logs):
+        return {file: _version(file) for file in _files(tables)}
+    found: dict[Location, _Version] = {}
+    folders = {logs / file.parts[len(logs.parts)]: file for file in _files(tables)}
+    listed = [(logs, False), *((folder, True) for folder, file in folders.items() if folder != file)]
+    for folder, below in listed:  # one listing of each, however many files there are
+        for entry in list_directory(folder, below=below):
+            found[folder / entry.path] = entry.bytes, entry.version
+    return {file: found.get(file) for file in _files(tables)}
 
 
 def _version(file: Path) -> _Version:

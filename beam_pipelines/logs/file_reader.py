@@ -4,16 +4,15 @@ A row that breaks the contract is rejected with a reason and counted; a file tha
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.logs.contract import Table
+from beam_pipelines.format.location import Location
+from beam_pipelines.logs.contract import Format, Table
 from beam_pipelines.logs.csv_reader import CsvHeader, read_csv
 from beam_pipelines.logs.jsonl_reader import jsonl_keys, read_jsonl
 from beam_pipelines.logs.log_files import file_format
@@ -21,7 +20,7 @@ from beam_pipelines.logs.parquet_reader import parquet_types, read_row_group
 from beam_pipelines.logs.raw_batch import MalformedLine, RawBatch, make_rows
 from beam_pipelines.logs.text_files import readable
 
-__all__ = ["FilePart", "MalformedLine", "RawBatch", "file_columns", "read_part", "table_parts"]
+__all__ = ["FileColumns", "FilePart", "MalformedLine", "RawBatch", "file_columns", "read_part", "table_parts"]
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
@@ -30,12 +29,26 @@ class FilePart(NamedTuple):
     """What one worker reads at a time: a file, or (Parquet) one row group of it; -1 means all."""
 
     table: str
-    path: Path
+    path: Location
     row_group: int
 
 
-def file_columns(path: Path) -> dict[str, pa.DataType]:
-    """The columns of a file and, as far as the file says, their types: what is in text files is text.
+class FileColumns(NamedTuple):
+    """What a file has.
+
+    Attributes:
+        types: the columns and, as far as the file says, their types: what is in text files is text.
+        format: of the file.
+        row_groups: of a Parquet file, 0 of others.
+    """
+
+    types: Mapping[str, pa.DataType]
+    format: Format
+    row_groups: int
+
+
+def file_columns(path: Location) -> FileColumns:
+    """Looks what a file has.
 
     Raises:
         InputError: the file cannot be read, or two columns have one name.
@@ -43,24 +56,23 @@ def file_columns(path: Path) -> dict[str, pa.DataType]:
     with readable(path):
         format = file_format(path)
         if format == "parquet":
-            return parquet_types(path)
+            types, row_groups = parquet_types(path)
+            return FileColumns(types, format, row_groups)
         names = jsonl_keys(path) if format == "jsonl" else CsvHeader.read(path, _DELIMITERS[format]).names
     names = [name for name in names if name.strip()]  # spreadsheets leave columns without a name behind
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path}: two columns are named {name!r}; rename or remove one")
-    return dict.fromkeys(names, pa.string())
+    return FileColumns(dict.fromkeys(names, pa.string()), format, 0)
 
 
 def table_parts(table: Table) -> list[FilePart]:
     """Splits a table into what workers read independently."""
-    found = []
-    for path in table.files:
-        with readable(path):
-            is_parquet = file_format(path) == "parquet"
-            groups = range(pq.read_metadata(path).num_row_groups) if is_parquet else [-1]
-        found += [FilePart(table.name, path, group) for group in groups]
-    return found
+    return [
+        FilePart(table.name, path, group)
+        for path in table.files
+        for group in (range(table.layouts[path].row_groups) if table.layouts[path].format == "parquet" else [-1])
+    ]
 
 
 def read_part(table: Table, part: FilePart, only: Sequence[str] | None = None) -> Iterator[RawBatch]:
@@ -78,13 +90,12 @@ def read_part(table: Table, part: FilePart, only: Sequence[str] | None = None) -
     columns = {c: n for c, n in layout.names.items() if only is None or c in only}
     folders = {c: v for c, v in layout.folders.items() if only is None or c in only}
     with readable(part.path):
-        format = file_format(part.path)
-        if format == "parquet":
+        if layout.format == "parquet":
             batches = read_row_group(part.path, part.row_group, columns)
-        elif format == "jsonl":
+        elif layout.format == "jsonl":
             batches = read_jsonl(part.path, columns)
         else:
-            batches = read_csv(part.path, columns, _DELIMITERS[format])
+            batches = read_csv(part.path, columns, _DELIMITERS[layout.format])
         for batch in batches:
             yield batch._replace(rows=_with_folders(batch, folders)) if folders else batch
 

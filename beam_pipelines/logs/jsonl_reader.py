@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
 from beam_pipelines.logs.raw_batch import MalformedLine, RawBatch, make_rows
 from beam_pipelines.logs.text_files import BOM, MAX_LINE_BYTES, is_utf8, open_text, read_sample
 
@@ -20,7 +20,7 @@ _KEY = re.compile(rb'"([^"\\]*)"\s*:')
 _Row = dict[str, Any]
 
 
-def jsonl_keys(path: Path) -> list[str]:
+def jsonl_keys(path: Location) -> list[str]:
     """The keys of all objects of a file, in the order in which they occur first.
 
     Raises:
@@ -41,7 +41,7 @@ def jsonl_keys(path: Path) -> list[str]:
     return list(found)
 
 
-def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[RawBatch]:
+def read_jsonl(path: Location, columns: Mapping[str, str]) -> Iterator[RawBatch]:
     """Reads a file of JSON objects.
 
     Numbers come as the text that stands in the file, true and false as these words, lists and objects as JSON.
@@ -68,7 +68,7 @@ def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[RawBatch]:
         yield batch
 
 
-def _check_form(path: Path) -> None:
+def _check_form(path: Location) -> None:
     """Refuses JSON that is laid out otherwise."""
     sample = read_sample(path).removeprefix(BOM).lstrip()
     lines = [line for line in sample.split(b"\n") if line.strip()][:1000]
@@ -85,7 +85,7 @@ def _check_form(path: Path) -> None:
     raise InputError(f"{path} is {form}, not one JSON object per line (`jq -c '.[]'` makes such lines of an array)")
 
 
-def _blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+def _blocks(path: Location) -> Iterator[tuple[int, list[bytes]]]:
     """Lines, some at a time, and the number of the first of them."""
     first = 1
     with open_text(path) as stream:

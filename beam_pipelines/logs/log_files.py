@@ -6,13 +6,15 @@ import re
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from upath import UPath
 
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.logs.contract import TABLES
+from beam_pipelines.format.location import Location, is_remote
+from beam_pipelines.format.remote_file import list_directory, open_file
+from beam_pipelines.logs.contract import TABLES, Format
 from beam_pipelines.logs.text_files import open_text
-
-Format = Literal["parquet", "csv", "tsv", "jsonl"]
 
 ENDINGS: dict[str, Format] = {
     "parquet": "parquet",
@@ -55,11 +57,11 @@ class DataFile(NamedTuple):
         folder_columns: what the names of its folders say of all its rows: column to value.
     """
 
-    path: Path
+    path: Location
     folder_columns: Mapping[str, str | None]
 
 
-def find_data_files(logs: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
+def find_data_files(logs: Location) -> tuple[dict[str, list[DataFile]], list[str]]:
     """Finds the files of the tables of a log directory, each table's sorted by path.
 
     A table is a file `TABLE.ENDING` or a folder `TABLE` or `TABLE.ENDING`, whatever the case of the letters. In a
@@ -72,33 +74,36 @@ def find_data_files(logs: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
     Raises:
         InputError: there are two candidates for a table, or something in its folder is no data and not marked as such.
     """
-    entries = sorted(e for e in logs.iterdir() if not e.name.startswith(("_", ".")) and e.name != NOTICE_FILE)
-    candidates: dict[str, list[Path]] = {table: [] for table in TABLES}
-    others = []
-    for entry in entries:
+    candidates: dict[str, list[Location]] = {table: [] for table in TABLES}
+    others = {}
+    is_directory = _entries(logs)
+    for entry in sorted(is_directory, key=lambda path: path.name):
+        if entry.name.startswith(("_", ".")) or entry.name == NOTICE_FILE:
+            continue
         name = _NAME.fullmatch(entry.name)
         table = (name[1] if name else entry.name).lower()
-        if table in TABLES and (name or entry.is_dir()):
+        if table in TABLES and (name or is_directory[entry]):
             candidates[table].append(entry)
         else:
-            others.append(entry)
+            others[entry] = is_directory[entry]
     found = {}
     for table, paths in candidates.items():
         if len(paths) > 1:
             raise InputError(f"{logs}: table {table} exists twice ({', '.join(p.name for p in paths)}); keep one")
         if paths:
-            is_folder = _is_folder(paths[0])
-            found[table] = _files_below(paths[0]) if is_folder else [DataFile(paths[0], {})]
+            path = paths[0]
+            is_folder = is_directory[path] if is_remote(path) else _is_folder(path)
+            found[table] = _files_below(path) if is_folder else [DataFile(path, {})]
     return found, _check_others(logs, others, found)
 
 
-def file_format(path: Path) -> Format:
+def file_format(path: Location) -> Format:
     """The format of a file of a table: as its name says, or its first bytes if these do not fit.
 
     Raises:
         InputError: it is of a format that is not read.
     """
-    with open(path, "rb") as file:
+    with open_file(path, 64) as file:
         head = file.read(64)
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -116,6 +121,13 @@ def file_format(path: Path) -> Format:
     return found
 
 
+def _entries(logs: Location) -> dict[Location, bool]:
+    """What lies in a log directory, and whether it is a directory."""
+    if is_remote(logs):
+        return {logs / entry.path: entry.is_directory for entry in list_directory(logs)}
+    return {path: path.is_dir() for path in logs.iterdir()}
+
+
 def _is_folder(path: Path) -> bool:
     if not path.exists():
         raise InputError(f"{path} is a link to {os.readlink(path)}, which does not exist")
@@ -124,14 +136,15 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir()
 
 
-def _files_below(folder: Path) -> list[DataFile]:
+def _files_below(folder: Location) -> list[DataFile]:
     """The data files of a table's folder."""
-    files = sorted(_walk(folder, {}, ()), key=lambda file: file.path)
+    found = _remote_files(folder) if is_remote(folder) else _walk(folder, {}, ())
+    files = sorted(found, key=lambda file: file.path.parts)
     if not files:
         raise InputError(f"{folder}: no data in it; files must end in {ACCEPTED}")
     places: dict[Path, Path] = {}
     for path, columns in files:
-        if (first := places.setdefault(path.resolve(), path)) != path:
+        if not is_remote(path) and (first := places.setdefault(path.resolve(), path)) != path:
             raise InputError(f"{path} is the same file as {first}; keep one")
         if columns.keys() != files[0].folder_columns.keys():
             raise InputError(
@@ -146,40 +159,57 @@ def _walk(folder: Path, columns: Mapping[str, str | None], above: Sequence[Path]
     if place in above:
         raise InputError(f"{folder} is a link to a folder that it is in")
     for entry in folder.iterdir():
-        if entry.name.startswith(".") or (entry.name.startswith("_") and "=" not in entry.name):
+        if _is_passed_over(entry.name):
             continue
         if _is_folder(entry):
-            yield from _walk(entry, {**columns, **_folder_column(entry)}, [*above, place])
-        elif _NAME.fullmatch(entry.name) or _PART.fullmatch(entry.name):
-            yield DataFile(entry, columns)
+            yield from _walk(entry, {**columns, **_folder_column(entry.name)}, [*above, place])
         else:
-            raise InputError(
-                f"{entry}: a table's files end in {ACCEPTED}; take it away, or begin its name with _ if it is no data"
-            )
+            yield _data_file(entry, columns)
 
 
-def _folder_column(folder: Path) -> dict[str, str | None]:
-    name, equals, value = folder.name.partition("=")
+def _remote_files(folder: UPath) -> Iterator[DataFile]:
+    """What `_walk` finds, by one listing."""
+    for entry in list_directory(folder, below=True):
+        *folders, name = entry.path.split("/")
+        if not any(map(_is_passed_over, [*folders, name])):
+            columns = {column: value for above in folders for column, value in _folder_column(above).items()}
+            yield _data_file(folder / entry.path, columns)
+
+
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _data_file(path: Location, columns: Mapping[str, str | None]) -> DataFile:
+    if not (_NAME.fullmatch(path.name) or _PART.fullmatch(path.name)):
+        raise InputError(
+            f"{path}: a table's files end in {ACCEPTED}; take it away, or begin its name with _ if it is no data"
+        )
+    return DataFile(path, columns)
+
+
+def _folder_column(folder: str) -> dict[str, str | None]:
+    name, equals, value = folder.partition("=")
     if not (name and equals):
         return {}
     value = urllib.parse.unquote(value)
     return {urllib.parse.unquote(name): None if value in ("", _MISSING_PARTITION) else value}
 
 
-def _check_others(logs: Path, others: Sequence[Path], found: Mapping[str, object]) -> list[str]:
+def _check_others(logs: Location, others: Mapping[Location, bool], found: Mapping[str, object]) -> list[str]:
     """Refuses what seems to be meant for a table, and finds other data."""
     absent = [table for table in TABLES if table not in found]
     unread = []
-    for entry in others:
+    for entry, is_directory in others.items():
         name = _NAME.fullmatch(entry.name)
         stem = (name[1] if name else entry.name).lower()
         table = next((table for table in TABLES if re.match(rf"{table}(?![a-z])", stem)), None)
-        if table is not None and not entry.is_dir():
+        if table is not None and not is_directory:
             raise InputError(
                 f"{entry} is not read, but its name begins like that of the table {table}, which must be {table} and "
                 f"one of {ACCEPTED}, or a folder {table}/ of such files; put it there or rename it"
             )
-        if near := difflib.get_close_matches(stem, absent, 1, 0.8) if name or entry.is_dir() else []:
+        if near := difflib.get_close_matches(stem, absent, 1, 0.8) if name or is_directory else []:
             raise InputError(f"{logs}: no table {near[0]}; if it is {entry.name}, rename that")
         if name:
             unread.append(entry.name)

@@ -1,7 +1,6 @@
 """Reads Parquet files; text comes as text, however it is stored."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,22 +8,35 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, is_remote
+from beam_pipelines.format.remote_file import RemoteFile
 from beam_pipelines.logs.raw_batch import RawBatch, make_rows
 
 BATCH_ROWS = 1 << 17
 
 
-def parquet_types(path: Path) -> dict[str, pa.DataType]:
-    """The columns of a file and their types.
+def parquet_types(path: Location) -> tuple[dict[str, pa.DataType], int]:
+    """The columns of a file and their types, and the number of its row groups.
 
     Raises:
         InputError: two columns have one name.
     """
-    schema = pq.read_schema(path)
+    with _open(path) as file:
+        schema, row_groups = file.schema.to_arrow_schema(), file.num_row_groups
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise InputError(f"{path}: two columns are named {name!r}; rename or remove one")
-    return dict(zip(schema.names, schema.types, strict=True))
+    return dict(zip(schema.names, schema.types, strict=True)), row_groups
+
+
+def _open(path: Location) -> pq.ParquetFile:
+    """A remote file is read as few large ranges: what is wanted of a row group, and the end that says where that is."""
+    return pq.ParquetFile(
+        RemoteFile(path) if is_remote(path) else path,
+        pre_buffer=is_remote(path),
+        coerce_int96_timestamp_unit="us",
+        page_checksum_verification=True,
+    )
 
 
 def is_readable(kind: pa.DataType) -> bool:
@@ -43,7 +55,7 @@ def is_readable(kind: pa.DataType) -> bool:
     )
 
 
-def read_row_group(path: Path, row_group: int, columns: Mapping[str, str]) -> Iterator[RawBatch]:
+def read_row_group(path: Location, row_group: int, columns: Mapping[str, str]) -> Iterator[RawBatch]:
     """Reads a row group of a file.
 
     Args:
@@ -54,7 +66,7 @@ def read_row_group(path: Path, row_group: int, columns: Mapping[str, str]) -> It
     Raises:
         InputError: a column holds bytes that are no text, or the row group has not as many rows as the file says.
     """
-    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", page_checksum_verification=True) as file:
+    with _open(path) as file:
         before = sum(file.metadata.row_group(group).num_rows for group in range(row_group))
         expected = file.metadata.row_group(row_group).num_rows
         first = before + 1

@@ -1,13 +1,13 @@
 """What reading a part of a log file gives, before any value is looked at."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
 
 
 class MalformedLine(NamedTuple):
@@ -35,7 +35,7 @@ class RawBatch(NamedTuple):
 
     rows: pa.RecordBatch
     malformed: list[MalformedLine]
-    path: Path
+    path: Location
     lines: np.ndarray
     lines_in: int
     continued: int

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from beam_pipelines.format.errors import InputError
@@ -96,7 +95,7 @@ class Rejections(NamedTuple):
         return f"{said}; accepted: {accepted}"
 
 
-def file_of(table: str, path: Path) -> str:
+def file_of(table: str, path: Location) -> str:
     """The name of a file of a table, without the path to the logs."""
     folders = [place for place, name in enumerate(path.parts[:-1]) if name == table]
     if not folders or path.name.lower().startswith(f"{table}."):

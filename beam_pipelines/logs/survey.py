@@ -5,12 +5,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_pipelines.format.location import Location
 from beam_pipelines.logs.column_counts import ColumnCounts
 from beam_pipelines.logs.contract import Table
 from beam_pipelines.logs.directory import FileCounts
@@ -95,7 +95,7 @@ def named_ids(survey: Mapping[str, TableSurvey], key: str) -> pa.Array:
 
 
 class _PartSurvey(NamedTuple):
-    path: Path
+    path: Location
     lines: int
     continued: int
     columns: dict[str, ColumnCounts]
@@ -129,9 +129,9 @@ def _survey_part(table: Table, part: FilePart, rules: ReadingRules) -> _PartSurv
 
 
 def _merged(table: Table, parts: Iterable[_PartSurvey]) -> TableSurvey:
-    lines: Counter[Path] = Counter()
-    continued: Counter[Path] = Counter()
-    bad: Counter[Path] = Counter()
+    lines: Counter[Location] = Counter()
+    continued: Counter[Location] = Counter()
+    bad: Counter[Location] = Counter()
     columns: dict[str, ColumnCounts] = {}
     rejected = RejectionSummary()
     dead_letters: list[RejectedRow] = []

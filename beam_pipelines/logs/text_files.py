@@ -1,14 +1,16 @@
 """Opens CSV and JSON lines: decompresses them, and refuses by name what is not UTF-8 text."""
 
 import contextlib
+import io
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, is_remote
+from beam_pipelines.format.remote_file import BUFFER_BYTES, RemoteFile
 
 BOM = b"\xef\xbb\xbf"
 MAX_LINE_BYTES = 1 << 20
@@ -25,7 +27,7 @@ _WIDE = {
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Location) -> Iterator[None]:
     """Turns what Arrow raises on a damaged file into an error that names it."""
     try:
         yield
@@ -33,27 +35,37 @@ def readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
-def open_text(path: Path) -> pa.NativeFile:
+def open_text(path: Location, buffer_bytes: int = BUFFER_BYTES) -> pa.NativeFile:
     """The bytes of a text file, decompressed as its first bytes say; the caller closes it.
+
+    Args:
+        path: the file.
+        buffer_bytes: of a remote file, what is got at a time.
 
     Raises:
         InputError: the file is empty.
     """
+    if is_remote(path):
+        remote = io.BufferedReader(RemoteFile(path), buffer_bytes)
+        return pa.input_stream(remote, compression=_compression(path, remote.peek(4)))
     with open(path, "rb") as file:
         head = file.read(4)
+    return pa.input_stream(str(path), compression=_compression(path, head), buffer_size=1 << 20)
+
+
+def _compression(path: Location, head: bytes) -> str | None:
     if not head:
         raise InputError(f"{path} is empty (0 bytes)")
-    compression = next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
-    return pa.input_stream(str(path), compression=compression, buffer_size=1 << 20)
+    return next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
-def read_sample(path: Path) -> bytes:
+def read_sample(path: Location) -> bytes:
     """The beginning of a text file, cut at a line end if there is more; it may begin with a byte order mark.
 
     Raises:
         InputError: it is not UTF-8: another encoding is named. Single lines that are not are none of this.
     """
-    with open_text(path) as stream:
+    with open_text(path, _SAMPLE_BYTES + 1) as stream:
         sample = bytes(stream.read(_SAMPLE_BYTES))
         more = bool(stream.read(1))
     if not sample:

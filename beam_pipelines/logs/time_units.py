@@ -4,7 +4,6 @@ import datetime
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
 from beam_pipelines.logs.contract import TIME_COLUMNS, Table
 from beam_pipelines.logs.file_reader import read_part, table_parts
 from beam_pipelines.logs.moments import (
@@ -84,7 +84,7 @@ def detect_units(tables: Mapping[str, Table], rules: ReadingRules) -> dict[str, 
     return found
 
 
-def _sample(table: Table, column: str, rules: ReadingRules) -> Iterator[tuple[Path, pa.Array]]:
+def _sample(table: Table, column: str, rules: ReadingRules) -> Iterator[tuple[Location, pa.Array]]:
     """Values of some files, evenly spread; of each from the first batch that has any."""
     by_file = {path: list(parts) for path, parts in itertools.groupby(table_parts(table), key=lambda part: part.path)}
     paths = list(by_file)
@@ -99,7 +99,7 @@ def _sample(table: Table, column: str, rules: ReadingRules) -> Iterator[tuple[Pa
                 break
 
 
-def _check_digits(name: str, sample: list[tuple[Path, pa.Array]]) -> None:
+def _check_digits(name: str, sample: list[tuple[Location, pa.Array]]) -> None:
     """Refuses times in powers of ten of which no more digits are left than a spreadsheet or float32 shows."""
     for path, column in sample:
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
@@ -123,7 +123,7 @@ def _spread(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
-def _detect(name: str, sample: list[tuple[Path, pa.Array]], time_range: tuple[int, int]) -> TimestampUnit:
+def _detect(name: str, sample: list[tuple[Location, pa.Array]], time_range: tuple[int, int]) -> TimestampUnit:
     first, last = time_range
     narrow = max(first, year_begins(_FIRST_NUMBER)), min(last, default_time_range()[1])
     for numbers_range in (narrow, time_range):
@@ -148,7 +148,7 @@ def _detect(name: str, sample: list[tuple[Path, pa.Array]], time_range: tuple[in
 
 
 def _plausible(
-    name: str, sample: list[tuple[Path, pa.Array]], numbers_range: tuple[int, int], dates_range: tuple[int, int]
+    name: str, sample: list[tuple[Location, pa.Array]], numbers_range: tuple[int, int], dates_range: tuple[int, int]
 ) -> dict[TimestampUnit, np.ndarray]:
     """Which of the sampled values are plausible times in each unit."""
     hits = {}
@@ -168,7 +168,7 @@ def _plausible(
     return hits
 
 
-def _example(name: str, sample: list[tuple[Path, pa.Array]], unit: TimestampUnit) -> tuple[str | None, int | None]:
+def _example(name: str, sample: list[tuple[Location, pa.Array]], unit: TimestampUnit) -> tuple[str | None, int | None]:
     for path, column in sample:
         moments = read_moments(column, unit, f"{path}: {name}")
         if moments.null_count < len(moments):
@@ -177,7 +177,7 @@ def _example(name: str, sample: list[tuple[Path, pa.Array]], unit: TimestampUnit
     return None, None
 
 
-def _unreadable(name: str, sample: list[tuple[Path, pa.Array]], time_range: tuple[int, int]) -> str:
+def _unreadable(name: str, sample: list[tuple[Location, pa.Array]], time_range: tuple[int, int]) -> str:
     values = list(dict.fromkeys(text for _, column in sample for text in _texts(column.slice(0, 100))))[:2]
     looks = [look for value in values if (look := appearance(value))]
     such = " and ".join(f"'{shown('timestamp', value)}'" for value in values)

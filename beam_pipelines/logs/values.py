@@ -1,7 +1,6 @@
 """Reads a column of the logs, of whatever Arrow type, as what the contract says it is; what cannot be read is null."""
 
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import SPLITS
 from beam_pipelines.logs.contract import EVENTS, FLAGS, Kind
 from beam_pipelines.logs.moments import read_moments
@@ -33,7 +33,7 @@ class ReadValues(NamedTuple):
     markers: int
 
 
-def read_values(kind: Kind, column: pa.Array, rules: ReadingRules, name: str, path: Path) -> ReadValues:
+def read_values(kind: Kind, column: pa.Array, rules: ReadingRules, name: str, path: Location) -> ReadValues:
     """Reads a column.
 
     Args:

@@ -7,6 +7,7 @@ from beam_pipelines.format.errors import InputError
 from beam_pipelines.shell.command import run_command
 from tests.beam_pipelines.logs.log_files import IMPRESSIONS, ITEMS, write
 from tests.beam_pipelines.random_logs import SPLIT
+from tests.beam_pipelines.remote import copied
 
 
 @pytest.fixture
@@ -34,6 +35,18 @@ def test_it_prints_tables_columns_times_and_joins(small_logs, capsys):
     assert "2023-11-14" in printed
     assert "3 of 3 rows of impressions have their item_id in items" in printed
     assert closing == "checked: 3 rows of impressions, 2 rows of items; a build would use them"
+
+
+def test_logs_in_a_store_are_checked_like_local_ones(logs, s3_server, capsys):
+    remote = copied(logs, f"{s3_server}/check")
+    closing = check.main(["--logs", str(remote)])
+    printed = capsys.readouterr().out
+    assert check.main(["--logs", str(logs)]) == closing
+    assert capsys.readouterr().out == printed
+    with pytest.raises(SystemExit) as stop:
+        run_command(check.main, ["--logs", "s3://nowhere/logs"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_would_stop_a_build_is_listed_and_stops_it(small_logs, tmp_path, capsys):

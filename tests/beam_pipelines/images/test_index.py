@@ -443,7 +443,7 @@ def test_pictures_are_read_from_file_uris(tmp_path):
 
 def test_a_uri_that_nothing_can_read_is_an_error(tmp_path):
     logs = write_logs(tmp_path / "logs", {"a": "a.jpg", "b": "nosuch://bucket/b.jpg"}, {"a.jpg": plain("red")})
-    fails("items.image: 'nosuch://bucket/b.jpg' cannot be read here: Beam has no file system", logs, tmp_path / "d")
+    fails("items.image: 'nosuch://bucket/b.jpg' cannot be read here: Unsupported filesystem", logs, tmp_path / "d")
 
 
 @pytest.mark.parametrize("damage", ["cut", "directory", "not a zip file"])

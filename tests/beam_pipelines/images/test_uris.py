@@ -1,31 +1,14 @@
-import io
-import re
+import importlib.util
 from pathlib import Path
 
 import pytest
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.localfilesystem import LocalFileSystem
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import as_location
 from beam_pipelines.images import uris
 from beam_pipelines.images.refusals import BadImageError
 
 IMAGES = Path("logs/images")
-
-
-class Shelf(LocalFileSystem):
-    """A file system that Beam knows, with three files."""
-
-    @classmethod
-    def scheme(cls):
-        return "shelf"
-
-    def open(self, path, *_, **__):
-        if path == "shelf://lost/0.png":
-            raise BeamIOError("no such object", {path: "404"})
-        if path == "shelf://locked/0.png":
-            raise PermissionError("no credentials\nand more")
-        return io.BytesIO(path.encode())
 
 
 @pytest.mark.parametrize(
@@ -53,21 +36,13 @@ def test_scheme_of(name, scheme):
         ("https://cdn.example.com/0.png", "nothing is fetched from the web; copy"),
         ("Http://cdn.example.com/0.png", "nothing is fetched from the web; copy"),
         ("data:image/png;base64,iVBO", "the table must name pictures, not hold them; copy"),
-        ("nosuch://bucket/0.png", "Beam has no file system nosuch://; copy"),
-        ("s3://bucket/0.png", "the package boto3 is missing; install 'apache-beam[aws]', or copy"),
-        ("s3a://bucket/0.png", "the package boto3 is missing; install 'apache-beam[aws]', or copy"),
-        ("gs://bucket/0.png", "the package google.cloud.storage is missing; install 'apache-beam[gcp]', or copy"),
-        ("hdfs://host/0.png", "the package hdfs is missing; install 'apache-beam[hadoop]', or copy"),
-        ("azfs://account/0.png", "the package azure.storage.blob is missing; install 'apache-beam[azure]', or copy"),
+        ("nosuch://bucket/0.png", "Unsupported filesystem: 'nosuch'; copy"),
+        ("gs://bucket/0.png", "a package for gs:// is missing: pip install 'courier-ranking[gcp]'; copy"),
     ],
 )
 def test_a_uri_that_cannot_be_read_is_named_with_what_to_do(uri, problem):
-    if package := re.match(r"the package (\S+) ", problem):
-        try:
-            __import__(package[1])
-            pytest.skip(f"{package[1]} is there")
-        except ImportError:
-            pass
+    if uri.startswith("gs:") and importlib.util.find_spec("gcsfs"):
+        pytest.skip("gcsfs is there")
     names = ["0.png", uri, uri.replace("0.png", "1.png") + "?", "file:///0.png"]
     with pytest.raises(InputError) as error:
         uris.check_uris(names, IMAGES)
@@ -77,14 +52,29 @@ def test_a_uri_that_cannot_be_read_is_named_with_what_to_do(uri, problem):
         uris.read_uri(uri, IMAGES)
 
 
-def test_uris_are_read_by_beams_file_systems(monkeypatch):
-    uris.check_uris(["0.png", "shelf://a/0.png", "file:///0.png"], IMAGES)
-    assert uris.read_uri(" SHELF://a/0.png ", IMAGES) == b"shelf://a/0.png"
-    with pytest.raises(BadImageError) as error:
-        uris.read_uri("shelf://locked/0.png", IMAGES)
-    assert (error.value.reason, error.value.detail) == ("unreadable", "PermissionError: no credentials")
-    with pytest.raises(BadImageError, match="unreadable"):
-        uris.read_uri("shelf://lost/0.png", IMAGES)
+def test_uris_are_read(monkeypatch):
+    shelf = as_location("memory://uris")
+    (shelf / "0.png").write_bytes(b"0123456789a")
+    (shelf / "empty.png").write_bytes(b"")
+    uris.check_uris(["0.png", "memory://uris/0.png", "memory://uris/nowhere.png", "file:///0.png"], IMAGES)
+    assert uris.read_uri(" MEMORY://uris/0.png ", IMAGES) == b"0123456789a"
+    assert uris.read_uri("memory://uris/empty.png", IMAGES) == b""
+    with pytest.raises(BadImageError, match="missing"):
+        uris.read_uri("memory://uris/nowhere.png", IMAGES)
     monkeypatch.setattr(uris, "MAX_BYTES", 10)
     with pytest.raises(BadImageError, match="too many bytes"):
-        uris.read_uri("shelf://a/0.png", IMAGES)
+        uris.read_uri("memory://uris/0.png", IMAGES)
+
+
+def test_of_a_store_the_bucket_must_be_there_and_pictures_may_be_missing(s3_server):
+    (as_location(s3_server) / "uris" / "0.png").write_bytes(b"here")
+    (as_location(s3_server) / "uris" / "empty.png").write_bytes(b"")
+    names = [f"{s3_server}/uris/{name}.png" for name in ("nowhere", "0", "empty")]
+    uris.check_uris(names[:1], IMAGES)
+    uris.check_uris(names, IMAGES)
+    assert uris.read_uri(names[1].replace("s3://", "s3n:/"), IMAGES) == b"here"
+    assert uris.read_uri(names[2], IMAGES) == b""
+    with pytest.raises(BadImageError, match="missing"):
+        uris.read_uri(names[0], IMAGES)
+    with pytest.raises(InputError, match=r"^items\.image: 's3://none/0\.png' cannot be read here: not found .*bucket"):
+        uris.check_uris(["s3://none/0.png"], IMAGES)
