@@ -47,8 +47,8 @@ class ImageSource:
 
     A name is looked up exactly first: among the members of the shards in `images/`, in the order of their paths (of
     equal names that in the first one counts), then as a path in `images/`, then in shards in folders of it. A name that
-    is none of these is looked for in other spellings, see `SpellingIndex`: only then are the files listed. A URI
-    (`file:///...`, `gs://...`) is read from where it points to.
+    is none of these is looked for in other spellings, see `SpellingIndex`: only then are local files listed, but remote
+    ones at once. A URI (`file:///...`, `gs://...`) is read from where it points to.
 
     Args:
         images: the directory `images/`. A directory whose name differs in letter case, and shards beside it of the same
