@@ -166,7 +166,8 @@ def s3_denies(s3_server) -> Iterator[None]:
 
     def allow(requests: str) -> None:
         url = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
-        urllib.request.urlopen(urllib.request.Request(url, data=requests.encode(), method="POST")).close()
+        headers = {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(url, requests.encode(), headers, method="POST")).close()
 
     allow("0")
     yield

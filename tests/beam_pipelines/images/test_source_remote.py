@@ -116,5 +116,5 @@ def test_names_cost_no_request_and_a_picture_costs_one(pictures, monkeypatch):
 
 
 def test_an_s3_is_looked_through_like_a_local_copy(pictures, s3_server):
-    remote = copied(pictures, f"{s3_server}/pictures/images")
-    assert looked_for(remote)[0] == looked_for(pictures)[0]
+    remote = copied(pictures.parent, f"{s3_server}/pictures/logs") / "images"
+    assert looked_for(remote) == looked_for(pictures.with_name("images"))
