@@ -79,6 +79,7 @@ class ZipShard(Shard):
                 with self._remote.expecting(max(0, self._remote.size - _END_BYTES), _END_BYTES):
                     self._zip = zipfile.ZipFile(self._remote)
             else:
+                assert not is_remote(path)
                 self._zip = zipfile.ZipFile(path)
         except InputError:
             raise

@@ -270,7 +270,7 @@ def _of_each(look: Callable[[Location], _Found], files: Sequence[Location]) -> I
 def _versions(logs: Location, tables: Mapping[str, Table]) -> dict[Location, _Version]:
     """What all files are now."""
     if not is_remote(logs):
-        return {file: _version(file) for file in _files(tables)}
+        return {file: _version(file) for file in _files(tables) if not is_remote(file)}
     found: dict[Location, _Version] = {}
     folders = {logs / file.parts[len(logs.parts)]: file for file in _files(tables)}
     listed = [(logs, False), *((folder, True) for folder, file in folders.items() if folder != file)]

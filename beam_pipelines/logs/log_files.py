@@ -139,7 +139,7 @@ def _is_folder(path: Path) -> bool:
 def _files_below(folder: Location) -> list[DataFile]:
     """The data files of a table's folder."""
     found = _remote_files(folder) if is_remote(folder) else _walk(folder, {}, ())
-    files = sorted(found, key=lambda file: file.path.parts)
+    files = sorted(found, key=lambda file: tuple(file.path.parts))
     if not files:
         raise InputError(f"{folder}: no data in it; files must end in {ACCEPTED}")
     places: dict[Path, Path] = {}
