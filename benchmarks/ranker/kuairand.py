@@ -105,8 +105,8 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
                 "part": np.full(len(page_row), number),
                 "history": page["click_item"].numpy(),
             }
-            if ranker.numbers.features:
-                found["numbers"] = ranker.numbers(page).numpy()[page_row, place]
+            if ranker.dense.features:
+                found["numbers"] = ranker.dense(page).numpy()[page_row, place]
             for name, values in found.items():
                 columns.setdefault(name, []).append(values)
             pages += len(page["user"])
@@ -115,7 +115,7 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
     known = np.unique(rows["query"][rows["part"] == 0])
     place = np.searchsorted(known, rows["query"]).clip(max=len(known) - 1)
     ids = {"query": (np.where(known[place] == rows["query"], place + 1, 0), len(known) + 1)}
-    numbers = {name: rows["numbers"][:, i] for i, name in enumerate(ranker.numbers.features)}
+    numbers = {name: rows["numbers"][:, i] for i, name in enumerate(ranker.dense.features)}
     items = {}
     for table, sizes, of_row in (
         (ranker.items.features, ranker.sizes.item, rows["item"]),

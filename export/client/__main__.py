@@ -32,7 +32,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--model-name", default="ranker", help="the model's name")
     parser.add_argument("--version", type=int, help="ask for this version (unset: the latest)")
     parser.add_argument("--label", help="ask for the version with this label")
-    parser.add_argument("--output", default="ctr", help="which score: ctr, ctcvr or dwell")
+    parser.add_argument("--output", default="ctr", help="which score: ctr, ctcvr, long_visit or dwell")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for each page")
     return parser
 

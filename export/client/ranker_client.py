@@ -32,7 +32,7 @@ class RankerClient(PredictClient):
 
         Args:
             page: the page.
-            output: which score: `ctr`, and `ctcvr` or `dwell` if the ranker has learned them.
+            output: which score: `ctr`, and `ctcvr`, `long_visit` or `dwell` if the ranker has learned them.
 
         Returns:
             Scores by item, best first. `version` of the client is then the version that gave them.

@@ -288,7 +288,7 @@ def _check_scores(request: Request, outputs: Outputs) -> None:
             raise VersionError(f"{request.what}: {name} of shape {scores.shape} instead of {expected}")
         if not np.isfinite(scores).all():
             raise VersionError(f"{request.what}: {(~np.isfinite(scores)).sum()} values of {name} are not finite")
-        if (scores < 0).any() or (name in ("ctr", "ctcvr") and (scores > 1).any()):
+        if (scores < 0).any() or (name in ("ctr", "ctcvr", "long_visit") and (scores > 1).any()):
             raise VersionError(f"{request.what}: {name} out of range")
         if item_ids is not None and (scores[item_ids == b""] != 0).any():
             raise VersionError(f"{request.what}: padded candidates with a {name} other than 0")

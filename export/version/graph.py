@@ -38,8 +38,8 @@ class RankerModule(tf.Module):
     - `tf_example`: `examples (batch,)`, serialized page records; their labels are ignored and need not be there. Rows
       beyond the ranker's tables are unknown items and users.
 
-    Both give `ctr`, and `ctcvr` and `dwell` if the ranker has learned them: float32 `(batch, candidates)`, 0 at padded
-    candidates.
+    Both give `ctr`, and `ctcvr`, `long_visit` and `dwell` if the ranker has learned them: float32
+    `(batch, candidates)`, 0 at padded candidates.
 
     A candidate that the item table does not have is a new item. It is scored as an item of the table that training has
     not seen, with the features that the request gives for it; the steps of its page's histories with its ID are this

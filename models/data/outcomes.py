@@ -19,6 +19,7 @@ class Outcomes(NamedTuple):
         candidates, clicks: all of them, and the clicked ones.
         conversions: candidates that were clicked and converted.
         visits: clicked candidates with a visit of more than 0 seconds.
+        longest_visit: seconds of the longest of these, 0 without any.
         mixed_pages, mixed_users: pages and users with clicked and unclicked candidates, which alone have an AUC.
     """
 
@@ -26,6 +27,7 @@ class Outcomes(NamedTuple):
     clicks: int
     conversions: int
     visits: int
+    longest_visit: float
     mixed_pages: int
     mixed_users: int
 
@@ -52,6 +54,7 @@ def count_outcomes(pages: Pages) -> Outcomes:
     users = pages.dataset.manifest.users.file.records
     by_user = np.zeros((2, users), np.int64)  # unclicked, clicked
     conversions = visits = mixed_pages = 0
+    longest_visit = 0.0
     for batch in map_ahead(pages.records().batch(_PARSE_TOGETHER), parse).as_numpy_iterator():
         clicked, page, user = batch["clicked"] == 1, batch["page"], batch["user"]
         by_page = [np.bincount(page[chosen], minlength=len(user)) for chosen in (~clicked, clicked)]
@@ -59,9 +62,10 @@ def count_outcomes(pages: Pages) -> Outcomes:
         mixed_pages += int(((by_page[0] > 0) & (by_page[1] > 0)).sum())
         conversions += int((clicked & (batch["converted"] == 1)).sum())
         visits += int((clicked & (batch["dwell"] > 0)).sum())
+        longest_visit = max(longest_visit, float(batch["dwell"].max(where=clicked, initial=0.0)))
     unclicked, clicks = by_user.sum(axis=1).tolist()
     mixed_users = int((by_user > 0).all(axis=0).sum())
-    return Outcomes(unclicked + clicks, clicks, conversions, visits, mixed_pages, mixed_users)
+    return Outcomes(unclicked + clicks, clicks, conversions, visits, longest_visit, mixed_pages, mixed_users)
 
 
 def learnable_outcomes(pages: Pages) -> Outcomes:

@@ -22,7 +22,7 @@ from models.data.map_ahead import map_ahead
 from models.data.pages import GROUPS, Pages, parse_pages
 from models.evaluation.contenders import Contender, check_dataset, contenders, systems_of
 from models.evaluation.report import evaluation_report, write_report
-from models.evaluation.scored_pages import ScoredPages, score_pages
+from models.evaluation.scored_pages import TASKS, ScoredPages, score_pages
 from models.evaluation.slices import Slices, by_category, by_count, by_flag, by_item_age
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _score(name: str, contender: Contender, pages: Pages, batch_size: int) -> Sc
     batches = map_ahead(records, lambda serialized: parse_pages(serialized, lengths, to_longest=GROUPS))
     steps = math.ceil(len(pages) / batch_size)
     scored = score_pages(ranker, progress_bar(batches, total=steps, desc=name, unit="batch"))
-    for output in ("ctr", "ctcvr", "dwell"):
+    for output in ("ctr", *TASKS, "dwell"):
         values = getattr(scored, output)
         if values is not None and np.isnan(values).any():
             page = scored.page_ids[scored.page[np.isnan(values).argmax()]].decode()
@@ -158,5 +158,5 @@ def _write_predictions(scored: ScoredPages, unseen: np.ndarray, dataset: Dataset
         "ctr": scored.ctr,
         "unseen_item": unseen,
     }
-    table |= {name: getattr(scored, name) for name in ("ctcvr", "dwell") if getattr(scored, name) is not None}
+    table |= {name: getattr(scored, name) for name in (*TASKS, "dwell") if getattr(scored, name) is not None}
     pq.write_table(pa.table(table), path)

@@ -8,6 +8,7 @@ from beam_pipelines.shell.html_page import html_page
 from models.evaluation.charts import ChartRow, Triple, calibration_chart, row_chart, series_mark
 
 _LEAST_COUNT = 30
+_TASKS = {"ctcvr": "Click and conversion", "long_visit": "Click and long visit"}
 _SHOWN_SLICES = 30
 _UNDEFINED = "&ndash;"
 _FIGURES = (
@@ -52,8 +53,9 @@ def render(report: Mapping[str, Any]) -> str:
     parts.append(_summary(report))
     if len(report["models"]) > 1:
         parts.append(_differences(report["models"], "Differences of runs"))
-    if any(part in model["all"] for model in report["models"].values() for part in ("ctcvr", "dwell")):
-        parts.append(_other_predictions(report["models"]))
+    parts += [_task(task, measured) for task, measured in report["tasks"].items()]
+    if any("dwell" in model["all"] for model in report["models"].values()):
+        parts.append(_dwell(report["models"]))
     if len(names) > 1:
         parts.append(_categories(report))
     parts += [_calibration(systems), _slices(report)]
@@ -88,6 +90,14 @@ def _about(report: Mapping[str, Any]) -> str:
 
 
 def _differences(rankers: Mapping[str, Any], title: str) -> str:
+    legend = (
+        "Paired: on the same pages and the same bootstrap samples. <b class=good>Better</b> and <b class=bad>worse</b> "
+        "where the interval leaves out 0."
+    )
+    return f'<section><h2>{escape(title)}</h2><p class="legend">{legend}</p>{_difference_tables(rankers)}</section>'
+
+
+def _difference_tables(rankers: Mapping[str, Any]) -> str:
     baseline, *others = rankers
     sections = []
     for part, what in (("all", "all items"), ("unseen_items", "items unseen in training")):
@@ -100,11 +110,7 @@ def _differences(rankers: Mapping[str, Any], title: str) -> str:
         ]
         head = [f"less {baseline}", *(label for label, _ in _DIFFERENCES)]
         sections.append(f"<h3>{escape(what.capitalize())}</h3>{_table(head, rows)}")
-    legend = (
-        "Paired: on the same pages and the same bootstrap samples. <b class=good>Better</b> and <b class=bad>worse</b> "
-        "where the interval leaves out 0."
-    )
-    return f'<section><h2>{escape(title)}</h2><p class="legend">{legend}</p>{"".join(sections)}</section>'
+    return "".join(sections)
 
 
 def _means_over_runs(report: Mapping[str, Any]) -> str:
@@ -120,21 +126,35 @@ def _means_over_runs(report: Mapping[str, Any]) -> str:
     return f'<section><h2>Means over runs</h2><p class="legend">{legend}</p>{_table(head, rows)}</section>'
 
 
-def _other_predictions(models: Mapping[str, Any]) -> str:
-    columns = (
-        ("CTCVR AUC", "ctcvr", "auc"),
-        ("CTCVR GAUC pages", "ctcvr", "gauc_page_mean"),
-        ("CTCVR log loss", "ctcvr", "log_loss"),
-        ("conversions", "ctcvr", "conversions"),
-        ("dwell XAUC", "dwell", "xauc"),
-        ("dwell error of log(1 + s)", "dwell", "mean_absolute_log_error"),
-    )
+def _task(task: str, measured: Mapping[str, Any]) -> str:
+    """A task besides the click: means over runs, their differences, and each kind of candidate."""
+    systems = measured["systems"]
+    every = next(iter(measured["models"].values()))["all"]
     rows = [
-        [escape(name), *(_figure(model["all"].get(part, {}).get(metric)) for _, part, metric in columns)]
+        [escape(name), f"{len(system['models'])}", *(_with_interval(system[part], m) for _, part, m in _FIGURES)]
+        for name, system in systems.items()
+    ]
+    table = _table(["ranker", "runs", *(label for label, _, _ in _FIGURES)], rows)
+    differences = _difference_tables(systems) if len(systems) > 1 else ""
+    tables = "".join(
+        _details(f"{_TASKS[task]} by {title}", _slice_table(list(systems), slices, _TASKS[task].lower()))
+        for title, slices in measured["slices"].items()
+    )
+    legend = (
+        f"{every['clicks']:,} of {every['candidates']:,} candidates, on {every['pages']:,} pages and of "
+        f"{every['users']:,} users with and without. COPC is what happened over what was predicted."
+    )
+    return f'<section><h2>{_TASKS[task]}</h2><p class="legend">{legend}</p>{table}{differences}{tables}</section>'
+
+
+def _dwell(models: Mapping[str, Any]) -> str:
+    columns = (("XAUC", "xauc"), ("error of log(1 + s)", "mean_absolute_log_error"), ("clicks", "clicks"))
+    rows = [
+        [escape(name), *(_figure(model["all"].get("dwell", {}).get(metric)) for _, metric in columns)]
         for name, model in models.items()
     ]
-    head = ["ranker", *(label for label, _, _ in columns)]
-    return f"<section><h2>Conversion and dwell</h2>{_table(head, rows)}</section>"
+    head = ["ranker", *(label for label, _ in columns)]
+    return f"<section><h2>Dwell time</h2>{_table(head, rows)}</section>"
 
 
 def _categories(report: Mapping[str, Any]) -> str:
@@ -221,9 +241,9 @@ def _slice_figure(
     return f"<figure><figcaption>{escape(caption)}</figcaption>{row_chart(caption, rows, names)}</figure>"
 
 
-def _slice_table(names: Sequence[str], slices: Sequence[Mapping[str, Any]]) -> str:
+def _slice_table(names: Sequence[str], slices: Sequence[Mapping[str, Any]], outcome: str = "clicks") -> str:
     counts = ("candidates", "clicks", "pages", "users")
-    head = ["kind", "candidates", "clicks", "pages with AUC", "users with AUC"]
+    head = ["kind", "candidates", outcome, "pages with AUC", "users with AUC"]
     head += [f"{name}: {metric}" for name in names for metric in ("AUC", "GAUC pages")]
     rows = []
     for each in slices:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from models.evaluation.scored_pages import ScoredPages
+from models.evaluation.scored_pages import TASKS, ScoredPages
 from models.metrics.auc import auc, group_auc
 from models.metrics.calibration import calibration_curve, copc
 from models.metrics.log_loss import candidate_weights, log_loss, log_losses
@@ -26,8 +26,9 @@ def measure(scored: ScoredPages, negative_rate: float = 1.0) -> dict[str, Any]:
         - `log_loss`; `copc`, clicks over predicted clicks; `ece`, see `CalibrationCurve`.
         - `pages`, `pages_of_one_class`, `users`, `users_of_one_class`: those with and without an AUC, which GAUC
           leaves out; `candidates`, `clicks`.
-        - `ctcvr`, where it is predicted: `auc`, `gauc_page_mean`, `log_loss`, `candidates` and `conversions` of
-          candidates of which it is known whether they were clicked and converted.
+        - `ctcvr` and `long_visit`, where they are predicted: `auc`, `gauc_page_mean`, `gauc_user_mean`, `log_loss`,
+          `candidates` and `conversions`, or `long_visits`, of candidates of which it is known whether they were clicked
+          and converted, or visited for long.
         - `dwell`, where it is predicted: of the `clicks`, the mean absolute error of log(1 + seconds) as
           `mean_absolute_log_error`, and `xauc`.
     """
@@ -48,25 +49,27 @@ def measure(scored: ScoredPages, negative_rate: float = 1.0) -> dict[str, Any]:
         "candidates": len(scored.ctr),
         "clicks": int(scored.clicked.sum()),
     }
-    if scored.ctcvr is not None:
-        metrics["ctcvr"] = _measure_ctcvr(scored, scored.ctcvr, negative_rate)
+    for task in TASKS:
+        if getattr(scored, task) is not None:
+            metrics[task] = _measure_task(scored, task, negative_rate)
     if scored.dwell is not None:
         metrics["dwell"] = _measure_dwell(scored, scored.dwell)
     return metrics
 
 
-def _measure_ctcvr(scored: ScoredPages, ctcvr: np.ndarray, negative_rate: float) -> dict[str, float | int]:
-    known = scored.converted >= 0
-    scored, ctcvr = scored.select(known), ctcvr[known]
-    converted = scored.clicked & (scored.converted == 1)
+def _measure_task(scored: ScoredPages, task: str, negative_rate: float) -> dict[str, float | int]:
+    happened, known = scored.outcome(task)
+    scored, happened = scored.select(known), happened[known]
+    predicted = getattr(scored, task)
     weights = candidate_weights(scored.clicked, negative_rate)
-    losses = log_losses(ctcvr, converted)
+    losses = log_losses(predicted, happened)
     return {
-        "auc": auc(ctcvr, converted),
-        "gauc_page_mean": group_auc(ctcvr, converted, scored.page).mean(),
+        "auc": auc(predicted, happened),
+        "gauc_page_mean": group_auc(predicted, happened, scored.page).mean(),
+        "gauc_user_mean": group_auc(predicted, happened, scored.user).mean(),
         "log_loss": float(np.average(losses, weights=weights)) if weights.any() else float("nan"),
-        "candidates": len(converted),
-        "conversions": int(converted.sum()),
+        "candidates": len(happened),
+        "conversions" if task == "ctcvr" else "long_visits": int(happened.sum()),
     }
 
 

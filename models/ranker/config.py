@@ -58,12 +58,15 @@ class TasksConfig(Config):
             grows with the square of a page's candidates. What it adds to GAUC it takes from the AUC over all pages if
             `ctr` weighs little beside it.
         ctcvr: probability of a click and a conversion, the product of click and conversion probability (ESMM).
+        long_visit: probability of a click and a visit of at least `RankerConfig.long_visit_seconds`, a product like
+            `ctcvr`.
         dwell: log(1 + seconds) after a click.
     """
 
     ctr: float = Field(1.0, gt=0)
     pairwise: NonNegativeFloat = 0.0
     ctcvr: NonNegativeFloat = 0.0
+    long_visit: NonNegativeFloat = 0.0
     dwell: NonNegativeFloat = 0.0
 
 
@@ -74,6 +77,7 @@ class RankerConfig(Config):
         lengths: candidates and newest history steps of a page that training reads.
         features: what is known of items, users and candidates.
         tasks: what is predicted.
+        long_visit_seconds: dwell time from which on a visit is long.
         embedding_dim: length of each ID, category and token embedding.
         item_dim: length of item vectors: what the item tower makes and attention compares; 0 for what is known of an
             item side by side, without a dense layer.
@@ -98,6 +102,7 @@ class RankerConfig(Config):
     lengths: RankerLengths = RankerLengths()
     features: FeaturesConfig = FeaturesConfig()
     tasks: TasksConfig = TasksConfig()
+    long_visit_seconds: float = Field(30.0, gt=0)
     embedding_dim: PositiveInt = 16
     item_dim: NonNegativeInt = 32
     embed_clusters: bool = True

@@ -69,9 +69,9 @@ class Ranker(DistributedFit, tfrs.Model):
     otherwise and learn as they would alone; the log-odds are the mean of theirs. They share the tables, and the
     embeddings of numbers in quantiles that pages carry for candidates.
 
-    Tasks share everything but the layer of their logit; the pairwise one has that of the click. The probability of a
-    conversion is learned over all candidates, as a factor of that of click and conversion (ESMM), so that it is not
-    biased towards what is clicked.
+    Tasks share everything but the layer of their logit; the pairwise one has that of the click. The probabilities of a
+    conversion and of a long visit are learned over all candidates, as factors of those together with the click (ESMM),
+    so that they are not biased towards what is clicked.
 
     Labels and positions are never inputs.
 
@@ -96,7 +96,8 @@ class Ranker(DistributedFit, tfrs.Model):
             unless the page has `NEW_ITEMS` that it refers to.
 
     Output: float32 `(batch, candidates)` each, 0 at padded candidates: `ctr`; `ctcvr`, the probability of click and
-    conversion; `dwell`, the seconds expected after a click (of their logarithm the mean, so rather the median).
+    conversion; `long_visit`, that of a click and a visit of `config.long_visit_seconds` or more; `dwell`, the seconds
+    expected after a click (of their logarithm the mean, so rather the median).
 
     Example:
 
@@ -251,6 +252,8 @@ class Ranker(DistributedFit, tfrs.Model):
         scores = {"ctr": tf.sigmoid(self.calibrator.apply(logits["ctr"] + self._correction))}
         if "cvr" in logits:
             scores["ctcvr"] = scores["ctr"] * tf.sigmoid(logits["cvr"])
+        if "visit" in logits:
+            scores["long_visit"] = scores["ctr"] * tf.sigmoid(logits["visit"])
         if "dwell" in logits:
             scores["dwell"] = tf.math.expm1(tf.clip_by_value(logits["dwell"], 0.0, _LARGEST_LOG_SECONDS))
         return {name: tf.where(present, score, 0.0) for name, score in scores.items()}
@@ -281,7 +284,8 @@ class Ranker(DistributedFit, tfrs.Model):
 
         Returns:
             Shape `(batch, candidates)` each: `ctr`, log-odds of a click, not corrected for `negative_rate` nor
-            calibrated; `cvr`, log-odds of a conversion after a click; `dwell`, log(1 + seconds) after a click.
+            calibrated; `cvr` and `visit`, log-odds of a conversion and of a long visit after a click; `dwell`,
+            log(1 + seconds) after a click.
         """
         return _mean_over_members(self._member_logits(page, training))
 
@@ -439,8 +443,9 @@ class Ranker(DistributedFit, tfrs.Model):
         if sample_weight is not None:
             sample_weight = tf.cast(sample_weight, tf.float32)
             weight *= sample_weight if len(sample_weight.shape) == 2 else sample_weight[:, None]
+        targets = make_targets([*self.tasks], labels, logits, present, self.config.long_visit_seconds)
         total = 0.0
-        for name, (label, prediction, counts) in make_targets([*self.tasks], labels, logits, present).items():
+        for name, (label, prediction, counts) in targets.items():
             label = tf.broadcast_to(label, tf.shape(prediction))
             if name == "ctr" and self._click_loss is not None:
                 by_member = [self._click_loss(label[n], prediction[n], counts) for n in range(len(self.members))]

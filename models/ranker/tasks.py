@@ -6,8 +6,11 @@ import keras
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-HEADS = {"ctr": "ctr", "ctcvr": "cvr", "dwell": "dwell"}
+HEADS = {"ctr": "ctr", "ctcvr": "cvr", "long_visit": "visit", "dwell": "dwell"}
 """Output to the logit that it has of its own."""
+
+_LABELS = {"ctcvr": "converted", "long_visit": "dwell", "dwell": "dwell"}
+"""Task to the label that it needs besides `clicked`."""
 
 
 class Target(NamedTuple):
@@ -37,7 +40,11 @@ def make_task(name: str) -> tfrs.tasks.Ranking:
 
 
 def make_targets(
-    tasks: list[str], labels: dict[str, tf.Tensor], logits: dict[str, tf.Tensor], present: tf.Tensor
+    tasks: list[str],
+    labels: dict[str, tf.Tensor],
+    logits: dict[str, tf.Tensor],
+    present: tf.Tensor,
+    long_visit_seconds: float,
 ) -> dict[str, Target]:
     """The targets of a batch.
 
@@ -46,11 +53,12 @@ def make_targets(
         labels: `clicked`, and `converted` and `dwell` for the tasks that learn these, `(batch, candidates)`.
         logits: of each member, `(members, batch, candidates)`.
         present: float32 `(batch, candidates)`, 0 at padding.
+        long_visit_seconds: dwell time from which on a visit is long.
 
     Raises:
         ValueError: a label that a task learns is missing.
     """
-    needed = {"clicked", *(["converted"] if "ctcvr" in tasks else []), *(["dwell"] if "dwell" in tasks else [])}
+    needed = {"clicked", *(_LABELS[name] for name in tasks if name in _LABELS)}
     if missing := sorted(needed - set(labels)):
         raise ValueError(
             f"`labels` must have {', '.join(sorted(needed))} for the tasks {', '.join(tasks)}: make the batches with "
@@ -63,6 +71,9 @@ def make_targets(
     if "ctcvr" in tasks:
         both = clicked & (labels["converted"] == 1)
         targets["ctcvr"] = Target(tf.cast(both, tf.float32), and_logit(logits["ctr"], logits["cvr"]), present)
+    if "long_visit" in tasks:
+        both = clicked & (labels["dwell"] >= long_visit_seconds)
+        targets["long_visit"] = Target(tf.cast(both, tf.float32), and_logit(logits["ctr"], logits["visit"]), present)
     if "dwell" in tasks:
         seconds = tf.cast(labels["dwell"], tf.float32)
         targets["dwell"] = Target(tf.math.log1p(seconds), logits["dwell"], tf.cast(clicked, tf.float32))

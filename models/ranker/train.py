@@ -23,7 +23,7 @@ from models.evaluation.scored_pages import ScoredPages, score_pages
 from models.metrics.log_loss import candidate_weights
 from models.ranker.adapt import adapt_to_pages, check_negatives, picture_feature_of, resolve
 from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
-from models.ranker.config import ImageFeature, Monitor, TasksConfig, TrainingConfig
+from models.ranker.config import ImageFeature, Monitor, RankerConfig, TrainingConfig
 from models.ranker.ranker import LOSS_WEIGHT, Ranker, default_optimizer
 from models.ranker.run import RankerMetadata, RankerRun
 from models.ranker.warm_start import WarmStart
@@ -123,7 +123,7 @@ def train_ranker(
                     f"the {len(later)} train pages that validate, the latest ones, have {common}; raise "
                     f"validation_share ({config.validation_share})"
                 )
-        _check_tasks(config.ranker.tasks, outcomes)
+        _check_tasks(config.ranker, outcomes)
         _check_monitor(config, later_outcomes)
         say(f"{len(train)} pages to learn on, {len(later)} later ones to validate")
         adapted = adapt_to_pages(
@@ -212,14 +212,16 @@ def _split(pages: Pages, validation_share: float) -> tuple[Pages, Pages]:
         ) from error
 
 
-def _check_tasks(tasks: TasksConfig, outcomes: Outcomes) -> None:
+def _check_tasks(ranker: RankerConfig, outcomes: Outcomes) -> None:
     """Refuses tasks that the pages say nothing of."""
+    seconds, clicked = ranker.long_visit_seconds, f"none of the {outcomes.clicks} clicked candidates to learn on"
     for task, count, missing in (
         ("pairwise", outcomes.mixed_pages, "no page to learn on has clicked and unclicked candidates"),
-        ("ctcvr", outcomes.conversions, f"none of the {outcomes.clicks} clicked candidates to learn on converted"),
-        ("dwell", outcomes.visits, f"none of the {outcomes.clicks} clicked candidates to learn on has a dwell time"),
+        ("ctcvr", outcomes.conversions, f"{clicked} converted"),
+        ("long_visit", outcomes.longest_visit >= seconds, f"{clicked} has a dwell time of {seconds:g} seconds or more"),
+        ("dwell", outcomes.visits, f"{clicked} has a dwell time"),
     ):
-        if getattr(tasks, task) and not count:
+        if getattr(ranker.tasks, task) and not count:
             raise ConfigurationError(f"ranker.tasks.{task}: {missing}; 0 leaves the task out")
 
 

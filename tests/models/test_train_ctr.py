@@ -263,6 +263,11 @@ def separate(tmp_path_factory):
             ["ranker.tasks.ctcvr=0.5"],
             "^ranker.tasks.ctcvr: none of the .* clicked candidates to learn on converted",
         ),
+        (
+            None,
+            ["ranker.tasks.long_visit=0.5", "ranker.long_visit_seconds=7"],
+            "ranker.tasks.long_visit: none of the .* clicked .* has a dwell time of 7 seconds or more",
+        ),
         (None, ["ranker.tasks.dwell=0.5"], "ranker.tasks.dwell: none of the .* clicked candidates .* has a dwell time"),
     ],
 )

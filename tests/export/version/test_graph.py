@@ -12,8 +12,9 @@ from export.server.serving_error import ServingError
 from export.version.graph import RankerModule
 from export.version.reference_pages import scores_in_process
 from export.version.request_rows import pad_rows, request_row
+from models.data.pages import LABELS, parse_pages
 from models.features.spec import STATISTICS
-from models.ranker.config import AttentionConfig
+from models.ranker.config import AttentionConfig, TasksConfig
 from tests.export.toy_ranker import ITEM_IDS, LENGTHS, PAGES, USER_IDS, make_toy_ranker, toy_pages, with_defaults
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -135,16 +136,25 @@ def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows
 
 
 @pytest.mark.parametrize("image_feature", ["vector", "simscore"])
-def test_every_image_feature_is_exported(tmp_path, image_feature):
-    clicks_alone = {"lengths": LENGTHS.model_copy(update={"pay": 0, "cart": 0})}
-    run = make_toy_ranker(tmp_path, image_feature, **clicks_alone, attention=AttentionConfig(histories="none"))
+def test_every_image_feature_and_task_is_exported(tmp_path, image_feature):
+    small = {
+        "lengths": LENGTHS.model_copy(update={"pay": 0, "cart": 0}),
+        "attention": AttentionConfig(histories="none"),
+    }
+    run = make_toy_ranker(tmp_path, image_feature, **small, tasks=TasksConfig(ctcvr=0.5, long_visit=0.5, dwell=0.5))
     ranker, ids, records = run.ranker(), run.row_ids(), run.example_records()
     RankerModule(ranker, ids, tmp_path).save(tmp_path / "1")
     servable = Servable(tmp_path / "1", 1)
     rows = [request_row(record, ids, STATISTICS) for record in records]
-    answers = ask(servable, *rows)
-    for answer, scores in zip(answers, scores_in_process(ranker, records), strict=True):
+    answers = servable.predict("", with_defaults(servable, "", pad_rows(rows)))
+    for answer, scores in zip(answers["ctr"], scores_in_process(ranker, records), strict=True):
         np.testing.assert_allclose(answer[: len(scores)], scores, **CLOSE)
+    page = parse_pages(tf.constant(records), ranker.config.lengths)
+    expected = ranker({name: values for name, values in page.items() if name not in LABELS})
+    assert answers.keys() == expected.keys() == {"ctr", "ctcvr", "long_visit", "dwell"}
+    for name, scores in expected.items():
+        shown = min(scores.shape[1], answers[name].shape[1])
+        np.testing.assert_allclose(answers[name][:, :shown], scores[:, :shown], rtol=1e-5, atol=1e-6)
     servable.close()
 
 

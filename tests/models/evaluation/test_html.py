@@ -16,7 +16,10 @@ CATEGORIES = [f"{MARKUP} {n}" for n in range(3)]
 
 def report(systems, names, items=40):
     measured = scored(pages=500, users=120, noises=np.linspace(1.2, 0.4, len(names)))
-    scores = dict(zip(names, measured.values(), strict=True))
+    scores = {
+        name: each._replace(ctcvr=each.ctr / 2, long_visit=each.ctr / 3, long_visit_seconds=9.0, dwell=each.ctr)
+        for name, each in zip(names, measured.values(), strict=True)
+    }
     first = scores[names[0]]
     table = pa.table(
         {
@@ -71,6 +74,19 @@ def test_tables_hold_the_figures(two):
     differences = every["differences"]
     assert float(unlike[1]) == pytest.approx(differences["auc"]["difference"], abs=6e-5)
     assert float(unlike[-1]) == pytest.approx(differences["log_loss"]["difference"], abs=6e-5)
+
+
+def test_every_task_has_a_table_and_a_difference(two):
+    text = render(two)
+    for task, title in (("ctcvr", "Click and conversion"), ("long_visit", "Click and long visit")):
+        section = text[text.index(f"<h2>{title}</h2>") :].partition("</section>")[0]
+        rows = Elements(section).rows
+        every = two["tasks"][task]["systems"][MARKUP]["all"]
+        runs, unlike = (next(row for row in rows if row[0] == MARKUP and len(row) == n) for n in (8, 7))
+        assert float(runs[2]) == pytest.approx(every["auc"], abs=6e-5)
+        assert float(unlike[1]) == pytest.approx(every["differences"]["auc"]["difference"], abs=6e-5)
+        assert f"{title} by item age" in section
+    assert "<h2>Dwell time</h2>" in text
 
 
 def test_categories_are_sorted_by_what_is_added(two):

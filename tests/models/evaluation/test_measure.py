@@ -23,6 +23,10 @@ def test_other_predictions_are_measured_on_what_is_known():
     error = np.log1p(each.dwell) - np.log1p(each.dwell_label)
     assert metrics["dwell"]["mean_absolute_log_error"] == pytest.approx(np.abs(error[each.clicked]).mean())
     assert 0.5 < metrics["dwell"]["xauc"] < 1
+    visits = measure(each._replace(long_visit=each.ctr, long_visit_seconds=7.0))["long_visit"]
+    is_long = each.clicked & (each.dwell_label >= 7)
+    assert visits["long_visits"] == is_long.sum() > 0
+    assert visits["auc"] == auc(each.ctr, is_long)
     assert measure(each._replace(dwell=each.dwell_label))["dwell"]["xauc"] == 1
     nobody = measure(each.select(np.zeros(len(known), bool)))
     assert np.isnan([nobody["auc"], nobody["ctcvr"]["auc"], nobody["dwell"]["xauc"], nobody["ece"]]).all()

@@ -69,8 +69,8 @@ def with_tasks(**weights):
     return CONFIG.model_copy(update={"tasks": CONFIG.tasks.model_copy(update=weights)})
 
 
-def three_tasks(**changes):
-    return with_tasks(**{"ctcvr": 0.5, "dwell": 0.25} | changes)
+def all_tasks(**changes):
+    return with_tasks(**{"ctcvr": 0.5, "long_visit": 0.125, "dwell": 0.25} | changes)
 
 
 def sigmoid(x):

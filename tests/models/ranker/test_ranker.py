@@ -15,6 +15,7 @@ from models.ranker.ranker import Ranker
 from tests.models.ranker.ranker_pages import (
     CONFIG,
     PAGE_LENGTHS,
+    all_tasks,
     ctr,
     gradients_of,
     inputs_of,
@@ -22,7 +23,6 @@ from tests.models.ranker.ranker_pages import (
     last,
     loss_of,
     sigmoid,
-    three_tasks,
     two_replicas,
     with_tasks,
 )
@@ -317,7 +317,7 @@ def test_calibration_changes_probabilities_and_no_order(make, page):
 
 
 def test_calibrated_scores_are_those_of_a_calibrated_ranker(make, page):
-    ranker = make("none", three_tasks().model_copy(update=CLICKS), negative_rate=0.5)
+    ranker = make("none", all_tasks().model_copy(update=CLICKS), negative_rate=0.5)
     before = score_pages(ranker, [page])
     ranker.calibrator = Calibrator(kind="isotonic", x=(-2.0, 0.0, 1.5), y=(-2.5, -1.0, 2.0), slope=0.7)
     expected, ours = score_pages(ranker, [page]), before.calibrated(ranker.calibrator)

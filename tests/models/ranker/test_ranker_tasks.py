@@ -7,12 +7,12 @@ from models.ranker.ranker import LOSS_WEIGHT, Ranker
 from models.ranker.tasks import and_logit
 from tests.models.ranker.ranker_pages import (
     CONFIG,
+    all_tasks,
     ctr,
     gradients_of,
     inputs_of,
     loss_of,
     sigmoid,
-    three_tasks,
     with_labels,
     with_tasks,
 )
@@ -27,14 +27,16 @@ def test_loss_is_the_mean_log_loss_of_present_candidates(ranker, page):
 
 
 def test_tasks_share_a_page_and_obey_probability(make, page):
-    ranker = make("none", three_tasks(), negative_rate=0.3)
+    ranker = make("none", all_tasks(), negative_rate=0.3)
     scores, logits = ranker(inputs_of(page)), ranker.logits(inputs_of(page))
     present = page["item"].numpy() != -1
-    assert list(scores) == ["ctr", "ctcvr", "dwell"]
+    assert list(scores) == ["ctr", "ctcvr", "long_visit", "dwell"]
     cvr = sigmoid(logits["cvr"])
     expected = np.where(present, scores["ctr"].numpy() * cvr, 0)
     np.testing.assert_allclose(scores["ctcvr"], expected, rtol=1e-5)
     assert (scores["ctcvr"].numpy() <= scores["ctr"].numpy()).all()
+    expected = np.where(present, scores["ctr"].numpy() * sigmoid(logits["visit"]), 0)
+    np.testing.assert_allclose(scores["long_visit"], expected, rtol=1e-5)
     np.testing.assert_allclose(
         scores["dwell"], np.where(present, np.maximum(np.expm1(logits["dwell"]), 0), 0), rtol=1e-4
     )
@@ -42,7 +44,7 @@ def test_tasks_share_a_page_and_obey_probability(make, page):
 
 def test_the_loss_is_the_weighted_sum_of_the_tasks_over_what_each_counts(make, page):
     page = with_labels(page)
-    ranker = make("none", three_tasks())
+    ranker = make("none", all_tasks())
     logits = {name: np.float64(values) for name, values in ranker.logits(inputs_of(page)).items()}
     present, clicked = page["item"].numpy() != -1, page["clicked"].numpy() == 1
     click, both = sigmoid(logits["ctr"]), sigmoid(logits["ctr"]) * sigmoid(logits["cvr"])
@@ -50,8 +52,11 @@ def test_the_loss_is_the_weighted_sum_of_the_tasks_over_what_each_counts(make, p
     off = np.abs(np.log1p(page["dwell"].numpy()) - logits["dwell"])[clicked]
     huber = np.where(off <= 1, off**2 / 2, off - 0.5).mean()
     expected = log_loss(click, clicked) + 0.5 * log_loss(both, page["converted"].numpy() == 1) + 0.25 * huber
+    is_long = page["dwell"].numpy() >= ranker.config.long_visit_seconds
+    assert 0 < (clicked & is_long).sum() < clicked.sum()
+    expected += 0.125 * log_loss(click * sigmoid(logits["visit"]), clicked & is_long)
     np.testing.assert_allclose(loss_of(ranker, page), expected, rtol=1e-4)
-    alone = make("none", three_tasks(ctcvr=0.0, dwell=0.0))
+    alone = make("none", all_tasks(ctcvr=0.0, long_visit=0.0, dwell=0.0))
     np.testing.assert_allclose(loss_of(alone, page), log_loss(click, clicked), rtol=1e-4)
     assert list(alone(inputs_of(page))) == ["ctr"]
 
@@ -80,7 +85,7 @@ def test_the_pairwise_loss_is_the_mean_over_pairs_of_a_page_and_then_over_pages(
 
 
 def test_members_are_averaged_and_learn_as_they_would_alone(make, page):
-    config = three_tasks(pairwise=0.5)
+    config = all_tasks(pairwise=0.5)
     together = make("cluster_id", config.model_copy(update={"members": 2}), negative_rate=0.5)
     alone = [make("cluster_id", config, seed) for seed in (1, 2)]
     for member, ranker in zip(together.members, alone, strict=True):
@@ -143,7 +148,7 @@ def test_extreme_log_odds_of_two_events_keep_their_gradients(make):
 
 
 def test_dwell_and_conversion_of_what_was_not_clicked_teach_nothing(make, page):
-    ranker, page = make("none", three_tasks()), with_labels(page)
+    ranker, page = make("none", all_tasks()), with_labels(page)
     unclicked = tf.cast(page["clicked"] != 1, tf.int64)
     other = page | {"dwell": page["dwell"] + 99.0 * tf.cast(unclicked, tf.float32)}
     other |= {"converted": page["converted"] + unclicked}  # a purchase elsewhere
