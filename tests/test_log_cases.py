@@ -106,7 +106,7 @@ RIGHT: dict[str, Callable[[Outcome], Any]] = {
     "pictures_wrong_prefix": lambda out: "images" in out.error or out.manifest.images.items_with_image == 6,
     "published_at_other_unit": lambda out: whole(out) and out.manifest.columns["items.published_at"].read == 6,
     "repeated_header": lambda out: whole(out) and not out.counters["items.only_in_logs"],
-    "s3_without_boto3": says("s3://", "credentials|aws"),
+    "s3_without_boto3": says("s3://", "credentials|aws|bucket"),
     "stat_as_text": says(r"stat_(price|weight)", r"\$9\.99|10,50"),
     "stray_quote": lost_lines(1),
     "stray_quote_pair": lost_lines(2),
