@@ -424,7 +424,7 @@ def _watched(exchange: Exchange, steps: int) -> Iterator[None]:
 
         def watch() -> None:
             while not finished.wait(0.5):
-                bar.update(min(exchange.steps_done(), steps) - bar.n)
+                bar.update(max(0, min(exchange.steps_done(), steps) - bar.n))  # in the end the marks vanish
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
