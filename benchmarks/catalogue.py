@@ -201,6 +201,15 @@ BENCHMARKS = {
             full="an hour",
         ),
         Benchmark(
+            "pictures_ideas",
+            "benchmarks.pictures.ideas",
+            "What further ways to read pictures add on H&M",
+            "one idea at a time beside cosines, on validation pages; the best on the test pages",
+            needs=_HM,
+            quick="20 minutes",
+            full="2 hours",
+        ),
+        Benchmark(
             "remote_training",
             "benchmarks.storage.remote_training",
             "Training on a dataset in an object store",

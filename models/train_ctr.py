@@ -5,18 +5,22 @@ import argparse
 from beam_pipelines.format.errors import about
 from beam_pipelines.shell.command import ArgumentParser, command, require_directory, run_command
 
-_IMAGE_FEATURES = ("none", "vector", "simscore", "cluster_id")
-
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Trains the CTR ranker on the train pages of a dataset.")
     parser.add_argument("--data", default="artifacts/dataset", help="from beam_pipelines.build")
     parser.add_argument("--output", default="artifacts/ranker", help="run directory to write")
-    parser.add_argument("--image-feature", choices=_IMAGE_FEATURES, default="cluster_id", help="how pictures enter")
+    parser.add_argument(
+        "--image-feature",
+        metavar="NAMES",
+        default="cluster_id",
+        help="how pictures enter: none, or vector, simscore, simtier, cluster_id, several joined by commas",
+    )
     parser.add_argument(
         "--embeddings",
-        default="artifacts/embeddings",
-        help="from models.embed or models.whiten (vector, simscore)",
+        nargs="+",
+        default=["artifacts/embeddings"],
+        help="from models.embed or models.whiten, one or several (vector, simscore, simtier)",
     )
     parser.add_argument("--clusters", default="artifacts/clusters", help="from models.cluster (cluster_id)")
     parser.add_argument(
@@ -48,18 +52,23 @@ def main(options: argparse.Namespace) -> str:
     from models.data.dataset import Dataset
     from models.embeddings.embeddings import Embeddings
     from models.ranker.adapt import check_pictures
-    from models.ranker.config import TrainingConfig
+    from models.ranker.config import TrainingConfig, image_features_of
+    from models.ranker.pictures.pictures import PICTURE_FEATURES
     from models.ranker.train import train_ranker
     from models.training.replicas import configured_workers
 
     config = load_config(TrainingConfig, options.config, options.overrides)
     dataset = Dataset(require_directory(options.data, "--data", "beam_pipelines.build"), options.max_bad_shards)
-    pictures = None
-    if options.image_feature != "none":
-        kind, source = (Clusters, "clusters") if options.image_feature == "cluster_id" else (Embeddings, "embeddings")
-        with about(source):
-            pictures = kind.load(getattr(options, source))
-            check_pictures(pictures, dataset, allow_window_overlap=options.allow_window_overlap)
+    reads = {PICTURE_FEATURES[name].reads for name in image_features_of(options.image_feature)}
+    pictures: list[Embeddings | Clusters] = []
+    with about("embeddings"):
+        for path in options.embeddings if "embeddings" in reads else []:
+            pictures.append(Embeddings.load(path))
+            check_pictures(pictures[-1], dataset, allow_window_overlap=options.allow_window_overlap)
+    if "clusters" in reads:
+        with about("clusters"):
+            pictures.append(Clusters.load(options.clusters))
+            check_pictures(pictures[-1], dataset, allow_window_overlap=options.allow_window_overlap)
     run = train_ranker(
         dataset,
         options.output,

@@ -54,10 +54,7 @@ from models.pretraining.title_contrast import TitleContrast
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths
 from models.ranker.item_table import ItemTable, ItemValues
 from models.ranker.item_tower import ItemTower
-from models.ranker.pictures.cluster_id import ClusterIdFeature
-from models.ranker.pictures.picture_feature import PictureFeature, PictureValues
-from models.ranker.pictures.simscore import SimScoreFeature
-from models.ranker.pictures.vector import VectorFeature
+from models.ranker.pictures.pictures import Pictures, PictureValues
 from models.ranker.ranker import Ranker
 from models.text.bert import Bert, BertBlock
 from models.text.encoder import TextEncoder
@@ -75,7 +72,9 @@ from tests.models.courier_batch import draw_batch, draw_titles
 from tests.models.tiny_dataset import write_tiny_dataset
 
 POLICIES = ("mixed_float16", "mixed_bfloat16")
-SIZES = FeatureSizes(items=4, users=3, item={"item_id": 4, "category": 2, "title": 0}, user={}, image_dim=3, clusters=2)
+SIZES = FeatureSizes(
+    items=4, users=3, item={"item_id": 4, "category": 2, "title": 0}, user={}, image_dims=(3,), clusters=2, center_dim=3
+)
 ITEM_FEATURES = {"item_id": IdFeature(), "category": CategoryFeature(), "title": TextFeature(tokens=2)}
 NUMBERS = {"price": NumberFeature(), "impressions": NumberFeature(transform="buckets", buckets=4)}
 EMBEDDED = {"item_id": 4, "category": 2}
@@ -157,15 +156,18 @@ LAYERS: dict[str, Case] = {
     "DenseFeatures": Case(
         lambda **o: DenseFeatures(NUMBERS, 4, **o), ({"price": draw(3, 4), "impressions": draw(3, 4, seed=1)},)
     ),
-    "PictureFeature": Case(lambda **o: PictureFeature(SIZES, **o), ROWS),
-    "VectorFeature": Case(lambda **o: VectorFeature(SIZES, **o), ROWS),
-    "SimScoreFeature": Case(lambda **o: SimScoreFeature(SIZES, **o), ROWS),
-    "ClusterIdFeature": Case(lambda **o: ClusterIdFeature(SIZES, embed=False, **o), ROWS),
+    "Pictures": Case(lambda **o: Pictures("vector,simscore,cluster_id", SIZES, embed_clusters=False, **o), ROWS),
+    "SummedEncoders": Case(
+        lambda **o: Pictures("vector,cluster_id", SIZES).item_encoder(4, o.get("dtype")),
+        ((draw(3, 3), np.array([1, 2, 0], np.int32)),),
+    ),
     "ItemTable": Case(
-        lambda **o: ItemTable(FeatureTable(ITEM_FEATURES, 5, **o), ClusterIdFeature(SIZES, **o), **o), ROWS
+        lambda **o: ItemTable(FeatureTable(ITEM_FEATURES, 5, **o), Pictures("cluster_id", SIZES, **o), **o), ROWS
     ),
     "ItemTower": Case(
-        lambda **o: ItemTower(feature_embeddings(**o), ClusterIdFeature(SIZES).item_encoder(4, o.get("dtype")), 6, **o),
+        lambda **o: ItemTower(
+            feature_embeddings(**o), Pictures("cluster_id", SIZES).item_encoder(4, o.get("dtype")), 6, **o
+        ),
         (item_values(),),
     ),
 }

@@ -40,6 +40,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.manifest import Window
 from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
 from benchmarks.encoder.quality import attribute_codes, attribute_shares
 from benchmarks.hm.runs import TEST, open_dataset, train_runs
@@ -51,7 +52,7 @@ from models.data.pages import PADDING, PageLengths, page_batches
 from models.features.spec import STATISTICS
 from models.metrics.auc import group_auc
 from models.pretraining.monitor.similarity_gauc import similarity_scores
-from models.ranker.config import IMAGE_FEATURES, TrainingConfig
+from models.ranker.config import TrainingConfig
 
 SPLIT_TIMES = "2019-05-16,2020-01-11"
 TRAIN = "train"
@@ -101,10 +102,11 @@ class Variant(NamedTuple):
     whitened: bool = False
 
 
+FEATURES = ("none", "vector", "simscore", "cluster_id")
 _CATALOGUE, _CATEGORY = item_features("category", *ATTRIBUTES), item_features("category")
-RANKERS = {feature: Variant(feature, _CATALOGUE) for feature in IMAGE_FEATURES}
+RANKERS = {feature: Variant(feature, _CATALOGUE) for feature in FEATURES}
 RANKERS |= {f"{feature}, whitened": Variant(feature, _CATALOGUE, True) for feature in ("simscore", "cluster_id")}
-RANKERS |= {f"{feature}, category": Variant(feature, _CATEGORY) for feature in IMAGE_FEATURES}
+RANKERS |= {f"{feature}, category": Variant(feature, _CATEGORY) for feature in FEATURES}
 WHITENED_DIM = 64
 """Chosen on the training pages, by the GAUC of cosines to whitened centers alone."""
 
@@ -180,11 +182,11 @@ class Measurement:
         return means
 
 
-def read_pages(dataset: Dataset, split: str) -> Pages:
-    """Reads the pages of a split in the order of its files."""
+def read_pages(dataset: Dataset, split: str, window: Window | None = None) -> Pages:
+    """Reads the pages of a split, or of a time in it, in the order of its files."""
     steps = {"click": HISTORY_STEPS, "pay": HISTORY_STEPS, "cart": 0}
     lengths = PageLengths(candidates=dataset.manifest.max_candidates, **steps)
-    batches = list(page_batches(dataset, split, lengths, batch_size=1024).as_numpy_iterator())
+    batches = list(page_batches(dataset, split, lengths, batch_size=1024, window=window).as_numpy_iterator())
     read = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return Pages(
         read["timestamp"],
@@ -437,7 +439,7 @@ def figures_of(rows: dict[str, list[Aucs]], measurement: Measurement, references
                 if name != reference:
                     figures[name][part][f"gain_over_{reference}"] = _rounded(gain)
             print(f"{name:30s}" + "".join(f"{cell:28s}" for cell in cells))
-        order = sorted(rows.keys() & set(IMAGE_FEATURES), key=lambda name: mean[part][name].mean())
+        order = sorted(rows.keys() & set(FEATURES), key=lambda name: mean[part][name].mean())
         print(f"order: {' < '.join(order)}")
     return figures
 

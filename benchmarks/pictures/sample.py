@@ -19,7 +19,8 @@ from typing import Any
 
 from benchmarks.base import benchmark_parser, run_benchmark
 from models.evaluation.report import PARTS
-from models.ranker.config import IMAGE_FEATURES
+
+FEATURES = ("none", "vector", "simscore", "cluster_id")
 
 
 def run(module: str, *arguments: str) -> None:
@@ -51,7 +52,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         runs = []
         for seed in seeds:
-            for feature in IMAGE_FEATURES:
+            for feature in FEATURES:
                 runs.append(f"{directory}/{feature}-{seed}")
                 run(
                     "models.train_ctr",

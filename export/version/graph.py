@@ -63,7 +63,7 @@ class RankerModule(tf.Module):
         self._score = lambda page: ranker(page)
         self._request_inputs = request_inputs(ranker)
         self._numbers = list(ranker.config.features.candidate or {})
-        self._has_clusters = ranker.image_feature == "cluster_id"
+        self._has_clusters = ranker.sizes.clusters > 0
         self._lengths = ranker.config.lengths
         self._variables = [variable.value for variable in ranker.variables]
         self._unknown_item = len(ids.items)

@@ -81,7 +81,7 @@ def request_inputs(ranker: Ranker) -> dict[str, RequestInput]:
             of_new_items[name] = tf.float32, float("nan"), f"number, {feature.transform}"
         elif feature.type != "id":
             of_new_items[name] = tf.string, "", feature.type
-    if ranker.image_feature == "cluster_id":
+    if ranker.sizes.clusters:
         if CLUSTER_ID in of_new_items:
             raise ArtifactError(f"the item feature {CLUSTER_ID} has the name of the input for cluster IDs")
         text = f"cluster of the picture, 0 to {ranker.sizes.clusters - 1}"

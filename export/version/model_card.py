@@ -13,11 +13,12 @@ from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import Manifest, Window
 from beam_pipelines.format.text_file import read_json, write_json
 from export.version.inputs import RequestInput
+from models.embeddings.embeddings import EmbeddingsMetadata
 from models.evaluation.comparison import METRICS
 from models.features.number_scale import LARGEST, LARGEST_COUNT, NumberScale
 from models.features.spec import IdFeature, NumberFeature, TableFeature
 from models.ranker.ranker import Ranker
-from models.ranker.run import TRAINING_COUNTS_FILE, RankerRun
+from models.ranker.run import TRAINING_COUNTS_FILE, RankerMetadata, RankerRun
 
 CARD_JSON = "assets.extra/model_card.json"
 CARD_MARKDOWN = "assets.extra/model_card.md"
@@ -91,14 +92,18 @@ def model_card(
         report: from `read_report`.
     """
     metadata = run.metadata
-    embeddings = metadata.clusters.embeddings if metadata.clusters is not None else metadata.embeddings
+    embeddings = _embeddings(metadata)
     digests = {
         "dataset": metadata.dataset_digest,
         "ranker": metadata.digest(),
         "ranker_weights": file_sha256(run.weights_file()),
     }
-    if embeddings is not None:
-        digests |= {"encoder_weights": embeddings.encoder.weights_sha256, "embeddings": embeddings.embeddings_sha256}
+    for number, each in enumerate(embeddings):
+        suffix = f"_{number}" if number else ""
+        digests |= {
+            f"encoder_weights{suffix}": each.encoder.weights_sha256,
+            f"embeddings{suffix}": each.embeddings_sha256,
+        }
     if metadata.clusters is not None:
         digests |= {
             "cluster_centers": metadata.clusters.centers_sha256,
@@ -111,8 +116,9 @@ def model_card(
         "items": ranker.sizes.items,
         "users": ranker.sizes.users,
     }
-    if embeddings is not None and embeddings.encoder.window is not None:
-        data["encoder"] = _window(embeddings.encoder.window)
+    windows = [each.encoder.window for each in embeddings if each.encoder.window is not None]
+    if windows:
+        data["encoder"] = _window(max(windows, key=lambda window: window.last))
     if manifest is not None:
         split = manifest.splits["train"]
         data |= {"pages": split.pages, "impressions": split.impressions, "clicks": split.clicks}
@@ -213,8 +219,9 @@ def _limits(run: RankerRun, ranker: Ranker) -> list[str]:
     limits.append(
         "An item that the table does not have is scored by what the request says of it, its ID being unknown."
     )
-    if metadata.image_feature in ("vector", "simscore"):
-        limits.append("An item that the table does not have is scored as one without a picture.")
+    if ranker.sizes.image_dims:
+        known = ", but for its cluster" if ranker.sizes.clusters else ""
+        limits.append(f"An item that the table does not have is scored as one without a picture{known}.")
     limits.append(
         f"Of histories, the newest {lengths.click} clicks, {lengths.pay} payments and {lengths.cart} cart additions "
         "are read."
@@ -245,6 +252,15 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": {name: measured[name] for name in METRICS},
         "intervals": {name: measured["intervals"][name] for name in METRICS},
     }
+
+
+def _embeddings(metadata: RankerMetadata) -> list[EmbeddingsMetadata]:
+    """The embeddings that a ranker's pictures come from, those behind its clusters last."""
+    given = metadata.embeddings
+    found = [] if given is None else [given] if isinstance(given, EmbeddingsMetadata) else [*given]
+    if metadata.clusters is not None and metadata.clusters.embeddings not in found:
+        found.append(metadata.clusters.embeddings)
+    return found
 
 
 def _window(window: Window) -> dict[str, Any]:

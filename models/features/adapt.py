@@ -4,7 +4,7 @@ Vocabularies and scales come from the training pages alone; the scale of similar
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +30,10 @@ class AdaptedFeatures(NamedTuple):
         sizes: sizes of the tables and embeddings.
         vocabulary: vocabularies and scales.
         items, users: column to its values by row, see `FeatureTable.tables`.
-        pictures: tables of pictures by name, each with one row more for what has none: `image`, float32
-            `(items + 1, dim)`, unit vectors or zeros; or `cluster`, int32 `(items + 1,)`, 0 = none, and `center`,
-            float32 `(clusters + 1, dim)`. With either, `similarity`, float32 `(2,)`: mean and standard deviation of the
-            cosines of two items. Nothing without pictures.
+        pictures: tables of pictures by name, each with one row more for what has none: `image`, and `image_1` and so on
+            of more embeddings, float32 `(items + 1, dim)`, unit vectors or zeros; `cluster`, int32 `(items + 1,)`,
+            0 = none, and `center`, float32 `(clusters + 1, dim)`. Beside vectors, `NAME_similarity`, float32 `(2,)`:
+            mean and standard deviation of the cosines of two items.
     """
 
     sizes: FeatureSizes
@@ -50,7 +50,7 @@ def adapt_features(
     counts: TrainingCounts,
     *,
     token_buckets: int,
-    image_embeddings: np.ndarray | None = None,
+    image_embeddings: Sequence[np.ndarray] = (),
     cluster_ids: np.ndarray | None = None,
     centers: np.ndarray | None = None,
 ) -> AdaptedFeatures:
@@ -61,7 +61,7 @@ def adapt_features(
         items, users: the dataset's tables.
         counts: what occurs on the training pages.
         token_buckets: number of token hashes of texts.
-        image_embeddings: float32 or float16 `(items, dim)`, zeros without picture.
+        image_embeddings: float32 or float16 `(items, dim)` each, zeros without picture.
         cluster_ids: int32 `(items,)`, -1 without picture.
         centers: float32 `(clusters, dim)`, given with `cluster_ids`.
 
@@ -73,29 +73,40 @@ def adapt_features(
     user_tables, user_sizes, user_vocabulary = _tables(spec.user, users, counts.users, token_buckets)
     candidate = {name: scale_of(counts.numbers[name], feature) for name, feature in spec.candidate.items()}
     pictures: dict[str, np.ndarray] = {}
-    image_dim = clusters = 0
-    if image_embeddings is not None:
-        check_finite(image_embeddings, np.arange(len(image_embeddings)), "the image embeddings")
-        image_dim = image_embeddings.shape[1]
-        pictures["image"] = _append(l2_normalize(image_embeddings))
-        pictures["similarity"] = similarity_scale(pictures["image"], np.ones(len(pictures["image"])))
+    center_dim = clusters = 0
+    for number, vectors in enumerate(image_embeddings):
+        check_finite(vectors, np.arange(len(vectors)), "the image embeddings")
+        name = image_table(number)
+        pictures[name] = _append(l2_normalize(vectors))
+        pictures[similarity_of(name)] = similarity_scale(pictures[name], np.ones(len(pictures[name])))
     if cluster_ids is not None and centers is not None:
-        clusters, image_dim = centers.shape
+        clusters, center_dim = centers.shape
         check_finite(centers, np.arange(clusters), "the cluster centers")
         pictures["cluster"] = _append(cluster_ids.astype(np.int32) + 1)
-        pictures["center"] = np.concatenate([np.zeros((1, image_dim), np.float32), l2_normalize(centers)])
+        pictures["center"] = np.concatenate([np.zeros((1, center_dim), np.float32), l2_normalize(centers)])
         members = np.bincount(pictures["cluster"], minlength=len(pictures["center"]))
-        pictures["similarity"] = similarity_scale(pictures["center"], members)
+        pictures[similarity_of("center")] = similarity_scale(pictures["center"], members)
     sizes = FeatureSizes(
         items=len(items),
         users=len(users),
         item=item_sizes,
         user=user_sizes,
-        image_dim=image_dim,
+        image_dims=tuple(vectors.shape[1] for vectors in image_embeddings),
         clusters=clusters,
+        center_dim=center_dim,
     )
     vocabulary = FeatureVocabulary(item=item_vocabulary, user=user_vocabulary, candidate=candidate)
     return AdaptedFeatures(sizes, vocabulary, item_tables, user_tables, pictures)
+
+
+def image_table(number: int) -> str:
+    """Name of the table with the vectors of the embeddings of this number."""
+    return "image" if number == 0 else f"image_{number}"
+
+
+def similarity_of(table: str) -> str:
+    """Name of the table with mean and deviation of the cosines of a table's vectors."""
+    return f"{table}_similarity"
 
 
 def similarity_scale(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:

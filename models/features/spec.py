@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pyarrow as pa
-from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
 
 from beam_pipelines.format.errors import ConfigurationError
 from beam_pipelines.format.records import FEATURES, STATISTICS_DAYS
@@ -218,13 +218,25 @@ class FeatureSizes(Config):
         items, users: rows of the dataset's tables. Each feature table has one more row, for what is unknown.
         item, user: for each feature that is embedded, its number of known values (embeddings have one more row, 0, for
             all others), buckets or quantiles; 0 for texts and plain numbers.
-        image_dim: length of image embeddings, or of cluster centers; 0 when neither is used.
+        image_dims: length of the vectors of each of the image embeddings.
         clusters: number of cluster IDs, 0 when they are not used.
+        center_dim: length of the centers of clusters.
     """
 
     items: NonNegativeInt
     users: NonNegativeInt
     item: dict[str, NonNegativeInt]
     user: dict[str, NonNegativeInt]
-    image_dim: NonNegativeInt = 0
+    image_dims: tuple[NonNegativeInt, ...] = Field((), strict=False)  # a list, in files
     clusters: NonNegativeInt = 0
+    center_dim: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_kind(cls, sizes: Any) -> Any:
+        """Sizes of before there could be several embeddings: `image_dim` was the length of them, or of centers."""
+        if isinstance(sizes, dict) and "image_dim" in sizes:
+            sizes = dict(sizes)
+            dim = sizes.pop("image_dim")
+            sizes |= {"center_dim": dim} if sizes.get("clusters") else {"image_dims": (dim,) if dim else ()}
+        return sizes

@@ -5,6 +5,7 @@ import tensorflow as tf
 _BELOW_ANY_COSINE = -2.0
 _MINUTE, _DAY = 60_000, 86_400_000  # milliseconds
 _NEVER = 1e9
+_TIERS = -2.0, 4.0  # standard deviations of cosines
 
 
 def same_id(candidates: tf.Tensor, steps: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
@@ -51,6 +52,42 @@ def cosine(candidates: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
         Shape `(batch, candidates, steps)`.
     """
     return tf.matmul(candidates, steps, transpose_b=True)
+
+
+def tier_of(standard: tf.Tensor, tiers: int) -> tf.Tensor:
+    """The tier of each cosine: equal parts of what lies between 2 standard deviations below the mean and 4 above it.
+
+    Equal parts of [-1, 1] would leave most of them empty: cosines of clothes lie close together.
+
+    Args:
+        standard: cosines in standard deviations from the mean, any shape.
+        tiers: how many, 3 or more; the first and the last one hold what lies outside.
+
+    Returns:
+        int32 in `[0, tiers)`, of the same shape.
+    """
+    lowest, highest = _TIERS
+    tier = tf.floor((standard - lowest) * ((tiers - 2) / (highest - lowest))) + 1
+    return tf.cast(tf.clip_by_value(tier, 0, tiers - 1), tf.int32)
+
+
+def tier_sums(values: tf.Tensor, tier: tf.Tensor, tiers: int) -> tf.Tensor:
+    """Adds up the values of each tier, over the last axis.
+
+    Args:
+        values: `(..., steps)`.
+        tier: integers, that shape; values of negative tiers are left out.
+        tiers: how many.
+
+    Returns:
+        `(..., tiers)`.
+    """
+    shape = tf.shape(values)
+    rows = tf.range(tf.reduce_prod(shape[:-1]))[:, None]
+    segment = tf.reshape(tier, (-1, shape[-1]))
+    segment = tf.where(segment < 0, -1, rows * tiers + segment)
+    sums = tf.math.unsorted_segment_sum(tf.reshape(values, (-1, shape[-1])), segment, tf.size(rows) * tiers)
+    return tf.reshape(sums, tf.concat([shape[:-1], [tiers]], axis=0))
 
 
 def mean_match(match: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from models.layers.matches import tier_of, tier_sums
+
 _MASKED = -1e9
 
 
@@ -27,6 +29,15 @@ class MultiHeadTargetAttention(keras.layers.Layer):
     Keys have no bias, which softmax would not see. Values have none, so that an empty history gives zeros, and there is
     no projection of the concatenated heads: the layer that reads them has one.
 
+    Two options let the similarity `s` of the pictures of candidate and step do more than a pair can. Both act on logits
+    and sums of the whole page, so that no key or value of a pair is made:
+
+    - `similarity_aware`: `q . k` becomes `(1 + g_h s) q . k`, so that what has been learned of two items counts as much
+      as they look alike. It is the reference's `b1 a + b2 s / tau + b3 a s / tau`: `b1` is a scale of the query kernel,
+      `b2 / tau` the weight of `s` as a pair, and `g = b3 / tau`, which begins at 0.
+    - `similarity_buckets`: keys and values are `k @ K + E[bucket(s)]` and `k @ V + F[bucket(s)]`. `q . E` is a small
+      table of each candidate, and what `F` adds is the attention that falls into each bucket, times `F`.
+
     Padded steps contribute exactly nothing, to values and to gradients. The softmax is computed in the variables' type,
     under mixed precision too.
 
@@ -34,6 +45,8 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         heads: int. Number of heads.
         head_dim: int. Size of a head's queries, keys and values.
         pair_features: int. Number of tensors in `pairs`.
+        similarity_aware: whether similarity scales the products of queries and keys.
+        similarity_buckets: int. Buckets of the similarity that have a key and a value, 3 or more; 0 for none.
 
     Call arguments:
         query: candidates, shape `(batch, candidates, query_dim)`.
@@ -42,6 +55,8 @@ class MultiHeadTargetAttention(keras.layers.Layer):
             finite numbers.
         pairs: of each history, `pair_features` tensors that tell something about a candidate and a step, such as
             whether they are of the same category: each of shape `(batch, candidates, steps)`.
+        similarity: of each history, cosines in standard deviations from their mean, 0 where a picture is missing,
+            `(batch, candidates, steps)`, anything at padding; needed by either option.
         training: whether to assume few candidates, instead of counting them.
 
     Output shape: `(batch, candidates, histories * heads * head_dim)`, one history after the other.
@@ -54,10 +69,18 @@ class MultiHeadTargetAttention(keras.layers.Layer):
 
     Reference: Vaswani et al., Attention Is All You Need (NeurIPS 2017), section 3.2; as the exact search of long
     histories in Pi et al., Search-based User Interest Modeling with Lifelong Sequential Behavior Data for Click-Through
-    Rate Prediction (CIKM 2020), section 3.3.
+    Rate Prediction (CIKM 2020), section 3.3. The options: MUSE (arXiv 2512.07216), SA-TA; DMF (arXiv 2510.11066), DTA.
     """
 
-    def __init__(self, heads: int, head_dim: int, pair_features: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        heads: int,
+        head_dim: int,
+        pair_features: int = 0,
+        similarity_aware: bool = False,
+        similarity_buckets: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         for name, value, least in (
             ("heads", heads, 1),
@@ -66,9 +89,13 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}")
+        if similarity_buckets and similarity_buckets < 3:
+            raise ValueError(f"`similarity_buckets` must be 0, or at least 3. Received: {similarity_buckets}")
         self.heads = heads
         self.head_dim = head_dim
         self.pair_features = pair_features
+        self.similarity_aware = similarity_aware
+        self.similarity_buckets = similarity_buckets
 
     def build(self, query_shape: Any, keys_shape: Any) -> None:
         """Makes the weights; the heads lie side by side in the last axis of a kernel."""
@@ -85,6 +112,16 @@ class MultiHeadTargetAttention(keras.layers.Layer):
             trainable=self.pair_features > 0,  # an empty one has no gradient
             autocast=False,
         )
+        if self.similarity_aware:
+            self.similarity_kernel = self.add_weight(
+                name="similarity_kernel", shape=(self.heads,), initializer="zeros", autocast=False
+            )
+        if self.similarity_buckets:
+            shape = (self.heads, self.similarity_buckets, self.head_dim)
+            self.bucket_keys, self.bucket_values = (
+                self.add_weight(name=name, shape=shape, initializer="zeros", autocast=False)
+                for name in ("bucket_keys", "bucket_values")
+            )
         self.built = True
 
     def call(
@@ -93,6 +130,7 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         keys: Sequence[tf.Tensor],
         mask: Sequence[tf.Tensor],
         pairs: Sequence[Sequence[tf.Tensor]] | None = None,
+        similarity: Sequence[tf.Tensor] | None = None,
         training: bool = False,
     ) -> tf.Tensor:
         """Attends; see the class."""
@@ -117,6 +155,14 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         # Candidates of all pages in one matrix, and then heads before them: products of many small matrices are slow.
         query = tf.matmul(tf.reshape(query, (rows, query.shape[-1])), self.query_kernel.value) + self.query_bias.value
         query = tf.transpose(tf.reshape(query / math.sqrt(head_dim), (rows, heads, head_dim)), (1, 0, 2))
+
+        if self.similarity_aware or self.similarity_buckets:
+            if similarity is None:
+                raise ValueError("`similarity` must be given for similarity_aware and similarity_buckets.")
+            of_histories = zip(keys, mask, biases, similarity, strict=True)
+            values = tf.stack([self._attend_by_similarity(query, *each) for each in of_histories], axis=2)
+            values = tf.reshape(values, (batch, candidates, histories * heads * head_dim))
+            return tf.cast(values, self.compute_dtype)
 
         def by_candidate() -> tf.Tensor:
             vectors = tf.matmul(query, tf.transpose(key_kernel, (1, 2, 0)))
@@ -149,6 +195,53 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         values = tf.reshape(values, (batch, candidates, histories * heads * head_dim))
         return tf.cast(values, self.compute_dtype)
 
+    def _attend_by_similarity(
+        self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, biases: tf.Tensor | None, similarity: tf.Tensor
+    ) -> tf.Tensor:
+        """Attends to one history with the options of similarity.
+
+        Args:
+            query: `(heads, batch * candidates, head_dim)`.
+            keys: `(batch, steps, dim)`, zeros at padding.
+            mask: bool `(batch, steps)`.
+            biases: `(batch, heads, candidates * steps)`, or `None`.
+            similarity: `(batch, candidates, steps)`.
+
+        Output shape: `(batch, candidates, heads, head_dim)`.
+        """
+        heads, head_dim, dim = self.heads, self.head_dim, keys.shape[-1]
+        batch, candidates, steps = tf.unstack(tf.shape(similarity))
+        key_kernel, value_kernel = (
+            tf.transpose(tf.reshape(kernel.value, (dim, heads, head_dim)), (1, 2, 0))
+            for kernel in (self.key_kernel, self.value_kernel)
+        )
+
+        def by_page(values: tf.Tensor) -> tf.Tensor:
+            values = tf.reshape(values, (heads, batch, candidates, values.shape[-1]))
+            return tf.transpose(values, (1, 0, 2, 3))
+
+        similarity = tf.where(mask[:, None, :], tf.cast(similarity, query.dtype), 0)
+        vectors = tf.reshape(by_page(tf.matmul(query, key_kernel)), (batch, heads * candidates, dim))
+        logits = tf.reshape(tf.matmul(vectors, keys, transpose_b=True), (batch, heads, candidates, steps))
+        tier = None
+        if self.similarity_buckets:
+            tier = tf.broadcast_to(tier_of(similarity, self.similarity_buckets)[:, None], tf.shape(logits))
+            table = by_page(tf.matmul(query, self.bucket_keys.value, transpose_b=True))
+            logits += tf.gather(table, tier, batch_dims=3)
+        if self.similarity_aware:
+            logits *= 1 + self.similarity_kernel.value[:, None, None] * similarity[:, None]
+        if biases is not None:
+            logits += tf.reshape(biases, tf.shape(logits))
+        present = mask[:, None, None, :]
+        weights = tf.nn.softmax(tf.where(present, logits, tf.cast(_MASKED, logits.dtype)))
+        weights = tf.where(present, weights, 0)  # an empty history has weights, on padding
+        summed = tf.matmul(tf.reshape(weights, (batch, heads * candidates, steps)), keys)
+        summed = tf.reshape(summed, (batch, heads, candidates, dim))
+        values = tf.matmul(summed, value_kernel, transpose_b=True)
+        if tier is not None:
+            values += tf.matmul(tier_sums(weights, tier, self.similarity_buckets), self.bucket_values.value)
+        return tf.transpose(values, (0, 2, 1, 3))
+
     def _biases(self, pairs: Sequence[tf.Tensor]) -> tf.Tensor | None:
         """What pairs of a history add to logits, `(batch, heads, candidates * steps)`; `None` without any."""
         if not pairs:
@@ -161,8 +254,14 @@ class MultiHeadTargetAttention(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        arguments = {"heads": self.heads, "head_dim": self.head_dim, "pair_features": self.pair_features}
-        return {**super().get_config(), **arguments}
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "head_dim": self.head_dim,
+            "pair_features": self.pair_features,
+            "similarity_aware": self.similarity_aware,
+            "similarity_buckets": self.similarity_buckets,
+        }
 
 
 @tf.custom_gradient

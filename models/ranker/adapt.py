@@ -1,5 +1,6 @@
 """Adapts a ranker to training pages: what it reads, how large its tables are, and what they hold."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,11 +9,14 @@ from beam_pipelines.format.errors import InputError, about
 from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.data.pages import Pages
-from models.embeddings.embeddings import Embeddings
+from models.embeddings.embeddings import Embeddings, EmbeddingsMetadata
 from models.features.adapt import AdaptedFeatures, adapt_features
 from models.features.spec import resolve_features
 from models.features.training_counts import count_training
-from models.ranker.config import ImageFeature, RankerConfig
+from models.ranker.config import RankerConfig, image_features_of
+from models.ranker.pictures.pictures import PICTURE_FEATURES
+
+PictureSources = Embeddings | Clusters | Sequence[Embeddings | Clusters] | None
 
 
 class AdaptedPages(NamedTuple):
@@ -20,13 +24,13 @@ class AdaptedPages(NamedTuple):
 
     Attributes:
         config: the architecture, its features and lengths resolved.
-        image_feature: how pictures enter.
+        image_feature: how pictures enter, names joined by commas.
         features: the content of the feature tables.
         occurrences: int64 `(items,)`, of each item on all pages of the split, whatever their time.
     """
 
     config: RankerConfig
-    image_feature: ImageFeature
+    image_feature: str
     features: AdaptedFeatures
     occurrences: np.ndarray
 
@@ -35,8 +39,8 @@ def adapt_to_pages(
     pages: Pages,
     config: RankerConfig,
     *,
-    pictures: Embeddings | Clusters | None = None,
-    image_feature: ImageFeature | None = None,
+    pictures: PictureSources = None,
+    image_feature: str | Sequence[str] | None = None,
     allow_window_overlap: bool = False,
 ) -> AdaptedPages:
     """Counts the pages once and makes the tables; see `Ranker.adapt`.
@@ -47,21 +51,23 @@ def adapt_to_pages(
     """
     dataset = pages.dataset
     check_negatives(pages)
-    image_feature = picture_feature_of(pictures, image_feature)
-    if pictures is not None:
-        with about("pictures"):
-            check_pictures(pictures, dataset, allow_window_overlap=allow_window_overlap)
+    inputs = picture_inputs(pictures, image_feature)
+    with about("pictures"):
+        for each in inputs.sources:
+            check_pictures(each, dataset, allow_window_overlap=allow_window_overlap)
     config = resolve(config, dataset)
     counts, occurrences = count_training(pages)
-    tables = {}
-    if isinstance(pictures, Embeddings):
-        tables = {"image_embeddings": np.asarray(pictures.vectors)}
-    elif isinstance(pictures, Clusters):
-        tables = {"cluster_ids": pictures.ids, "centers": pictures.centers}
     features = adapt_features(
-        config.features, dataset.items(), dataset.users(), counts, token_buckets=config.token_buckets, **tables
+        config.features,
+        dataset.items(),
+        dataset.users(),
+        counts,
+        token_buckets=config.token_buckets,
+        image_embeddings=[np.asarray(each.vectors) for each in inputs.embeddings],
+        cluster_ids=None if inputs.clusters is None else inputs.clusters.ids,
+        centers=None if inputs.clusters is None else inputs.clusters.centers,
     )
-    return AdaptedPages(config, image_feature, features, occurrences)
+    return AdaptedPages(config, inputs.image_feature, features, occurrences)
 
 
 def check_negatives(pages: Pages) -> None:
@@ -86,23 +92,51 @@ def resolve(config: RankerConfig, dataset: Dataset) -> RankerConfig:
     return config.model_copy(update={"features": features, "lengths": lengths})
 
 
-def picture_feature_of(
-    pictures: Embeddings | Clusters | None, image_feature: ImageFeature | None = None
-) -> ImageFeature:
-    """How pictures enter: as asked for, or as the kind of pictures suggests.
+class PictureInputs(NamedTuple):
+    """What a ranker reads of pictures, and how.
+
+    Attributes:
+        image_feature: how they enter, names joined by commas.
+        embeddings: vectors of the items.
+        clusters: their clusters.
+    """
+
+    image_feature: str
+    embeddings: tuple[Embeddings, ...]
+    clusters: Clusters | None
+
+    @property
+    def sources(self) -> tuple[Embeddings | Clusters, ...]:
+        """The embeddings and the clusters."""
+        return (*self.embeddings, *(() if self.clusters is None else (self.clusters,)))
+
+    def embeddings_metadata(self) -> EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None:
+        """What the embeddings say of themselves, as a `RankerMetadata` holds it."""
+        found = tuple(each.metadata for each in self.embeddings)
+        return found if len(found) > 1 else found[0] if found else None
+
+
+def picture_inputs(pictures: PictureSources, image_feature: str | Sequence[str] | None = None) -> PictureInputs:
+    """How pictures enter: as asked for, or as the kinds of pictures suggest.
 
     Raises:
-        InputError: the pictures are not of the kind that the image feature needs.
+        InputError: the pictures are not of the kinds that the image features need.
     """
+    sources = () if pictures is None else (pictures,) if isinstance(pictures, Embeddings | Clusters) else (*pictures,)
+    embeddings = tuple(each for each in sources if isinstance(each, Embeddings))
+    clusters = tuple(each for each in sources if isinstance(each, Clusters))
     if image_feature is None:
-        return "none" if pictures is None else "cluster_id" if isinstance(pictures, Clusters) else "simscore"
-    needed = {"none": type(None), "cluster_id": Clusters}.get(image_feature, Embeddings)
-    if not isinstance(pictures, needed):
+        image_feature = [*(["simscore"] if embeddings else []), *(["cluster_id"] if clusters else [])] or "none"
+    names = image_features_of(image_feature)
+    kinds = {PICTURE_FEATURES[name].reads for name in names}
+    needed = [kind for kind, name in ((Embeddings, "embeddings"), (Clusters, "clusters")) if name in kinds]
+    if {type(each) for each in sources} != set(needed) or len(clusters) > 1:
+        several = f"feature{'s' if len(names) > 1 else ''} {', '.join(names)}"
         raise InputError(
-            f"`pictures` must be {'unset' if image_feature == 'none' else needed.__name__} for the image feature "
-            f"{image_feature}. Received: {pictures!r}"
+            f"`pictures` must be {' and '.join(kind.__name__ for kind in needed) or 'unset'} for the image {several}. "
+            f"Received: {pictures!r}"
         )
-    return image_feature
+    return PictureInputs(",".join(names), embeddings, clusters[0] if clusters else None)
 
 
 def check_pictures(pictures: Embeddings | Clusters, dataset: Dataset, *, allow_window_overlap: bool = False) -> None:

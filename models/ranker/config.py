@@ -1,17 +1,33 @@
 """What a ranker is made of, and how it is trained."""
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.records import HISTORIES
 from models.config import Config
 from models.data.pages import PageLengths
 from models.features.spec import FeaturesConfig
 
 Monitor = Literal["gauc_page_mean", "gauc_user_mean", "auc"]
-ImageFeature = Literal["none", "vector", "simscore", "cluster_id"]
+ImageFeature = Literal["none", "vector", "simscore", "simtier", "cluster_id"]
 IMAGE_FEATURES: tuple[ImageFeature, ...] = get_args(ImageFeature)
+
+
+def image_features_of(names: str | Sequence[str]) -> tuple[ImageFeature, ...]:
+    """The image features of a sequence of names, or of names joined by commas.
+
+    Raises:
+        InputError: a name is none, or is there twice, or `none` is not alone.
+    """
+    features = tuple(names.split(",")) if isinstance(names, str) else tuple(names)
+    if not features or not set(features) <= set(IMAGE_FEATURES):
+        raise InputError(f"`image_feature` must be of {', '.join(IMAGE_FEATURES)}. Received: {', '.join(features)}")
+    if len(set(features)) < len(features) or ("none" in features and len(features) > 1):
+        raise InputError(f"`image_feature` must have each name once, and `none` alone. Received: {', '.join(features)}")
+    return cast(tuple[ImageFeature, ...], features)
 
 
 class RankerLengths(PageLengths):
@@ -37,6 +53,9 @@ class AttentionConfig(Config):
         histories: what sees the whole histories: `target_attention` of each candidate; `self_attention`, the paper's
             user encoder, one vector per page, whose cost grows with the square of the length; or `none`.
         heads, head_dim: of the attention over whole histories.
+        similarity_aware: whether `target_attention` is scaled by the similarity of pictures; see
+            `MultiHeadTargetAttention`.
+        similarity_buckets: buckets of this similarity that have a key and a value in `target_attention`; 0 for none.
     """
 
     recent_steps: NonNegativeInt = 50
@@ -46,6 +65,8 @@ class AttentionConfig(Config):
     histories: Literal["target_attention", "self_attention", "none"] = "target_attention"
     heads: PositiveInt = 2
     head_dim: PositiveInt = 16
+    similarity_aware: bool = False
+    similarity_buckets: int = Field(0, ge=0)
 
 
 class TasksConfig(Config):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from models.features.new_items import NewItems
 from models.features.tables import FeatureTable
-from models.ranker.pictures.picture_feature import PictureFeature, PictureValues
+from models.ranker.pictures.pictures import Pictures, PictureValues
 
 
 class ItemValues(NamedTuple):
@@ -30,7 +30,7 @@ class ItemTable(keras.layers.Layer):
 
     Args:
         features: a `FeatureTable` of the item features.
-        pictures: the picture feature.
+        pictures: the picture features.
 
     Call arguments:
         rows: item rows, shape `(n,)`.
@@ -39,7 +39,7 @@ class ItemTable(keras.layers.Layer):
     Output: the `ItemValues`.
     """
 
-    def __init__(self, features: FeatureTable, pictures: PictureFeature, **kwargs: Any) -> None:
+    def __init__(self, features: FeatureTable, pictures: Pictures, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.features = features
         self.pictures = pictures

@@ -17,7 +17,7 @@ class ItemTower(keras.layers.Layer):
 
     Args:
         features: embeds the item features.
-        picture_encoder: encodes `PictureValues.item`, see `PictureFeature.item_encoder`; `None` if pictures enter
+        picture_encoder: encodes `PictureValues.item`, see `Pictures.item_encoder`; `None` if pictures enter
             otherwise or not at all.
         dim: int. Length of an item vector; 0 for features and pictures side by side, as in the paper.
 

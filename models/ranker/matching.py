@@ -9,9 +9,7 @@ from models.features.new_items import NewItems
 from models.features.spec import TableFeature
 from models.layers import matches
 from models.ranker.item_table import ItemValues
-from models.ranker.pictures.picture_feature import PictureFeature
-
-_LARGEST = 5
+from models.ranker.pictures.pictures import Pictures
 
 
 class ComparedItems(NamedTuple):
@@ -19,16 +17,15 @@ class ComparedItems(NamedTuple):
 
     Attributes:
         ids: int32, of one shape: their rows and the values of their columns, 0 = unknown.
-        vectors: unit vectors or zeros, that shape and `(image_dim,)`; `None` unless pictures are compared.
+        vectors: `PictureValues.vectors`, that shape and `(dim,)` each.
     """
 
     ids: list[tf.Tensor]
-    vectors: tf.Tensor | None
+    vectors: list[tf.Tensor]
 
     def at(self, positions: tf.Tensor) -> "ComparedItems":
         """Those of the items at these positions of a list."""
-        vectors = None if self.vectors is None else tf.gather(self.vectors, positions)
-        return ComparedItems([tf.gather(ids, positions) for ids in self.ids], vectors)
+        return ComparedItems(*([tf.gather(values, positions) for values in each] for each in self))
 
 
 class ItemMatcher:
@@ -36,7 +33,7 @@ class ItemMatcher:
 
     Args:
         features: the spec of the item features; those with `match` are compared.
-        pictures: the picture feature.
+        pictures: the picture features.
         items: number of known item rows.
         recency: whether histories say how long ago the newest matching step was.
 
@@ -46,16 +43,16 @@ class ItemMatcher:
     """
 
     def __init__(
-        self, features: Mapping[str, TableFeature], pictures: PictureFeature, items: int, recency: bool = False
+        self, features: Mapping[str, TableFeature], pictures: Pictures, items: int, recency: bool = False
     ) -> None:
         self._pictures = pictures
         self._items = items
         self._recency = recency
         self._columns = [name for name, f in features.items() if f.type in ("category", "hash") and f.match]
         self._matches_items = any(feature.type == "id" and feature.match for feature in features.values())
-        id_count = self._matches_items + len(self._columns) + pictures.compares_ids
-        self.pair_features = id_count + pictures.compares_vectors
-        self.pooled_dim = (4 if recency else 2) * id_count + 3 * pictures.compares_vectors
+        id_count = self._matches_items + len(self._columns) + pictures.id_count
+        self.pair_features = id_count + pictures.pair_features
+        self.pooled_dim = (4 if recency else 2) * id_count + pictures.pooled_dim
 
     def compared(self, rows: tf.Tensor, values: ItemValues, new_items: NewItems | None = None) -> ComparedItems:
         """What items are compared by.
@@ -65,17 +62,15 @@ class ItemMatcher:
             values: what is known of them.
             new_items: what rows beyond the unknown one refer to.
         """
-        ids = [values.features[name] for name in self._columns]
-        if values.pictures.ids is not None:
-            ids.append(values.pictures.ids)
+        ids = [*(values.features[name] for name in self._columns), *values.pictures.ids]
         if self._matches_items:
             is_known = rows < self._items if new_items is None else rows != self._items
             ids.insert(0, tf.cast(tf.where(is_known, rows + 1, 0), tf.int32))
-        return ComparedItems(ids, values.pictures.vectors)
+        return ComparedItems(ids, [*values.pictures.vectors])
 
     def match(
         self, candidates: ComparedItems, steps: ComparedItems, mask: tf.Tensor, age: tf.Tensor
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor | None]:
         """Compares the candidates of pages with the steps of their history.
 
         Args:
@@ -85,8 +80,8 @@ class ItemMatcher:
             age: milliseconds of each step before the page, `(batch, steps)`.
 
         Returns:
-            Each pair, `pair_features` tensors `(batch, candidates, steps)`; and the history as a whole, tensors
-            `(batch, candidates, any)` whose last sizes add up to `pooled_dim`.
+            Each pair, `pair_features` tensors `(batch, candidates, steps)`; the history as a whole, tensors
+            `(batch, candidates, any)` whose last sizes add up to `pooled_dim`; and `PictureComparison.similarity`.
         """
         pairs = [
             matches.same_id(candidate_ids, step_ids, mask & (step_ids != 0))
@@ -101,14 +96,5 @@ class ItemMatcher:
             if self._recency:
                 newest = [number for match in pairs for number in matches.newest_match(match, age)]
                 pooled.append(tf.stack(newest, axis=-1))
-        if candidates.vectors is not None:
-            candidate_has, step_has = (tf.reduce_any(each.vectors != 0, axis=-1) for each in (candidates, steps))
-            step_has &= mask
-            both = candidate_has[:, :, None] & step_has[:, None, :]
-            cosines = matches.cosine(candidates.vectors, steps.vectors)
-            pairs.append(self._pictures.standardize(cosines, both))
-            history = [matches.mean_of_largest(cosines, both, count) for count in (1, _LARGEST)]
-            history.append(matches.mean_match(cosines, step_has))
-            any_pair = tf.reduce_any(both, axis=-1)[..., None]
-            pooled.append(self._pictures.standardize(tf.stack(history, axis=-1), any_pair))
-        return pairs, pooled
+        of_pictures = self._pictures.compare(candidates.vectors, steps.vectors, mask)
+        return pairs + of_pictures.pairs, pooled + of_pictures.pooled, of_pictures.similarity

@@ -31,6 +31,8 @@ class HistoryInputs(NamedTuple):
         age: milliseconds of each step before the page, `(batch, steps)`.
         pairs: how each candidate compares with each step, `(batch, candidates, steps)` each.
         pooled: what that says of the whole history, `(batch, candidates, any)` each.
+        similarity: standardised cosines of the first vectors that pictures are compared by, `(batch, candidates,
+            steps)`; `None` if they are not.
     """
 
     positions: tf.Tensor
@@ -38,6 +40,7 @@ class HistoryInputs(NamedTuple):
     age: tf.Tensor
     pairs: list[tf.Tensor]
     pooled: list[tf.Tensor]
+    similarity: tf.Tensor | None
 
 
 class PageInputs(NamedTuple):
@@ -162,7 +165,13 @@ class RankerMember(keras.layers.Layer):
         if attention.histories == "target_attention" and histories:
             # One for all histories: the age embedding tells it which history a step is of.
             self.attention = MultiHeadTargetAttention(
-                attention.heads, attention.head_dim, pair_features=pair_features, name="attention", dtype=policy
+                attention.heads,
+                attention.head_dim,
+                pair_features,
+                attention.similarity_aware,
+                attention.similarity_buckets,
+                name="attention",
+                dtype=policy,
             )
             self.attention.build(keys, [keys])
             candidate_dim += len(histories) * attention.heads * attention.head_dim
@@ -244,7 +253,12 @@ class RankerMember(keras.layers.Layer):
         if self.attention is not None:
             masks = [inputs.histories[name].mask for name in keys]
             pairs = [inputs.histories[name].pairs for name in keys]
-            by_candidate.append(self.attention(candidates, [*keys.values()], masks, pairs, training=training))
+            similarity = None
+            if self.attention.similarity_aware or self.attention.similarity_buckets:
+                similarity = [inputs.histories[name].similarity for name in keys]
+            by_candidate.append(
+                self.attention(candidates, [*keys.values()], masks, pairs, similarity, training=training)
+            )
         for name, encoder in self.encoders.items():
             by_page.append(encoder(keys[name], inputs.histories[name].mask))
         pages = self._concat(by_page) if by_page else None

@@ -9,12 +9,11 @@ import keras
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from beam_pipelines.format.errors import ConfigurationError
 from beam_pipelines.format.records import FEATURES, HISTORIES
-from models.clustering.clusters import Clusters
 from models.config import Config
 from models.data.outcomes import learnable_outcomes
 from models.data.pages import PADDING, Pages
-from models.embeddings.embeddings import Embeddings
 from models.features.adapt import AdaptedFeatures
 from models.features.dense_features import DenseFeatures
 from models.features.embeddings import FeatureEmbeddings
@@ -23,15 +22,15 @@ from models.features.spec import FeatureSizes
 from models.features.tables import FeatureTable
 from models.features.vocabulary import FeatureVocabulary
 from models.layers.text_embedding import TextEmbedding, hash_tokens
-from models.ranker.adapt import adapt_to_pages
+from models.ranker.adapt import PictureSources, adapt_to_pages
 from models.ranker.calibrator import Calibrator
 from models.ranker.compiled import ClickLoss, ClickMetric
-from models.ranker.config import ImageFeature, RankerConfig, TrainingConfig
+from models.ranker.config import RankerConfig, TrainingConfig, image_features_of
 from models.ranker.item_table import ItemTable
 from models.ranker.item_tower import ItemTower
 from models.ranker.matching import ItemMatcher
 from models.ranker.member import HistoryInputs, PageInputs, RankerMember
-from models.ranker.pictures import make_picture_feature
+from models.ranker.pictures.pictures import Pictures
 from models.ranker.tasks import HEADS, global_mean, make_targets, make_task
 from models.training.averaged_weights import AveragedWeights
 from models.training.distributed_fit import DistributedFit
@@ -55,12 +54,14 @@ class Ranker(DistributedFit, tfrs.Model):
     unit weighs them; each whole history as multi-head target attention sees it from there; the dense features that the
     page carries for it; the product of its title with the query; and for each history the share and the number of steps
     with the same item, category and so on. The page brings user, query and the lengths of the histories. A step's key
-    is its item vector plus an embedding of its action and age. `image_feature` adds the pictures:
+    is its item vector plus an embedding of its action and age. `image_feature` adds the pictures, in one or
+    several ways:
 
     - `none`: nothing.
     - `vector`: the embedding, projected, in the item tower.
     - `simscore`: the cosine with the picture of every history step (equation 8): in the attention, and per history the
       largest, the mean of the 5 largest and the mean; in standard deviations from the mean cosine of two items.
+    - `simtier`: of the same cosines a histogram per history.
     - `cluster_id`: an ID like the category: embedded in the item tower, compared with every history step in the
       attention, and the share and number of steps with the same one. What a shop with few clicks cannot learn of its
       clusters, which of them look alike, their centers tell: their cosines enter as those of `simscore` do.
@@ -83,7 +84,7 @@ class Ranker(DistributedFit, tfrs.Model):
     Args:
         config: the architecture, its features resolved.
         sizes: sizes of the feature tables.
-        image_feature: how pictures enter.
+        image_feature: how pictures enter: a name, several joined by commas, or a sequence of them.
         negative_rate: share of the unclicked candidates that is left on the pages it trains on. Predictions are
             corrected for it: they are those for pages with all candidates.
         vocabulary: vocabularies and scales of its features; `fill` sets them.
@@ -119,7 +120,7 @@ class Ranker(DistributedFit, tfrs.Model):
         self,
         config: RankerConfig,
         sizes: FeatureSizes,
-        image_feature: ImageFeature = "none",
+        image_feature: str | Sequence[str] = "none",
         negative_rate: float = 1.0,
         *,
         vocabulary: FeatureVocabulary | None = None,
@@ -131,7 +132,7 @@ class Ranker(DistributedFit, tfrs.Model):
             raise ValueError(f"`negative_rate` must be above 0 and at most 1. Received: {negative_rate}")
         self.config = config
         self.sizes = sizes
-        self.image_feature = image_feature
+        self.image_feature = ",".join(image_features_of(image_feature))
         self.negative_rate = negative_rate
         self.vocabulary = vocabulary
         self.calibrator = calibrator or Calibrator()
@@ -139,7 +140,13 @@ class Ranker(DistributedFit, tfrs.Model):
         self._correction = math.log(negative_rate)
         self.histories = [name for name in HISTORIES if getattr(config.lengths, name)]
         features = config.features.spec()
-        pictures = make_picture_feature(image_feature, sizes, config)
+        pictures = Pictures(image_feature, sizes, config.embed_clusters, config.compare_clusters, name="pictures")
+        attention = config.attention
+        if (attention.similarity_aware or attention.similarity_buckets) and not pictures.compared:
+            raise ConfigurationError(
+                "ranker.attention: similarity_aware and similarity_buckets need an image feature that compares. "
+                f"Received: {self.image_feature}"
+            )
         # Tables, and what is compared, are float32 under any policy.
         item_table = FeatureTable(features.item, sizes.items + 1, name="features", dtype="float32")
         self.items = ItemTable(item_table, pictures, name="items", dtype="float32")
@@ -178,8 +185,8 @@ class Ranker(DistributedFit, tfrs.Model):
         cls,
         pages: Pages,
         *,
-        pictures: Embeddings | Clusters | None = None,
-        image_feature: ImageFeature | None = None,
+        pictures: PictureSources = None,
+        image_feature: str | Sequence[str] | None = None,
         config: RankerConfig | None = None,
         allow_window_overlap: bool = False,
         **options: Any,
@@ -188,8 +195,9 @@ class Ranker(DistributedFit, tfrs.Model):
 
         Args:
             pages: the training pages.
-            pictures: embeddings or clusters of the dataset's items; `None` for none.
-            image_feature: how pictures enter; unset: `cluster_id` for clusters, `simscore` for embeddings.
+            pictures: embeddings of the dataset's items, or clusters, or several of these; `None` for none.
+            image_feature: how pictures enter, by one name or several; unset: `cluster_id` for clusters, `simscore` for
+                embeddings.
             config: the architecture; features that it does not set are all that the dataset has.
             allow_window_overlap: whether the pictures' encoder may have learned on the training pages.
             options: other arguments of the constructor, of a subclass for example.
@@ -313,8 +321,8 @@ class Ranker(DistributedFit, tfrs.Model):
             steps = f"{name}_item"
             mask = page[steps] != PADDING
             age = page["timestamp"][:, None] - page[f"{name}_time"]
-            pairs, pooled = self.matcher.match(compared["item"], compared[steps], mask, age)
-            histories[name] = HistoryInputs(positions[steps], mask, age, pairs, pooled)
+            pairs, pooled, similarity = self.matcher.match(compared["item"], compared[steps], mask, age)
+            histories[name] = HistoryInputs(positions[steps], mask, age, pairs, pooled, similarity)
         query = None
         if self.config.features.query:
             query = hash_tokens(page["query"], self.config.token_buckets, self.config.query_tokens)

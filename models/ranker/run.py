@@ -5,7 +5,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import h5py
 import keras
@@ -26,7 +26,7 @@ from models.embeddings.embeddings import EmbeddingsMetadata
 from models.features.spec import FeatureSizes
 from models.features.vocabulary import FeatureVocabulary
 from models.ranker.calibrator import Calibrator
-from models.ranker.config import TrainingConfig
+from models.ranker.config import TrainingConfig, image_features_of
 from models.ranker.ranker import Ranker
 
 RANKER_FILE = "ranker.keras"
@@ -53,19 +53,19 @@ class RankerMetadata(Metadata):
     """What a trained ranker says of itself.
 
     Attributes:
-        image_feature: how pictures enter it.
+        image_feature: how pictures enter it, names joined by commas.
         seed: of initialisation and shuffling.
         dataset_digest: `Manifest.digest()` of the dataset it learned on.
         item_ids_sha256, user_ids_sha256: digests of the tables whose rows it refers to.
         window: training pages.
         negative_rate: share of the unclicked candidates that these pages kept; the ranker corrects for it.
         validation: metrics on the validation pages at the kept epoch.
-        embeddings, clusters: where its image feature comes from.
+        embeddings, clusters: where its image features come from; several embeddings in their order.
         notice: `Manifest.notice` of the dataset.
     """
 
     kind: Literal["ranker"] = "ranker"
-    image_feature: Literal["none", "vector", "simscore", "cluster_id"]
+    image_feature: Annotated[str, pydantic.AfterValidator(lambda names: ",".join(image_features_of(names)))]
     seed: int
     dataset_digest: str
     item_ids_sha256: str
@@ -73,7 +73,7 @@ class RankerMetadata(Metadata):
     window: Window
     negative_rate: float = pydantic.Field(1.0, gt=0, le=1)
     validation: dict[str, Any]
-    embeddings: EmbeddingsMetadata | None
+    embeddings: EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None
     clusters: ClustersMetadata | None
     notice: str
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import keras
@@ -13,17 +13,15 @@ from beam_pipelines.format.errors import ConfigurationError, InputError, about
 from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import is_progress_shown, say
-from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.data.outcomes import Outcomes, count_outcomes, learnable_outcomes
 from models.data.pages import GROUPS, Pages, TrainingBatches, page_batches, with_labels
-from models.embeddings.embeddings import Embeddings
 from models.evaluation.measure import measure
 from models.evaluation.scored_pages import ScoredPages, score_pages
 from models.metrics.log_loss import candidate_weights
-from models.ranker.adapt import adapt_to_pages, check_negatives, picture_feature_of, resolve
+from models.ranker.adapt import PictureSources, adapt_to_pages, check_negatives, picture_inputs, resolve
 from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
-from models.ranker.config import ImageFeature, Monitor, RankerConfig, TrainingConfig
+from models.ranker.config import Monitor, RankerConfig, TrainingConfig
 from models.ranker.ranker import LOSS_WEIGHT, Ranker, default_optimizer
 from models.ranker.run import RankerMetadata, RankerRun
 from models.ranker.warm_start import WarmStart
@@ -61,8 +59,8 @@ def train_ranker(
     data: Dataset | Location | str,
     output: Location | str,
     *,
-    pictures: Embeddings | Clusters | None = None,
-    image_feature: ImageFeature | None = None,
+    pictures: PictureSources = None,
+    image_feature: str | Sequence[str] | None = None,
     allow_window_overlap: bool = False,
     warm_start: Location | str | None = None,
     config: TrainingConfig | None = None,
@@ -79,8 +77,9 @@ def train_ranker(
     Args:
         data: the dataset.
         output: the run directory to write.
-        pictures: embeddings or clusters of the dataset's items; `None` for none.
-        image_feature: how pictures enter; unset: `cluster_id` for clusters, `simscore` for embeddings.
+        pictures: embeddings of the dataset's items, or clusters, or several of these; `None` for none.
+        image_feature: how pictures enter, by one name or several; unset: `cluster_id` for clusters, `simscore` for
+            embeddings.
         allow_window_overlap: whether the pictures' encoder may have learned on the training pages.
         warm_start: run directory of an earlier ranker that this one begins with.
         config: architecture and training; unset: the defaults.
@@ -100,13 +99,13 @@ def train_ranker(
     """
     config, output = config or TrainingConfig(), as_location(output)
     dataset = data if isinstance(data, Dataset) else Dataset(data)
-    manifest, image_feature = dataset.manifest, picture_feature_of(pictures, image_feature)
+    manifest, pictured = dataset.manifest, picture_inputs(pictures, image_feature)
     config = config.model_copy(update={"ranker": resolve(config.ranker, dataset)})
     with about("warm_start"):
         earlier = None if warm_start is None else WarmStart(warm_start)
     strategy = training_strategy()
     chief = is_chief(strategy)
-    inputs = [dataset.path, *([pictures.path] if pictures else []), *([earlier.path] if earlier else [])]
+    inputs = [dataset.path, *(each.path for each in pictured.sources), *([earlier.path] if earlier else [])]
     whole = whole_directory(output, overwrite=overwrite, inputs=inputs)
     # Of several workers, one writes.
     with ends_with_other_workers(strategy), whole if chief else contextlib.nullcontext() as scratch:
@@ -130,20 +129,20 @@ def train_ranker(
             train,
             config.ranker,
             pictures=pictures,
-            image_feature=image_feature,
+            image_feature=pictured.image_feature,
             allow_window_overlap=allow_window_overlap,
         )
-        embeddings = pictures.metadata if isinstance(pictures, Embeddings) else None
-        clusters = pictures.metadata if isinstance(pictures, Clusters) else None
+        embeddings = pictured.embeddings_metadata()
+        clusters = pictured.clusters.metadata if pictured.clusters else None
         checkpoints = Checkpoints(
             output.with_name(f"{output.name}.checkpoints"),
             {
                 **config.flat(exclude=_MAY_CHANGE),
-                "image feature": image_feature,
+                "image feature": pictured.image_feature,
                 "seed": seed,
                 "dataset": manifest.digest(),
                 "damaged shards": dataset.bad_shards,
-                "embeddings": embeddings.digest() if embeddings else None,
+                "embeddings": ", ".join(each.metadata.digest() for each in pictured.embeddings) or None,
                 "clusters": clusters.digest() if clusters else None,
                 "warm start": earlier.metadata.digest() if earlier else None,
             },
@@ -152,7 +151,7 @@ def train_ranker(
         )
         keras.utils.set_random_seed(seed)
         with strategy.scope():
-            ranker = Ranker(adapted.config, adapted.features.sizes, image_feature, train.negative_rate)
+            ranker = Ranker(adapted.config, adapted.features.sizes, pictured.image_feature, train.negative_rate)
             ranker.compile(default_optimizer(config))
             ranker.fill(adapted.features)
             if earlier is not None:
@@ -176,7 +175,7 @@ def train_ranker(
             **measure(scores.calibrated(ranker.calibrator), train.negative_rate),
         }
         metadata = RankerMetadata(
-            image_feature=image_feature,
+            image_feature=pictured.image_feature,
             seed=seed,
             dataset_digest=manifest.digest(),
             item_ids_sha256=manifest.items.ids_sha256,

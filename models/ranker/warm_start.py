@@ -49,7 +49,7 @@ class WarmStart:
         ranker: Ranker,
         items: pa.Table,
         users: pa.Table,
-        embeddings: EmbeddingsMetadata | None,
+        embeddings: EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None,
         clusters: ClustersMetadata | None,
     ) -> str:
         """Writes into a new ranker what it shares with the earlier one.
@@ -57,7 +57,7 @@ class WarmStart:
         Args:
             ranker: the new one, its tables filled.
             items, users: the dataset's tables.
-            embeddings, clusters: where the image feature of the new one comes from.
+            embeddings, clusters: where the image features of the new one come from.
 
         Returns:
             What was carried over, in words.
@@ -88,11 +88,8 @@ class WarmStart:
         for member in ranker.members:
             encoder = member.items.picture_encoder
             # What it encodes means something else if it comes from other pictures.
-            if encoder is not None and not (
-                _same_centers(self.metadata.clusters, clusters)
-                if ranker.image_feature == "cluster_id"
-                else self.metadata.embeddings == embeddings
-            ):
+            same_clusters = clusters is None or _same_centers(self.metadata.clusters, clusters)
+            if encoder is not None and not (same_clusters and self.metadata.embeddings == embeddings):
                 stale |= {id(variable) for variable in encoder.variables}
 
         embedded: dict[str, None] = {}  # once, however many members there are

@@ -61,11 +61,11 @@ def make_toy_ranker(path, image_feature="cluster_id", **architecture):
     numbers = {name: random.random(50) * 30 for name in STATISTICS}
     counts = TrainingCounts(np.full(len(ITEM_IDS), 9), np.full(len(USER_IDS), 9), numbers)
     pictures = {}
-    if image_feature == "cluster_id":
+    if "cluster_id" in image_feature:
         pictures = {"cluster_ids": random.integers(-1, 4, len(ITEM_IDS)).astype(np.int32)}
         pictures["centers"] = random.standard_normal((4, 6), np.float32)
-    elif image_feature != "none":
-        pictures = {"image_embeddings": random.standard_normal((len(ITEM_IDS), 6), np.float32)}
+    if image_feature not in ("none", "cluster_id"):
+        pictures["image_embeddings"] = [random.standard_normal((len(ITEM_IDS), dim), np.float32) for dim in (6, 3)]
     features = resolve_features(FeaturesConfig(), items.schema, users.schema)
     config = TrainingConfig(
         ranker=RankerConfig(

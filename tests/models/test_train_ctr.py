@@ -185,6 +185,24 @@ def test_pictures_of_an_overlapping_encoder_can_be_allowed(tiny, tmp_path):
     assert RankerRun(tmp_path / "run").ranker().image_feature == "simscore"
 
 
+def test_pictures_may_enter_in_several_ways_from_several_embeddings(tiny, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(tiny.embeddings, again)
+    edit(again / "metadata.json", lambda m: m["encoder"].update(notice="another"))
+    lengths = ["--set", "ranker.lengths.click=0", "--set", "ranker.lengths.pay=0", "--set", "epochs=1"]
+    options = ["--image-feature", "vector,cluster_id", "--embeddings", tiny.embeddings, again, *lengths]
+    train(tiny, tmp_path / "run", *map(str, options))
+    metadata = read_metadata(RankerMetadata, tmp_path / "run", "models.train_ctr")
+    assert metadata.image_feature == "vector,cluster_id"
+    assert metadata.embeddings == tuple(
+        read_metadata(EmbeddingsMetadata, path, "models.embed") for path in (tiny.embeddings, again)
+    )
+    assert metadata.clusters is not None
+    assert len(RankerRun(tmp_path / "run").ranker().sizes.image_dims) == 2
+    with pytest.raises(CommandError, match=r"--image-feature must be of none, vector, .* Received: pixels"):
+        train(tiny, tmp_path / "other", "--image-feature", "pixels")
+
+
 @pytest.fixture(scope="module", params=[1.0, 0.25])
 def sampled(request, tmp_path_factory):
     """The same pages with all of the unclicked candidates and with a quarter of them, and what learned on them."""

@@ -6,58 +6,61 @@ import keras
 import tensorflow as tf
 
 from beam_pipelines.format.errors import ConfigurationError
-from models.features.spec import FeatureSizes
+from models.features.adapt import similarity_of
 from models.features.tables import look_up
 from models.layers.id_embedding import IdEmbedding
-from models.ranker.pictures.picture_feature import PictureFeature, PictureValues
+from models.ranker.pictures.picture_feature import PictureFeature, Table, Tables
+from models.ranker.pictures.similarities import Similarities
+from models.ranker.pictures.simscore import summary
 
 
-@keras.saving.register_keras_serializable(package="courier")
 class ClusterIdFeature(PictureFeature):
     """The cluster ID, embedded in the item tower and compared with that of every history step; see `PictureFeature`.
 
     What a shop with few clicks cannot learn of its clusters, which of them look alike, their centers tell: they are
     compared as the embeddings of `simscore` are.
 
-    Args:
-        sizes: sizes of the tables.
-        embed: whether an embedding of each cluster is learned.
-        compare: whether clusters and their centers are compared with those of the history; the paper's are not.
-
     Raises:
-        ConfigurationError: neither, so that pictures would not enter at all.
+        ConfigurationError: they are neither embedded nor compared, so that pictures would not enter at all.
 
-    Reference: the paper's appendix B, "Cluster IDs".
+    Reference: the paper's appendix B, "Cluster IDs". The paper's are embedded alone.
     """
 
-    def __init__(self, sizes: FeatureSizes, embed: bool = True, compare: bool = True, **kwargs: Any) -> None:
-        super().__init__(sizes, **kwargs)
-        if not embed and not compare:
+    reads = "clusters"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.embed_clusters and not self.compare_clusters:
             raise ConfigurationError(
                 "ranker.embed_clusters, ranker.compare_clusters: one must be true for the image feature cluster_id"
             )
-        self.embed = embed
-        self.compares_ids = self.compares_vectors = compare
-        self.add_table("cluster", (sizes.items + 1,), "int32")
-        if compare:
-            self.add_table("center", (sizes.clusters + 1, sizes.image_dim))
-            self.add_table("similarity", (2,))
+        self.tables = {"cluster": Table((self.sizes.items + 1,), "int32")}
+        if self.compare_clusters:
+            self.compares = "center"
+            self.id_count, self.pair_features, self.pooled_dim = 1, 1, 3
+            self.tables["center"] = Table((self.sizes.clusters + 1, self.sizes.center_dim))
+            self.tables[similarity_of("center")] = Table((2,))
 
     def item_encoder(self, dim: int, dtype: Any = None) -> keras.layers.Layer | None:
         """The embedding."""
-        if not self.embed:
+        if not self.embed_clusters:
             return None
         embedding = IdEmbedding(self.sizes.clusters, dim, name="cluster_embedding", dtype=dtype)
         embedding.build()
         return embedding
 
-    def call(self, rows: tf.Tensor, new_clusters: tf.Tensor | None = None) -> PictureValues:
-        """Looks up; see the class."""
-        cluster = look_up(self.tables["cluster"].value, rows, new_clusters)
-        if not self.compares_ids:
-            return PictureValues(item=cluster)
-        return PictureValues(item=cluster, ids=cluster, vectors=tf.gather(self.tables["center"].value, cluster))
+    def item(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor | None:
+        """The cluster IDs, from 1."""
+        return look_up(tables["cluster"], rows, new_clusters) if self.embed_clusters else None
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {**super().get_config(), "embed": self.embed, "compare": self.compares_ids}
+    def ids(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> list[tf.Tensor]:
+        """The cluster IDs, from 1."""
+        return [look_up(tables["cluster"], rows, new_clusters)] if self.compare_clusters else []
+
+    def vectors(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor:
+        """The centers of the clusters."""
+        return tf.gather(tables["center"], look_up(tables["cluster"], rows, new_clusters))
+
+    def compare(self, similarities: Similarities) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """As `simscore`."""
+        return [similarities.standard], [summary(similarities)]

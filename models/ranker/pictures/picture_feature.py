@@ -1,75 +1,63 @@
-"""The base of all picture features: the three places where pictures enter a ranker."""
+"""The base of all picture features: the places where pictures enter a ranker."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from models.features.spec import FeatureSizes
+from models.ranker.pictures.similarities import Similarities
+
+Tables = Mapping[str, tf.Tensor]
 
 
-class PictureValues(NamedTuple):
-    """What the pictures of n items say, for each place where it enters the ranker; `None` where it does not.
+class Table(NamedTuple):
+    """What a feature reads, one of `models.features.adapt.AdaptedFeatures.pictures`."""
 
-    Attributes:
-        item: input of the `item_encoder`, whose output becomes a part of item vectors: `(n,)` or `(n, dim)`.
-        ids: int32 `(n,)`, 0 = none. A candidate and a history step match if theirs are equal: one more number for the
-            attention of each pair, and for each history the share and the number of its steps that match.
-        vectors: `(n, dim)`, of unit length, zeros without picture. Their cosine is one more number for the attention of
-            each pair, and for each history the largest, the mean of the five largest and the mean of all.
-    """
-
-    item: tf.Tensor | None = None
-    ids: tf.Tensor | None = None
-    vectors: tf.Tensor | None = None
+    shape: tuple[int, ...]
+    dtype: str = "float32"
 
 
-@keras.saving.register_keras_serializable(package="courier")
-class PictureFeature(keras.layers.Layer):
-    """How pictures enter a ranker; this one does nothing: `none`.
+class PictureFeature:
+    """One way in which pictures enter a ranker; this one does nothing: `none`.
 
-    A subclass says which tables it reads, of those that `models.features.adapt.AdaptedFeatures.pictures` names, by
-    `add_table` in its constructor; which of `ids` and `vectors` it compares; and what of its tables each place sees, in
-    `call`. A new one is a file in this folder, a line in `PICTURE_FEATURES` and a name in `ImageFeature`.
+    A feature says what the pictures tell of an item, of a candidate and a history step, and of a candidate and a whole
+    history. It holds no values itself: `Pictures` holds the tables that several features may read, and each member of a
+    ranker an `item_encoder` of its own. A new one is a file in this folder, a line in `PICTURE_FEATURES` and a name in
+    `ImageFeature`.
 
     Args:
         sizes: sizes of the tables.
+        embedding: number of the embeddings that it reads, if there are several.
+        embed_clusters, compare_clusters: whether IDs are embedded, and compared; see `RankerConfig`.
 
     Attributes:
-        compares_ids, compares_vectors: which of `PictureValues` it gives.
-        tables: name to its non-trainable values.
-
-    Call arguments:
-        rows: item rows, shape `(n,)`; row `items` has no picture.
-        new_clusters: int32, cluster IDs of new items, that rows beyond refer to; see `look_up`.
-
-    Output: the `PictureValues`.
+        reads: what it needs: embeddings, of which each gets a feature of its own, or clusters.
+        tables: name to form, of those that it reads.
+        compares: the table of unit vectors whose cosines it reads; `None` without any. Their scale,
+            `similarity_of` it, is a table, too.
+        id_count: int. Number of its `ids`.
+        pair_features, pooled_dim: int. Number of tensors and sum of the last sizes that `compare` gives.
     """
 
-    compares_ids = False
-    compares_vectors = False
+    reads: ClassVar[Literal["embeddings", "clusters"] | None] = None
+    compares: str | None = None
+    id_count = 0
+    pair_features = 0
+    pooled_dim = 0
 
-    def __init__(self, sizes: FeatureSizes, **kwargs: Any) -> None:
-        super().__init__(**{"dtype": "float32", **kwargs})
+    def __init__(
+        self, sizes: FeatureSizes, embedding: int = 0, *, embed_clusters: bool = True, compare_clusters: bool = True
+    ) -> None:
         self.sizes = sizes
-        self.tables: dict[str, keras.Variable] = {}
-        self.built = True
-
-    def add_table(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> None:
-        """Adds a table, which `fill` fills."""
-        self.tables[name] = self.add_weight(
-            name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False, autocast=False
-        )
-
-    def fill(self, pictures: Mapping[str, np.ndarray]) -> None:
-        """Writes the tables of `AdaptedFeatures.pictures`."""
-        for name, table in self.tables.items():
-            table.assign(pictures[name])
+        self.embedding = embedding
+        self.embed_clusters = embed_clusters
+        self.compare_clusters = compare_clusters
+        self.tables: dict[str, Table] = {}
 
     def item_encoder(self, dim: int, dtype: Any = None) -> keras.layers.Layer | None:
-        """A new layer, built, from `PictureValues.item` to `(n, dim)`; each member of a ranker has one of its own.
+        """A new layer, built, from `item` to `(n, dim)`: a part of item vectors.
 
         Args:
             dim: length of its output.
@@ -77,27 +65,26 @@ class PictureFeature(keras.layers.Layer):
         """
         return None
 
-    def call(self, rows: tf.Tensor, new_clusters: tf.Tensor | None = None) -> PictureValues:
-        """Looks up; see the class."""
-        return PictureValues()
-
-    def standardize(self, cosines: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-        """Cosines in standard deviations from the mean of two items', 0 where there is none.
-
-        As they are, cosines of clothes lie close together, all far from 0, and are learned from slowly.
+    def item(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor | None:
+        """The input of the `item_encoder`, `(n,)` or `(n, dim)`; `None` without.
 
         Args:
-            cosines: any shape.
-            present: bool, broadcastable to it.
+            tables: name to values, those of `Pictures`.
+            rows: item rows, shape `(n,)`; row `items` has no picture.
+            new_clusters: cluster IDs of new items, that rows beyond refer to; see `look_up`.
         """
-        mean, deviation = tf.unstack(self.tables["similarity"].value)
-        return tf.where(present, (cosines - mean) / deviation, 0.0)
+        return None
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {**super().get_config(), "sizes": self.sizes.model_dump(mode="json")}
+    def ids(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> list[tf.Tensor]:
+        """Integers `(n,)`, 0 = none. A candidate and a step match if theirs are equal: `ItemMatcher` says so of each
+        pair, and of each history as of categories. Arguments as of `item`."""
+        return []
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "PictureFeature":
-        """Makes the layer of a `get_config`."""
-        return cls(**{**config, "sizes": FeatureSizes(**config["sizes"])})
+    def vectors(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor | None:
+        """Rows of the table that it `compares`, zeros without picture, `(n, dim)`. Arguments as of `item`."""
+        return None
+
+    def compare(self, similarities: Similarities) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """What the cosines say of each pair, `(batch, candidates, steps)` each, and of each history, `(batch,
+        candidates, any)` each."""
+        return [], []

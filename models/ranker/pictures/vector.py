@@ -5,25 +5,27 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from models.features.spec import FeatureSizes
+from models.features.adapt import image_table
 from models.features.tables import look_up
-from models.ranker.pictures.picture_feature import PictureFeature, PictureValues
+from models.ranker.pictures.picture_feature import PictureFeature, Table, Tables
 
 
-@keras.saving.register_keras_serializable(package="courier")
 class VectorFeature(PictureFeature):
     """The embedding, projected, in the item tower; see `PictureFeature`."""
 
-    def __init__(self, sizes: FeatureSizes, **kwargs: Any) -> None:
-        super().__init__(sizes, **kwargs)
-        self.add_table("image", (sizes.items + 1, sizes.image_dim))
+    reads = "embeddings"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._table, self._dim = image_table(self.embedding), self.sizes.image_dims[self.embedding]
+        self.tables = {self._table: Table((self.sizes.items + 1, self._dim))}
 
     def item_encoder(self, dim: int, dtype: Any = None) -> keras.layers.Layer:
         """The projection."""
         projection = keras.layers.Dense(dim, name="image_projection", dtype=dtype)
-        projection.build((None, self.sizes.image_dim))
+        projection.build((None, self._dim))
         return projection
 
-    def call(self, rows: tf.Tensor, new_clusters: tf.Tensor | None = None) -> PictureValues:
-        """Looks up; see the class."""
-        return PictureValues(item=look_up(self.tables["image"].value, rows))
+    def item(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor:
+        """The embeddings."""
+        return look_up(tables[self._table], rows)

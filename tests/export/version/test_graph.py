@@ -135,13 +135,12 @@ def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows
     assert np.std(np.concatenate(expected)) > 0.01  # the weights are not such that everything looks alike
 
 
-@pytest.mark.parametrize("image_feature", ["vector", "simscore"])
+@pytest.mark.parametrize("image_feature", ["vector", "simscore,simtier,cluster_id"])
 def test_every_image_feature_and_task_is_exported(tmp_path, image_feature):
-    small = {
-        "lengths": LENGTHS.model_copy(update={"pay": 0, "cart": 0}),
-        "attention": AttentionConfig(histories="none"),
-    }
-    run = make_toy_ranker(tmp_path, image_feature, **small, tasks=TasksConfig(ctcvr=0.5, long_visit=0.5, dwell=0.5))
+    options = {"lengths": LENGTHS.model_copy(update={"pay": 0, "cart": 0}), "match_recency": True}
+    by_similarity = AttentionConfig(recent_steps=0, similarity_aware=True, similarity_buckets=5)
+    options["attention"] = AttentionConfig(histories="none") if image_feature == "vector" else by_similarity
+    run = make_toy_ranker(tmp_path, image_feature, **options, tasks=TasksConfig(ctcvr=0.5, long_visit=0.5, dwell=0.5))
     ranker, ids, records = run.ranker(), run.row_ids(), run.example_records()
     RankerModule(ranker, ids, tmp_path).save(tmp_path / "1")
     servable = Servable(tmp_path / "1", 1)

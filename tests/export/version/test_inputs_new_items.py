@@ -84,7 +84,7 @@ class Sides:
             mine.assign(mine + 0.1 * random.standard_normal(mine.shape))
             other.assign(mine)
         without.fill(without_it)
-        self.similarity = without.items.pictures.tables["similarity"].numpy()
+        self.similarity = without.items.pictures.tables["center_similarity"].numpy()
         self.inputs = request_inputs(without)
         RankerModule(without, RowIds(IDS, ["anna"]), scratch).save(scratch / "1")
         self.servable = Servable(scratch / "1", 1)
@@ -114,7 +114,8 @@ class Sides:
     def in_the_table(self, row, said, cluster):
         """The scores of a request by the ranker whose table has the new item."""
         self.with_it.fill(self._tables([(said, cluster)]))
-        self.with_it.items.pictures.tables["similarity"].assign(self.similarity)  # known of the items that were there
+        # Known of the items that were there.
+        self.with_it.items.pictures.tables["center_similarity"].assign(self.similarity)
         rows = {name: n for n, name in enumerate([*IDS, NEW])}
         page = {
             "user": 0,

@@ -256,11 +256,100 @@ def test_config_round_trip():
     assert copy.get_config() == layer.get_config()
 
 
+OPTIONS = [(True, 0), (False, 4), (True, 5)]
+
+
+def make_similar(shape, aware, buckets, seed=0, empty_rows=()):
+    """Inputs with the similarity of each pair as the last of the pairs, and a layer that reads it apart from them."""
+    query, keys, mask, pairs = inputs = make_inputs(*shape, 2, seed, empty_rows)
+    similarity = 2 * np.random.default_rng(9).normal(size=pairs[0].shape).astype(np.float32)
+    layer = make_layer(2, 3, inputs, similarity_aware=aware, similarity_buckets=buckets)
+    return layer, (query, keys, mask, [*pairs, similarity])
+
+
+def attend_similar(layer, query, keys, mask, pairs):
+    return layer(query, [keys], [mask], [pairs[:-1]], [pairs[-1]])
+
+
+def similar_by_definition(layer, query, keys, mask, pairs):
+    """Pair by pair, with the key and the value of each."""
+    weights = {w.name: np.float64(w) for w in layer.weights}
+    gain = weights.get("similarity_kernel", np.zeros(layer.heads))
+    output = np.zeros((*query.shape[:2], layer.heads, layer.head_dim))
+    for b, c, h in np.ndindex(output.shape[:3]):
+        columns = slice(h * layer.head_dim, (h + 1) * layer.head_dim)
+        q = query[b, c] @ weights["query_kernel"][:, columns] + weights["query_bias"][columns]
+        logits, values = [], []
+        for t in np.flatnonzero(mask[b]):
+            key, value = (keys[b, t] @ weights[name][:, columns] for name in ("key_kernel", "value_kernel"))
+            similarity = pairs[-1][b, c, t]
+            if layer.similarity_buckets:
+                inner = np.linspace(-2, 4, layer.similarity_buckets - 1)
+                bucket = np.searchsorted(inner, similarity, side="right")
+                key, value = key + weights["bucket_keys"][h, bucket], value + weights["bucket_values"][h, bucket]
+            on_pairs = sum(weights["pair_kernel"][f, h] * pair[b, c, t] for f, pair in enumerate(pairs[:-1]))
+            logits.append(q @ key / np.sqrt(layer.head_dim) * (1 + gain[h] * similarity) + on_pairs)
+            values.append(value)
+        if values:
+            shares = np.exp(np.array(logits) - max(logits))
+            output[b, c, h] = shares / shares.sum() @ np.array(values)
+    return output.reshape(*query.shape[:2], layer.heads * layer.head_dim)
+
+
+@pytest.mark.parametrize(("aware", "buckets"), OPTIONS)
+@pytest.mark.parametrize("shape", [(3, 4, 6, 4, 5), (2, 40, 3, 5, 3), (2, 3, 0, 4, 4), (2, 0, 3, 4, 4)])
+def test_similarity_equals_definition(shape, aware, buckets):
+    layer, inputs = make_similar(shape, aware, buckets, empty_rows=[1])
+    output = attend_similar(layer, *inputs)
+    np.testing.assert_allclose(output, similar_by_definition(layer, *inputs), rtol=1e-4, atol=1e-5)
+    query, keys, mask, pairs = inputs
+    rows, candidates, steps = shape[0] * shape[1], shape[1], shape[2]
+    by_row = (
+        query.reshape(rows, 1, query.shape[2]),
+        np.repeat(keys, candidates, axis=0),
+        np.repeat(mask, candidates, axis=0),
+        [pair.reshape(rows, 1, steps) for pair in pairs],
+    )
+    np.testing.assert_allclose(np.reshape(attend_similar(layer, *by_row), output.shape), output, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_and_empty_histories_say_nothing_of_similarity():
+    layer, inputs = make_similar((3, 2, 5, 4, 4), True, 5, empty_rows=[1])
+    query, keys, mask, pairs = inputs
+    expected = values_and_gradients(partial(attend_similar, layer), layer, inputs)
+    keys, mask, pairs = (
+        np.pad(keys, ((0, 0), (0, 2), (0, 0)), constant_values=np.nan),
+        np.pad(mask, ((0, 0), (0, 2))),
+        [np.pad(pair, ((0, 0), (0, 0), (0, 2)), constant_values=-1e6) for pair in pairs],
+    )
+    pairs[-1][..., 5:] = np.nan
+    actual = values_and_gradients(partial(attend_similar, layer), layer, (query, keys, mask, pairs))
+    actual[2] = actual[2][:, :5]
+    actual[3:6] = [gradient[..., :5] for gradient in actual[3:6]]
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert not expected[0][1].any()
+    assert all(gradient.any() for gradient in expected[6:])  # every weight learns
+
+
+def test_similarity_begins_as_attention_without_it():
+    _, inputs = make_similar((3, 2, 5, 4, 4), True, 5)
+    keras.utils.set_random_seed(0)
+    layer = MultiHeadTargetAttention(2, 3, 2, similarity_aware=True, similarity_buckets=5)
+    output, plain = attend_similar(layer, *inputs), MultiHeadTargetAttention(2, 3, 2)
+    plain.build(inputs[0].shape, [inputs[1].shape])
+    plain.set_weights(layer.get_weights()[:5])
+    np.testing.assert_allclose(output, attend(plain, *inputs[:3], inputs[3][:-1]), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="`similarity` must be given"):
+        attend(layer, *inputs[:3], inputs[3][:-1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((0, 4), r"`heads` must be at least 1. Received: heads=0"),
         ((2, 0), r"`head_dim` must be at least 1. Received: head_dim=0"),
+        ((2, 4, 0, False, 2), r"`similarity_buckets` must be 0, or at least 3. Received: 2"),
         ((2, 4, -1), r"`pair_features` must be at least 0. Received: pair_features=-1"),
     ],
 )

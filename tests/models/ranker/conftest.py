@@ -10,9 +10,10 @@ from models.embeddings.embeddings import Embeddings
 from models.features.adapt import adapt_features
 from models.features.spec import resolve_features
 from models.features.training_counts import count_training
-from models.ranker.config import IMAGE_FEATURES
+from models.ranker.config import image_features_of
+from models.ranker.pictures.pictures import PICTURE_FEATURES
 from models.ranker.ranker import Ranker
-from tests.models.ranker.ranker_pages import CONFIG, PAGE_LENGTHS, last
+from tests.models.ranker.ranker_pages import CONFIG, IMAGE_FEATURE_SETS, PAGE_LENGTHS, last
 from tests.models.tiny_dataset import write_tiny_dataset
 
 
@@ -58,13 +59,18 @@ def page(dataset):
 @pytest.fixture(scope="module")
 def make(tiny, dataset, counts, resolve):
     def make_ranker(image_feature, config=CONFIG, seed=0, dropout=0.0, **options):
+        if image_feature == IMAGE_FEATURE_SETS[-1]:
+            by_similarity = {"similarity_aware": True, "similarity_buckets": 5}
+            config = config.model_copy(update={"attention": config.attention.model_copy(update=by_similarity)})
         config = resolve(config, dropout)
         images = {}
-        if image_feature in ("vector", "simscore"):
-            images = {"image_embeddings": Embeddings.load(tiny.embeddings).vectors}
-        if image_feature == "cluster_id":
+        reads = {PICTURE_FEATURES[name].reads for name in image_features_of(image_feature)}
+        if "embeddings" in reads:
+            vectors = np.asarray(Embeddings.load(tiny.embeddings).vectors)
+            images["image_embeddings"] = [vectors, vectors[:, :3] ** 2][: 1 + ("," in image_feature)]
+        if "clusters" in reads:
             clusters = Clusters.load(tiny.clusters)
-            images = {"cluster_ids": clusters.ids, "centers": clusters.centers}
+            images |= {"cluster_ids": clusters.ids, "centers": clusters.centers}
         tables = adapt_features(
             config.features, dataset.items(), dataset.users(), counts, token_buckets=config.token_buckets, **images
         )
@@ -79,6 +85,6 @@ def make(tiny, dataset, counts, resolve):
     return make_ranker
 
 
-@pytest.fixture(scope="module", params=IMAGE_FEATURES)
+@pytest.fixture(scope="module", params=IMAGE_FEATURE_SETS)
 def ranker(make, request):
     return make(request.param)

@@ -17,6 +17,9 @@ CONFIG = RankerConfig(
 )
 
 
+IMAGE_FEATURE_SETS = ("none", "vector", "simscore", "cluster_id", "vector,simscore,simtier,cluster_id")
+"""The last one reads two embeddings, and attends by their similarity."""
+
 PAGE_LENGTHS = RankerLengths(candidates=6, click=7, pay=4, cart=3)
 """Shorter than a ranker reads, so that more padding is not cut off."""
 

@@ -10,10 +10,11 @@ from models.features.adapt import adapt_features
 from models.features.spec import STATISTICS, FeaturesConfig, IdFeature
 from models.layers.text_embedding import TextEmbedding, hash_tokens
 from models.ranker.calibrator import Calibrator
-from models.ranker.config import IMAGE_FEATURES, RankerLengths
+from models.ranker.config import RankerLengths
 from models.ranker.ranker import Ranker
 from tests.models.ranker.ranker_pages import (
     CONFIG,
+    IMAGE_FEATURE_SETS,
     PAGE_LENGTHS,
     all_tasks,
     ctr,
@@ -137,7 +138,7 @@ def test_the_rate_must_leave_something(make):
             make("none", negative_rate=rate)
 
 
-@pytest.mark.parametrize("image_feature", IMAGE_FEATURES)
+@pytest.mark.parametrize("image_feature", IMAGE_FEATURE_SETS)
 def test_every_weight_learns_and_no_table_does(make, page, image_feature):
     ranker = make(image_feature)
     carts = page | {"cart_item": page["pay_item"][:, :3], "cart_time": page["pay_time"][:, :3]}  # these logs have none

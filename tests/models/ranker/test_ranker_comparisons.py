@@ -21,7 +21,7 @@ def test_unknown_steps_match_no_unknown_candidate(make):
     ranker = make("none")
     items = tf.constant([[ranker.sizes.items, 3]], tf.int64)
     compared = compared_by(ranker, items)
-    pairs, pooled = ranker.matcher.match(compared, compared, tf.constant([[True, True]]), AGES[:, :2])
+    pairs, pooled, _ = ranker.matcher.match(compared, compared, tf.constant([[True, True]]), AGES[:, :2])
     np.testing.assert_array_equal(pairs[0][0], [[0, 0], [0, 1]])
     share, number, _ = pooled
     np.testing.assert_array_equal(share[0, :, 0], [0, 0.5])
@@ -47,7 +47,7 @@ def test_recency_is_said_of_every_comparison_of_ids(make):
     ranker = make("cluster_id")
     compared = compared_by(ranker, tf.constant([[0, 3, 4]], tf.int64))
     mask = tf.constant([[False, True, True]])
-    _, (share, _, newest, cosines) = ranker.matcher.match(compared, compared, mask, AGES)
+    _, (share, _, newest, cosines), _ = ranker.matcher.match(compared, compared, mask, AGES)
     assert share.shape[-1] == 3  # item, category, cluster
     assert ranker.matcher.pooled_dim == 12 + 3 == sum(each.shape[-1] for each in (share, share, newest, cosines))
     np.testing.assert_allclose(newest[0, :, :2], [[0, 0], [1, np.log(2)], [1, np.log(3)]], rtol=1e-5)
@@ -78,7 +78,7 @@ def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, d
             dataset.users(),
             counts,
             token_buckets=50,
-            image_embeddings=images,
+            image_embeddings=[images],
         ).pictures["image"]
         for images in (vectors, (vectors * scale).astype(np.float16))
     ]
@@ -88,6 +88,7 @@ def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, d
 
 def test_histories_and_images_move_the_scores(make, page):
     tables = [("vector", "image"), ("simscore", "image"), ("cluster_id", "cluster"), ("cluster_id", "center")]
+    tables.append(("simtier", "image"))
     for image_feature, table in tables:
         ranker = make(image_feature)
         before = ctr(ranker, page)
@@ -128,17 +129,18 @@ def test_similarity_is_in_standard_deviations_and_leaves_out_missing_pictures(ma
     """Of embeddings, and of the centers of clusters."""
     ranker = make(image_feature)
     rows = tf.constant([[0, 1, 2]], tf.int64)
-    images = ranker.items(rows[0]).pictures.vectors.numpy()
+    images = ranker.items(rows[0]).pictures.vectors[0].numpy()
     assert not images[0].any()  # item 0 has no picture
     compared = compared_by(ranker, rows)
-    pairs, pooled = ranker.matcher.match(compared, compared, tf.constant([[True, True, True]]), AGES)
-    mean, deviation = ranker.items.pictures.tables["similarity"].numpy()
+    pairs, pooled, _ = ranker.matcher.match(compared, compared, tf.constant([[True, True, True]]), AGES)
+    (scale,) = [table for name, table in ranker.items.pictures.tables.items() if name.endswith("_similarity")]
+    mean, deviation = scale.numpy()
     cosine, one = (images[1] @ images[2] - mean) / deviation, (1 - mean) / deviation
     np.testing.assert_allclose(pairs[place][0], [[0, 0, 0], [0, one, cosine], [0, cosine, one]], atol=1e-5)
     both = (one + cosine) / 2
     expected = [[0, 0, 0], [one, both, both], [one, both, both]]
     np.testing.assert_allclose(pooled[-1][0], expected, atol=1e-5)
-    _, of_nothing = ranker.matcher.match(compared, compared, tf.constant([[True, False, False]]), AGES)
+    _, of_nothing, _ = ranker.matcher.match(compared, compared, tf.constant([[True, False, False]]), AGES)
     np.testing.assert_array_equal(of_nothing[-1], np.zeros((1, 3, 3)))
 
 

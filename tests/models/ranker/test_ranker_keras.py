@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from beam_pipelines.format.errors import ConfigurationError
 from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.features.spec import CategoryFeature, FeaturesConfig, IdFeature
@@ -315,6 +316,11 @@ def test_pictures_must_be_those_of_the_dataset_and_of_the_feature(pages, cluster
         Ranker.adapt(pages[0], pictures=clusters, image_feature="none", config=BARE)
     with pytest.raises(ValueError, match="`pictures` must be Clusters for the image feature cluster_id"):
         Ranker.adapt(pages[0], image_feature="cluster_id", config=BARE)
+    with pytest.raises(ValueError, match="must be Embeddings and Clusters for the image features vector, cluster_id"):
+        Ranker.adapt(pages[0], pictures=[clusters], image_feature=["vector", "cluster_id"], config=BARE)
+    attention = AttentionConfig(similarity_aware=True)
+    with pytest.raises(ConfigurationError, match="need an image feature that compares"):
+        Ranker.adapt(pages[0], config=BARE.model_copy(update={"attention": attention}))
 
 
 def test_every_layer_has_a_configuration_that_makes_it_again(pages, clusters):
