@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from export.client.experiment_client import ExperimentClient
     from export.client.page import History, Page, PageError
     from export.client.predict_client import RankerError
     from export.client.ranker_client import RankerClient
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Endpoint": "export.server.endpoint",
+    "ExperimentClient": "export.client.experiment_client",
     "History": "export.client.page",
     "Page": "export.client.page",
     "PageError": "export.client.page",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from models.embeddings.embeddings import Embeddings
     from models.embeddings.whiten import whiten
     from models.evaluation.evaluate import evaluate
+    from models.experiments.experiment import Arm, Experiment
+    from models.experiments.report import experiment_report
     from models.metrics.copc import COPC
     from models.metrics.gauc import GAUC
     from models.pretraining.config import PretrainConfig
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Adam": "models.training.adam",
+    "Arm": "models.experiments.experiment",
     "COPC": "models.metrics.copc",
     "Clusters": "models.clustering.clusters",
     "Courier": "models.pretraining.courier",
     "Dataset": "models.data.dataset",
     "EncoderRun": "models.vision.encoder_run",
     "Embeddings": "models.embeddings.embeddings",
+    "Experiment": "models.experiments.experiment",
     "GAUC": "models.metrics.gauc",
     "ImageEncoder": "models.vision.encoder",
     "LazyAdam": "models.training.lazy_adam",
@@ -59,6 +63,7 @@ _HOMES = {
     "cluster": "models.clustering.cluster",
     "embed": "models.embeddings.embed",
     "evaluate": "models.evaluation.evaluate",
+    "experiment_report": "models.experiments.report",
     "load_config": "models.config",
     "pretrain": "models.pretraining.pretrain",
     "show_progress": "beam_pipelines.shell.progress",

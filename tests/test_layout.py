@@ -10,6 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("beam_pipelines", "models", "export")
 
 
+# The report on an experiment is of logs, not of a dataset.
+LOG_READERS = re.compile(r"models/(ab_report\.py|experiments/)")
+READING_LOGS = re.compile(r"beam_pipelines\.(logs|log_options|options)\b")
+
+
 def imports_of(package):
     for path in sorted((ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -31,7 +36,8 @@ def imports_of(package):
     ],
 )
 def test_packages_depend_one_way(package, foreign):
-    assert [f"{path}: {name}" for path, name in imports_of(package) if re.match(foreign, name)] == []
+    found = [f"{path.relative_to(ROOT)}: {name}" for path, name in imports_of(package) if re.match(foreign, name)]
+    assert [each for each in found if not (LOG_READERS.match(each) and READING_LOGS.match(each.split(": ")[1]))] == []
 
 
 def is_command(path):

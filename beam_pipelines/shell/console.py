@@ -19,6 +19,7 @@ COMMANDS = (
     "models.neighbours",
     "models.train_ctr",
     "models.evaluate",
+    "models.ab_report",
     "export.saved_model",
     "export.serve",
     "export.client",

@@ -1,6 +1,6 @@
 """Asks a served ranker to rank pages and prints the candidates, best first: `python -m export.client`.
 
-In Python: `RankerClient(address).rank(page)`.
+In Python: `RankerClient(address).rank(page)`, `ExperimentClient(address, experiment, exposures).rank(page)`.
 """
 
 import argparse
@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beam_pipelines.format.errors import about
 from beam_pipelines.shell.command import ArgumentParser, CommandError, command, require_directory, run_command
 from export.client.page import Page, PageError
 
 if TYPE_CHECKING:
+    from export.client.experiment_client import ExperimentClient
     from export.client.ranker_client import RankerClient
 
 
@@ -32,6 +34,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--model-name", default="ranker", help="the model's name")
     parser.add_argument("--version", type=int, help="ask for this version (unset: the latest)")
     parser.add_argument("--label", help="ask for the version with this label")
+    parser.add_argument(
+        "--experiment", type=Path, metavar="FILE", help="ask for the version or label of each user's arm (JSON file)"
+    )
+    parser.add_argument(
+        "--exposures", type=Path, metavar="FILE", help="with --experiment: append who saw which page in which arm"
+    )
     parser.add_argument("--output", default="ctr", help="which score: ctr, ctcvr, long_visit or dwell")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for each page")
     return parser
@@ -41,33 +49,39 @@ def _parser() -> ArgumentParser:
 def main(options: argparse.Namespace) -> str:
     """Ranks the pages, prints them, and returns the closing line."""
     from export.client.predict_client import RankerError
-    from export.client.ranker_client import RankerClient
 
     if options.pages < 1:
         raise CommandError(f"--pages must be at least 1. Received: {options.pages}")
     if not options.timeout > 0:
         raise CommandError(f"--timeout must be more than 0. Received: {options.timeout}")
-    if options.version is not None and options.label is not None:
-        raise CommandError("--version and --label exclude each other")
+    if sum(option is not None for option in (options.version, options.label, options.experiment)) > 1:
+        raise CommandError("--version, --label and --experiment exclude each other")
+    if (options.experiment is None) != (options.exposures is None):
+        raise CommandError("--experiment and --exposures need each other")
     count = 0
     try:
-        with RankerClient(
-            options.address,
-            options.model_name,
-            version=options.version,
-            label=options.label,
-            timeout=options.timeout,
-        ) as client:
+        with _client(options) as client:
             pages = _logged_pages(options, client) if options.page is None else _pages_in(options.page)
             for page in pages:
                 scores = client.rank(page, options.output)
-                print(_report(page, scores, options.output, client.version), flush=True)
+                print(_report(page, scores, options.output, client), flush=True)
                 count += 1
     except RankerError as error:
         raise CommandError(f"--address: {options.address} has not ranked the page: {error}") from error
     except PageError as error:
         raise CommandError(f"page: {error}") from error
     return f"ranked {count} page{'s' if count > 1 else ''} with {options.model_name} at {options.address}"
+
+
+def _client(options: argparse.Namespace) -> "RankerClient | ExperimentClient":
+    from export.client.experiment_client import ExperimentClient
+    from export.client.ranker_client import RankerClient
+
+    address, name, timeout = options.address, options.model_name, options.timeout
+    if options.experiment is None:
+        return RankerClient(address, name, version=options.version, label=options.label, timeout=timeout)
+    with about("experiment"):
+        return ExperimentClient(address, options.experiment, options.exposures, name, timeout=timeout)
 
 
 def _pages_in(source: str) -> list[Page]:
@@ -86,8 +100,10 @@ def _pages_in(source: str) -> list[Page]:
     return [Page.from_row(row) for row in rows]
 
 
-def _logged_pages(options: argparse.Namespace, client: "RankerClient") -> Iterator[Page]:
+def _logged_pages(options: argparse.Namespace, client: "RankerClient | ExperimentClient") -> Iterator[Page]:
     """Pages of a dataset, with the numbers that the ranker reads of their candidates."""
+    import tensorflow as tf
+
     from export.version.request_rows import request_row
     from models.data.dataset import Dataset
     from models.data.pages import page_records
@@ -97,17 +113,31 @@ def _logged_pages(options: argparse.Namespace, client: "RankerClient") -> Iterat
     require_directory(options.data, "--data", "beam_pipelines.build")
     dataset = Dataset(options.data)
     ids = RowIds(dataset.items()["item_id"].to_pylist(), dataset.users()["user_id"].to_pylist())
-    numbers = [name for name in STATISTICS if name in client.inputs]
     for record in page_records(dataset, options.split).take(options.pages).as_numpy_iterator():
-        yield Page.from_row(request_row(record, ids, numbers))
+        row = request_row(record, ids, STATISTICS)
+        inputs = client.inputs_of(row["user_id"])
+        for name in STATISTICS:
+            if name not in inputs:
+                del row[name]
+        page_id = tf.train.Example.FromString(record).features.feature["page_id"].bytes_list.value[0].decode()
+        yield Page.from_row(row | {"page_id": page_id})
 
 
-def _report(page: Page, scores: dict[str, float], output: str, version: int | None) -> str:
+def _report(page: Page, scores: dict[str, float], output: str, client: "RankerClient | ExperimentClient") -> str:
     history = ", ".join(f"{len(history.item_ids)} {name}" for name, history in page.histories.items()) or "none"
     width = max((len(item) for item in scores), default=0)
-    lines = [f"user {page.user_id}, query {page.query!r}, history: {history}; version {version}; {output} by item"]
+    lines = [f"user {page.user_id}, query {page.query!r}, history: {history}; {_ranked_by(client)}; {output} by item"]
     lines += [f"{rank:4d}  {item.ljust(width)}  {score:.6f}" for rank, (item, score) in enumerate(scores.items(), 1)]
     return "\n".join(lines)
+
+
+def _ranked_by(client: "RankerClient | ExperimentClient") -> str:
+    from export.client.experiment_client import ExperimentClient
+
+    version = f"version {client.version}"
+    if not isinstance(client, ExperimentClient):
+        return version
+    return f"{version}, arm {client.arm.name}" if client.arm is not None else f"{version}, in no arm"
 
 
 if __name__ == "__main__":

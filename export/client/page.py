@@ -41,6 +41,7 @@ class Page:
         histories: `click`, `pay` and `cart`; those left out are empty.
         candidates: what else is known of the candidates: name of an input (`impressions_7d`, for example) to one value
             for each.
+        page_id: what logs call the page; no ranker reads it.
 
     Raises:
         PageError: lengths differ, or a history has another name.
@@ -52,6 +53,7 @@ class Page:
     query: str = ""
     histories: Mapping[str, History] = field(default_factory=dict)
     candidates: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    page_id: str = ""
 
     def __post_init__(self) -> None:
         for name, history in self.histories.items():
@@ -71,8 +73,8 @@ class Page:
         """Reads a page as REST requests say it: one element of `instances`.
 
         Args:
-            row: `user_id` and `item_id`, and optionally `timestamp`, `query`, `click_item_id`, `click_time` and so on,
-                and more lists with one value per candidate.
+            row: `user_id` and `item_id`, and optionally `timestamp`, `query`, `page_id`, `click_item_id`, `click_time`
+                and so on, and more lists with one value per candidate.
 
         Raises:
             PageError: it is no page.
@@ -82,8 +84,8 @@ class Page:
             user_id, item_ids = rest.pop("user_id"), rest.pop("item_id")
         except KeyError as error:
             raise PageError(f"a page must have {error}. Received: {', '.join(sorted(row)) or 'nothing'}") from error
-        timestamp, query = rest.pop("timestamp", None), rest.pop("query", "")
-        for name, value in (("user_id", user_id), ("query", query)):
+        timestamp, query, page_id = rest.pop("timestamp", None), rest.pop("query", ""), rest.pop("page_id", "")
+        for name, value in (("user_id", user_id), ("query", query), ("page_id", page_id)):
             if not isinstance(value, str):
                 raise PageError(f"{name}: must be text. Received: {value!r}")
         if timestamp is not None and type(timestamp) is not int:
@@ -95,4 +97,5 @@ class Page:
         for name, values in lists.items():
             if not isinstance(values, list):
                 raise PageError(f"{name}: must be a list. Received: {str(values)[:80]}")
-        return cls(user_id, item_ids, _now() if timestamp is None else timestamp, query, histories, rest)
+        moment = _now() if timestamp is None else timestamp
+        return cls(user_id, item_ids, moment, query, histories, rest, page_id)

@@ -1,7 +1,7 @@
 """A Python client for a served ranker, over gRPC: `RankerClient(address).rank(page)`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +11,13 @@ from export.client.page import History, Page, PageError
 from export.client.predict_client import PredictClient, RankerError, SignatureInputs
 
 _SIGNATURE = "serving_default"
+
+
+class Ranking(NamedTuple):
+    """Scores by item, best first, and the version that gave them; `None` if there was nothing to score."""
+
+    scores: dict[str, float]
+    version: int | None
 
 
 class RankerClient(PredictClient):
@@ -41,19 +48,30 @@ class RankerClient(PredictClient):
             RankerError: it was not ranked; the class says why.
             PageError: a value on the page is not of the type that the ranker reads.
         """
+        ranking = self.ranking(page, output)
+        self.version = ranking.version if ranking.scores else self.version
+        return ranking.scores
+
+    def ranking(self, page: Page, output: str = "ctr") -> Ranking:
+        """Scores the candidates of a page, as `rank` does, and says which version did.
+
+        Raises:
+            RankerError: it was not ranked; the class says why.
+            PageError: a value on the page is not of the type that the ranker reads.
+        """
         if not page.item_ids:
-            return {}
+            return Ranking({}, None)
         inputs = page_inputs(page, self.inputs)
         try:
-            self.version, outputs = self.predict(_SIGNATURE, inputs, [output])
+            version, outputs = self.predict(_SIGNATURE, inputs, [output])
         except RankerError:
             self._inputs = None  # perhaps those of another version
             raise
-        if self._inputs is not None and self.version != self._inputs.version:
+        if self._inputs is not None and version != self._inputs.version:
             self._inputs = None
         scores = outputs[output][0, : len(page.item_ids)]
         best_first = np.argsort(-scores, kind="stable")
-        return {page.item_ids[n]: float(scores[n]) for n in best_first}
+        return Ranking({page.item_ids[n]: float(scores[n]) for n in best_first}, version)
 
     @property
     def inputs(self) -> Mapping[str, tf.DType]:
@@ -66,6 +84,11 @@ class RankerClient(PredictClient):
         if inputs is None:
             inputs = self._inputs = self.signature_inputs(_SIGNATURE)
         return inputs.types
+
+    def inputs_of(self, user_id: str) -> Mapping[str, tf.DType]:
+        """The same as `inputs`, whoever the user is; an `ExperimentClient` asks the version of the user's arm."""
+        del user_id
+        return self.inputs
 
 
 def page_inputs(page: Page, types_by_name: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:

@@ -32,6 +32,19 @@ def test_the_command_ranks_pages_of_a_dataset(address, tmp_path, capsys):
     assert len(re.findall("^user ", capsys.readouterr().out, re.MULTILINE)) == 3
 
 
+def test_the_command_ranks_pages_in_an_experiment(address, tmp_path, capsys):
+    data = write_tiny_dataset(tmp_path, items=20, users=5, pages=12).data
+    arms = [{"name": "control", "version": 11}, {"name": "pictures"}]
+    (tmp_path / "e.json").write_text(json.dumps({"name": "pictures", "arms": arms}))
+    options = ["--experiment", str(tmp_path / "e.json"), "--exposures", str(tmp_path / "log")]
+    client.main(["--data", str(data), "--pages", "3", "--address", address, *options])
+    entries = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(entries) == 3
+    assert all(entry["page_id"] and entry["version"] == 11 for entry in entries)
+    printed = re.findall(r"^user (\S+), .*; version 11, arm (\w+); ctr", capsys.readouterr().out, re.MULTILINE)
+    assert printed == [(entry["user_id"], entry["arm"]) for entry in entries]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -42,7 +55,9 @@ def test_the_command_ranks_pages_of_a_dataset(address, tmp_path, capsys):
         (["--data", "{tmp}/none"], "--data: no directory"),
         (["--pages", "0"], "--pages must be at least 1. Received: 0"),
         (["--timeout", "0"], "--timeout must be more than 0. Received: 0.0"),
-        (["--version", "1", "--label", "x"], "--version and --label exclude each other"),
+        (["--version", "1", "--label", "x"], "--version, --label and --experiment exclude each other"),
+        (["--experiment", "e.json"], "--experiment and --exposures need each other"),
+        (["--experiment", "{tmp}/bad", "--exposures", "{tmp}/log"], "--experiment: {tmp}/bad: is no JSON"),
     ],
 )
 def test_problems_of_the_command_are_named(address, rows, tmp_path, arguments, text):

@@ -11,6 +11,7 @@ from export import History, Page, PageError
         ({}, "a page must have 'user_id'. Received: nothing"),
         ({"user_id": "a"}, "a page must have 'item_id'. Received: user_id"),
         ({"user_id": 1, "item_id": []}, "user_id: must be text. Received: 1"),
+        ({"user_id": "a", "item_id": [], "page_id": 1}, "page_id: must be text. Received: 1"),
         ({"user_id": "a", "item_id": "7"}, "item_id: must be a list. Received: 7"),
         ({"user_id": "a", "item_id": ["7"], "timestamp": 1.5}, "timestamp: must be a whole number"),
         (
