@@ -227,5 +227,24 @@ BENCHMARKS = {
             quick="5 minutes",
             full="10 minutes",
         ),
+        Benchmark(
+            "experiment_coverage",
+            "benchmarks.experiments.coverage",
+            "Experiments on simulated shoppers",
+            "how often the intervals of `models.ab_report` hold a known effect, and equal arms differ, on simulated "
+            "shoppers",
+            quick="1 minute",
+            full="8 minutes",
+        ),
+        Benchmark(
+            "off_policy",
+            "benchmarks.experiments.off_policy",
+            "Off-policy estimates on real logs",
+            "the value of one policy of the Open Bandit sample, estimated from the log of the other, beside its own "
+            "mean",
+            needs="the Open Bandit sample",
+            quick="5 seconds",
+            full="5 seconds",
+        ),
     )
 }

@@ -1,0 +1,196 @@
+"""Whether the intervals of an experiment hold what they should, on simulated shoppers with known effects.
+
+    python -m benchmarks.experiments.coverage [--quick]
+
+Simulated, not measured on a shop. Shoppers differ a lot in how active they are (log-normal), come back on days that
+depend on each other (autoregressive), click by a taste that goes with their activity, and mostly never order; a
+fortnight before the experiment is known of them. They enter the experiment on the first day on which they look at a
+page. The treatment raises the probability of a click by 8 %. The true effects follow from the simulation's parameters.
+
+Per repeat: intervals by the delta method, with CUPED, of the lift, and by the bootstrap; equal arms compared once, and
+at every look of the fortnight with the bounds of the looks and, for comparison, with 1.96 at each.
+"""
+
+import argparse
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.base import benchmark_parser, run_benchmark
+from benchmarks.tables import table
+from models.experiments.estimates import LEVEL, UserSums, compare
+from models.experiments.metrics import METRICS, Metric, daily_sums, user_sums
+from models.experiments.outcomes import Outcomes
+from models.experiments.sequential import bounds, looks_at, spending
+from models.experiments.significance import holm
+from models.metrics.bootstrap import bootstrap_counts, interval, resampled_sums
+
+USERS = 2000
+DAYS = 14
+LOOKED_AT = ("ctr", "orders_per_user")
+LIFT = 0.08
+
+_ACTIVITY = (-1.0, 1.0)  # mean and deviation of the logarithm of pages per day
+_TASTE = (-3.0, 0.4)  # of the probability of a click
+_BOTH = -0.3  # their correlation: the busy click less
+_SHOWN = 10  # impressions of a page
+_BUYERS, _ORDER = 0.4, 0.15  # who ever orders, and of their clicks the share that is an order
+_DAY = 0.5  # deviation of a day's logarithm
+_STAYS = 0.7  # correlation of one day with the next
+_PRICE = 25.0
+
+
+class Shoppers(NamedTuple):
+    """Activity by day `(n, days)`, probability of a click and of an order after it `(n,)`."""
+
+    activity: np.ndarray
+    click: np.ndarray
+    order: np.ndarray
+
+
+def draw_shoppers(rng: np.random.Generator, users: int, days: int) -> Shoppers:
+    """Shoppers; the mean of a day's factor is 1."""
+    normal = rng.standard_normal((users, 2))
+    busy = np.exp(_ACTIVITY[0] + _ACTIVITY[1] * normal[:, 0])
+    taste = np.exp(_TASTE[0] + _TASTE[1] * (_BOTH * normal[:, 0] + np.sqrt(1 - _BOTH**2) * normal[:, 1]))
+    mood = np.empty((users, days))
+    shocks = rng.standard_normal((users, days))
+    mood[:, 0] = shocks[:, 0]
+    for day in range(1, days):
+        mood[:, day] = _STAYS * mood[:, day - 1] + np.sqrt(1 - _STAYS**2) * shocks[:, day]
+    activity = busy[:, None] * np.exp(_DAY * mood - _DAY**2 / 2)
+    return Shoppers(activity, taste, np.where(rng.random(users) < _BUYERS, _ORDER, 0.0))
+
+
+def draw_outcomes(rng: np.random.Generator, lift: float) -> tuple[Outcomes, np.ndarray]:
+    """What shoppers did before and in an experiment, and who of those who take part is in the treatment."""
+    shoppers = draw_shoppers(rng, USERS, 2 * DAYS)
+    treated = rng.random(USERS) < 0.5
+    impressions = _SHOWN * rng.poisson(shoppers.activity)
+    raised = np.where(treated, 1 + lift, 1.0)
+    click = shoppers.click[:, None] * np.where(np.arange(2 * DAYS) < DAYS, 1.0, raised[:, None])
+    clicks = rng.binomial(impressions, click)
+    orders = rng.binomial(clicks, shoppers.order[:, None])
+    value = rng.gamma(2.0 * orders) * _PRICE / 2  # the sum of so many prices
+    parts = {"impressions": impressions, "clicks": clicks, "orders": orders, "value": value}
+    took_part = impressions[:, DAYS:].any(axis=1)
+    parts = {name: part[took_part].astype(np.float64) for name, part in parts.items()}
+    after = {name: part[:, DAYS:] for name, part in parts.items()}
+    before = {name: part[:, :DAYS].sum(axis=1) for name, part in parts.items()}
+    first_day = (after["impressions"] > 0).argmax(axis=1)
+    return Outcomes(after, before, first_day, 0, "simulated", {}), treated[took_part]
+
+
+def true_values(lift: float, users: int = 400_000) -> dict[str, float]:
+    """The metrics of an arm: CTR and means in closed form, but for the share of shoppers who take part or order at all.
+
+    These shares are means of exact probabilities over drawn shoppers.
+    """
+    rng = np.random.default_rng(12345)
+    taking_part, ordering = [], []
+    for _ in range(20):
+        shoppers = draw_shoppers(rng, users // 20, DAYS)
+        pages = shoppers.activity.sum(axis=1)
+        taking_part.append(-np.expm1(-pages).mean())
+        none_on_a_page = (1 - (1 + lift) * shoppers.click * shoppers.order) ** _SHOWN
+        ordering.append(-np.expm1(-pages * (1 - none_on_a_page)).mean())
+    share = np.mean(taking_part)
+    pages = np.exp(_ACTIVITY[0] + _ACTIVITY[1] ** 2 / 2)
+    ctr = (1 + lift) * np.exp(_TASTE[0] + _TASTE[1] ** 2 / 2 + _BOTH * _ACTIVITY[1] * _TASTE[1])
+    orders = DAYS * pages * _SHOWN * ctr * _BUYERS * _ORDER / share
+    return {
+        "ctr": ctr,
+        "conversion": np.mean(ordering) / share,
+        "orders_per_user": orders,
+        "value_per_user": orders * _PRICE,
+    }
+
+
+def study(options: argparse.Namespace) -> dict:
+    """Repeats experiments, prints what their intervals held, and returns it."""
+    repeats = 100 if options.quick else 1000
+    truth = {lift: true_values(lift) for lift in (0.0, LIFT)}
+    held = {name: dict.fromkeys(("delta", "cuped", "lift", "bootstrap"), 0) for name in METRICS}
+    found = {name: {"plain": 0, "cuped": 0, "left": 0.0} for name in METRICS}
+    equal = {name: {"once": 0, "cuped": 0, "looks": 0, "naive": 0} for name in METRICS}
+    all_held = any_of_all = 0
+    for repeat in tqdm(range(repeats), desc="experiments", unit="repeat"):
+        rng = np.random.default_rng(repeat)
+        outcomes, treated = draw_outcomes(rng, LIFT)
+        counts = bootstrap_counts(len(treated), seed=repeat, samples=500)
+        for name, metric in METRICS.items():
+            sums = user_sums(metric, outcomes)
+            true = truth[LIFT][name] - truth[0.0][name]
+            plain, cuped = compare(_plain(sums), treated), compare(sums, treated)
+            held[name]["delta"] += _holds(plain.difference.interval(), true)
+            held[name]["cuped"] += _holds(cuped.difference.interval(), true)
+            held[name]["lift"] += _holds(cuped.log_ratio.interval(), np.log(truth[LIFT][name] / truth[0.0][name]))
+            held[name]["bootstrap"] += _holds(_bootstrap(sums, treated, counts), true)
+            found[name]["plain"] += plain.p < 1 - LEVEL
+            found[name]["cuped"] += cuped.p < 1 - LEVEL
+            found[name]["left"] += cuped.variance_left / repeats
+        low, high, _ = _looks(METRICS["ctr"], outcomes, treated)  # this effect is the same at every look
+        true = truth[LIFT]["ctr"] - truth[0.0]["ctr"]
+        all_held += bool(((low < true) & (true < high)).all())
+        outcomes, treated = draw_outcomes(np.random.default_rng(10**6 + repeat), 0.0)
+        ps = []
+        for name, metric in METRICS.items():
+            sums = user_sums(metric, outcomes)
+            equal[name]["once"] += compare(_plain(sums), treated).p < 1 - LEVEL
+            ps.append(compare(sums, treated).p)
+            equal[name]["cuped"] += ps[-1] < 1 - LEVEL
+        any_of_all += bool((holm(ps) < 1 - LEVEL).any())
+        for name in LOOKED_AT:
+            low, high, z = _looks(METRICS[name], outcomes, treated)
+            equal[name]["looks"] += bool(((low > 0) | (high < 0)).any())
+            equal[name]["naive"] += bool((np.abs(z) > 1.96).any())
+    figures = {
+        "repeats": repeats,
+        "users": USERS,
+        "days": DAYS,
+        "lift": LIFT,
+        "standard_error_of_5_percent": float(np.sqrt(0.05 * 0.95 / repeats)),
+        "coverage": {name: {kind: n / repeats for kind, n in kinds.items()} for name, kinds in held.items()},
+        "coverage_of_ctr_over_looks": all_held / repeats,
+        "power": {name: {kind: each[kind] / repeats for kind in ("plain", "cuped")} for name, each in found.items()},
+        "variance_left": {name: each["left"] for name, each in found.items()},
+        "aa_once": {name: each["once"] / repeats for name, each in equal.items()},
+        "aa_cuped": {name: each["cuped"] / repeats for name, each in equal.items()},
+        "aa_any_of_all_holm": any_of_all / repeats,
+        "aa_all_looks": {name: equal[name]["looks"] / repeats for name in LOOKED_AT},
+        "aa_all_looks_naive": {name: equal[name]["naive"] / repeats for name in LOOKED_AT},
+    }
+    rows = [
+        [name, *(f"{figures['coverage'][name][kind]:.3f}" for kind in held[name]), f"{figures['aa_cuped'][name]:.3f}"]
+        for name in METRICS
+    ]
+    print(table(("coverage", "delta", "CUPED", "lift", "bootstrap", "A/A"), rows))
+    return figures
+
+
+def _plain(sums: UserSums) -> UserSums:
+    return sums._replace(covariates=sums.covariates[:, :0])
+
+
+def _holds(ends: tuple[float, float], true: float) -> bool:
+    return bool(ends[0] < true < ends[1])
+
+
+def _bootstrap(sums: UserSums, treated: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    rows = np.stack([part * arm for arm in (~treated, treated) for part in (sums.above, sums.below)])
+    totals = resampled_sums(rows, counts, np.arange(len(treated)))
+    low, high = interval((totals[2] / totals[3] - totals[0] / totals[1])[None, 1:])
+    return float(low[0]), float(high[0])
+
+
+def _looks(metric: Metric, outcomes: Outcomes, treated: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ends of the intervals over all looks, and the statistics."""
+    looks = looks_at(daily_sums(metric, outcomes, DAYS), treated)
+    bound = bounds(looks.correlation, spending(np.arange(1, DAYS + 1) / DAYS, 1 - LEVEL))
+    width = bound * looks.error
+    return looks.difference - width, looks.difference + width, looks.difference / looks.error
+
+
+if __name__ == "__main__":
+    run_benchmark("experiment_coverage", benchmark_parser(__doc__, "100 repeats"), study)
