@@ -521,9 +521,9 @@ def experiment_coverage(figures: Figures) -> str:
         f"power without / with CUPED, lift {figures['lift']:.0%}".replace("%", " %"),
     )
     text = (
-        f"{figures['repeats']:,} experiments on {figures['users']:,} shoppers and {figures['days']} days; the standard "
-        f"error of a share of 5 % is {figures['standard_error_of_5_percent']:.4f}. Any of all metrics after Holm, equal "
-        f"arms: {figures['aa_any_of_all_holm']:.3f}. All intervals over the looks hold the effect on CTR: "
+        f"{figures['repeats']:,} experiments on {figures['users']:,} shoppers and {figures['days']} days; the "
+        f"standard error of a share of 5 % is {figures['standard_error_of_5_percent']:.4f}. Any of all metrics after "
+        f"Holm, equal arms: {figures['aa_any_of_all_holm']:.3f}. All intervals over the looks hold the effect on CTR: "
         f"{figures['coverage_of_ctr_over_looks']:.3f}."
     )
     return f"{table(head, rows)}\n\n{text}"

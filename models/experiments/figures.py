@@ -41,16 +41,6 @@ def legend(report: Mapping[str, Any]) -> list[str]:
             f"Day {sequential['days']} of {sequential['planned_days']}: a verdict is that of the bounds over all looks "
             f"and comparisons ({report['level']:.0%}), not of p."
         )
-        for name, arms in sequential["metrics"].items():
-            for arm, each in arms.items():
-                last = each["looks"][-1]
-                day = each["crossed_on_day"]
-                crossed = "no bound crossed" if day is None else f"bound crossed on day {day}"
-                lines.append(
-                    f"{name}, {arm}: {crossed}; now z {shown(last['z'], '+.2f')}, bound {shown(last['bound'], '.2f')}, "
-                    f"difference {shown(last['difference'], '+.4g')} over all looks "
-                    f"[{shown(last['low'], '+.4g')}, {shown(last['high'], '+.4g')}]"
-                )
     else:
         lines.append("A verdict is that of Holm's p below 5 %; it holds for one look, at a time chosen before.")
     for name, same in report.get("aa", {}).items():
@@ -59,6 +49,4 @@ def legend(report: Mapping[str, Any]) -> list[str]:
             f"A/A, {name}: {same['rejected']} of {same['splits']} random splits have p < 5 % "
             f"({same['low']} to {same['high']} expected): {says}"
         )
-    if report["notice"]:
-        lines.append(f"notice: {report['notice']}")
     return lines

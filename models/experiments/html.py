@@ -53,7 +53,7 @@ def _comparisons(report: Mapping[str, Any]) -> str:
             users = f"{each['users']['control']:,} / {each['users']['treatment']:,} users"
             title = name if len(metric["comparisons"]) == 1 else f"{name}, {arm}"
             chart.append(ChartRow(title, users, [(figure["value"], figure["low"], figure["high"])], False))
-    text = " ".join(escape(line) for line in legend({**report, "sequential": None, "notice": ""}))
+    text = " ".join(escape(line) for line in legend(report))
     title = f"Treatment over control {report['control']}, less 1"
     return (
         f'<section><h2>Differences</h2><p class="legend">{text}</p>{html_table(rows)}'
@@ -72,7 +72,7 @@ def _looks(sequential: Mapping[str, Any]) -> str:
                 rows.append((name, arm, str(look["day"]), *cells))
     text = (
         f"Day {sequential['days']} of {sequential['planned_days']}. With 95 % probability no bound of any look and "
-        "comparison is crossed if the arms are equal, and all these intervals hold at once. Verdicts are by the bounds."
+        "comparison is crossed if the arms are equal, and all these intervals hold at once."
     )
     return f'<section><h2>Looks</h2><p class="legend">{text}</p>{html_table(rows)}</section>'
 

@@ -1,6 +1,6 @@
 """The report of an experiment: what was measured, with intervals, and the files that say it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -287,5 +287,20 @@ def report_table(report: Mapping[str, Any]) -> str:
             ps = [shown(each[p], ".3f") for p in ("p", "p_holm")]
             rows_of_metrics.append((name, arm, each["verdict"], *cells, difference, lift(each["lift"]), *ps, left))
     lines.append(aligned(rows_of_metrics, text_columns=3))
-    lines += ["", *legend(report)]
+    lines += ["", *legend(report), *_last_looks(report)]
+    if report["notice"]:
+        lines.append(f"notice: {report['notice']}")
     return "\n".join(lines)
+
+
+def _last_looks(report: Mapping[str, Any]) -> Iterator[str]:
+    for name, arms in report.get("sequential", {"metrics": {}})["metrics"].items():
+        for arm, each in arms.items():
+            last = each["looks"][-1]
+            day = each["crossed_on_day"]
+            crossed = "no bound crossed" if day is None else f"bound crossed on day {day}"
+            figure = with_interval({**last, "value": last["difference"]}, "+")
+            yield (
+                f"{name}, {arm}: {crossed}; now z {shown(last['z'], '+.2f')}, bound {shown(last['bound'], '.2f')}, "
+                f"difference over all looks {figure}"
+            )

@@ -1,9 +1,9 @@
 """Looks at a running experiment, each with a bound that keeps the error over all of them: group-sequential tests.
 
 Logs arrive day by day and a shop plans when its experiment ends, so that looks are few and known. Then spending the
-error over the days costs little on the last one: at 5 % and a look a day for 30 days, the last bound is 2.2 standard
+error over the days costs little on the last one: at 5 % and a look a day for 30 days, the last bound is 2.1 standard
 errors instead of 1.96. A test that is valid for ever at any number of looks (mSPRT) needs 3.0 there at best:
-1.6 times the users for the same chance (80 %) to see an effect, and effects of rankers are small.
+1.7 times the users for the same chance (80 %) to see an effect, and effects of rankers are small.
 
 Textbook bounds take it that what is learned between looks is independent. Here the same shoppers come back day after
 day, so that it is not: the correlation of the statistics at the looks is estimated from the users instead.
