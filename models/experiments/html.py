@@ -53,8 +53,8 @@ def _comparisons(report: Mapping[str, Any]) -> str:
             users = f"{each['users']['control']:,} / {each['users']['treatment']:,} users"
             title = name if len(metric["comparisons"]) == 1 else f"{name}, {arm}"
             chart.append(ChartRow(title, users, [(figure["value"], figure["low"], figure["high"])], False))
-    text = " ".join(escape(line) for line in legend(report))
-    title = f"Treatment over control {report['control']}, less 1"
+    text = "<br>".join(escape(line) for line in legend(report))
+    title = f"Treatment over {report['control']}, less 1"
     return (
         f'<section><h2>Differences</h2><p class="legend">{text}</p>{html_table(rows)}'
         f"<figure><figcaption>{escape(title)}</figcaption>{row_chart(title, chart, ['lift'])}</figure></section>"

@@ -80,13 +80,18 @@ def test_a_wrong_sample_ratio_comes_first_and_stops_all_verdicts(shop):
 
 
 def test_several_treatments_share_the_error(tmp_path):
-    experiment = Experiment("three", (Arm("control"), Arm("b"), Arm("c")))
+    experiment = Experiment("three", (Arm("control"), Arm("b"), Arm("<i>c")))
     logs, exposures = write_shop(tmp_path, simulate(150, 3, 3), experiment)
-    found = experiment_report(logs, [exposures], experiment, metrics=["ctr"], before_days=0, planned_days=3)
-    assert [*found["metrics"]["ctr"]["comparisons"]] == ["b", "c"]
+    found = experiment_report(
+        logs, [exposures], experiment, metrics=["ctr"], before_days=0, planned_days=3, output=tmp_path / "out"
+    )
+    assert [*found["metrics"]["ctr"]["comparisons"]] == ["b", "<i>c"]
     assert found["sequential"]["error_of_each"] == pytest.approx(0.05 / 2)
     assert found["adjusted_for"] == []
-    ps = [found["metrics"]["ctr"]["comparisons"][arm] for arm in ("b", "c")]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "&lt;i&gt;c" in page
+    assert "<i>c" not in page
+    ps = [found["metrics"]["ctr"]["comparisons"][arm] for arm in ("b", "<i>c")]
     assert min(each["p_holm"] for each in ps) == pytest.approx(min(1, 2 * min(each["p"] for each in ps)))
 
 
