@@ -6,7 +6,7 @@ from pathlib import Path
 from beam_pipelines.format.errors import about
 from beam_pipelines.log_options import parse_columns, parse_units
 from beam_pipelines.options import BuildOptions
-from beam_pipelines.shell.command import ArgumentParser, command, require_directory, run_command
+from beam_pipelines.shell.command import ArgumentParser, command, run_command
 
 
 def _parser() -> ArgumentParser:
@@ -15,7 +15,7 @@ def _parser() -> ArgumentParser:
     add("--logs", type=Path, required=True, help="log directory, of the experiment's time and the days before")
     add("--exposures", type=Path, nargs="+", required=True, metavar="FILE", help="exposure logs (JSON lines)")
     add("--experiment", type=Path, required=True, metavar="FILE", help="JSON file of the experiment and its arms")
-    add("--output", type=Path, default=Path("artifacts/ab_report"), help="directory to write")
+    add("--output", default="artifacts/ab_report", help="directory to write")
     add("--metrics", nargs="+", metavar="NAME", help="ctr, conversion, orders_per_user, value_per_user: chosen before "
         "the experiment (unset: all that the logs allow)")  # fmt: skip
     add("--value", metavar="COLUMN", help="the column stat_* of items that says what an order is worth")
@@ -43,7 +43,7 @@ def main(options: argparse.Namespace) -> str:
     with about("experiment"):
         experiment = Experiment.read(options.experiment)
     report = experiment_report(
-        require_directory(options.logs, "--logs", "beam_pipelines.datasets"),
+        options.logs,
         options.exposures,
         experiment,
         output=options.output,

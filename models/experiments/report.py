@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import norm
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.text_file import finite, write_json
 from beam_pipelines.logs.reading_rules import ReadingRules
@@ -37,7 +38,7 @@ def experiment_report(
     exposures: Sequence[Path | str],
     experiment: Experiment,
     *,
-    output: Path | str | None = None,
+    output: Location | str | None = None,
     overwrite: bool = False,
     metrics: Sequence[str] | None = None,
     value: str | None = None,
@@ -54,7 +55,8 @@ def experiment_report(
         logs: log directory of the time of the experiment and the days before.
         exposures: exposure logs.
         experiment: the experiment.
-        output: directory to write `report.json`, `table.txt` and `report.html` to; `None` writes nothing.
+        output: directory, by path or URI, to write `report.json`, `table.txt` and `report.html` to; `None` writes
+            nothing.
         overwrite: whether an `output` that exists is replaced.
         metrics: names of `METRICS`, chosen before the experiment; `None` for all that the logs allow.
         value: the column `stat_*` of `items` that says what an order is worth.
@@ -127,7 +129,7 @@ def experiment_report(
     _judge(report)
     report = finite(report)
     if output is not None:
-        with whole_directory(Path(output), overwrite=overwrite, inputs=[Path(logs), *paths]) as scratch:
+        with whole_directory(as_location(output), overwrite=overwrite, inputs=[Path(logs), *paths]) as scratch:
             write_json(scratch / REPORT_FILE, report)
             (scratch / TABLE_FILE).write_text(report_table(report) + "\n", encoding="utf-8")
             (scratch / PAGE_FILE).write_text(render(report), encoding="utf-8")
