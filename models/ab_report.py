@@ -12,7 +12,7 @@ from beam_pipelines.shell.command import ArgumentParser, command, run_command
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("Compares the arms of an experiment on users.")
     add = parser.add_argument
-    add("--logs", type=Path, required=True, help="log directory, of the experiment's time and the days before")
+    add("--logs", required=True, help="log directory, of the experiment's time and the days before")
     add("--exposures", type=Path, nargs="+", required=True, metavar="FILE", help="exposure logs (JSON lines)")
     add("--experiment", type=Path, required=True, metavar="FILE", help="JSON file of the experiment and its arms")
     add("--output", default="artifacts/ab_report", help="directory to write")

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.location import Location
 from beam_pipelines.logs.catalog import newest_values
 from beam_pipelines.logs.contract import TABLES, Table, find_column
 from beam_pipelines.logs.directory import LogDirectory
@@ -53,7 +53,7 @@ class Outcomes(NamedTuple):
 
 
 def read_outcomes(
-    logs: Path,
+    logs: Location,
     exposures: Exposures,
     *,
     value: str | None = None,

@@ -34,7 +34,7 @@ _LEAST_USERS = 2  # of an arm: fewer have no spread
 
 
 def experiment_report(
-    logs: Path | str,
+    logs: Location | str,
     exposures: Sequence[Path | str],
     experiment: Experiment,
     *,
@@ -52,7 +52,7 @@ def experiment_report(
     """Compares the arms of an experiment with the first of them, the control. Users are the units of everything.
 
     Args:
-        logs: log directory of the time of the experiment and the days before.
+        logs: log directory, by path or URI, of the time of the experiment and the days before.
         exposures: exposure logs.
         experiment: the experiment.
         output: directory, by path or URI, to write `report.json`, `table.txt` and `report.html` to; `None` writes
@@ -86,7 +86,7 @@ def experiment_report(
     paths = [Path(path) for path in exposures]
     exposed = read_exposures(paths, experiment)
     outcomes = read_outcomes(
-        Path(logs),
+        as_location(logs),
         exposed,
         value=value,
         before_days=before_days,
@@ -129,7 +129,7 @@ def experiment_report(
     _judge(report)
     report = finite(report)
     if output is not None:
-        with whole_directory(as_location(output), overwrite=overwrite, inputs=[Path(logs), *paths]) as scratch:
+        with whole_directory(as_location(output), overwrite=overwrite, inputs=[as_location(logs), *paths]) as scratch:
             write_json(scratch / REPORT_FILE, report)
             (scratch / TABLE_FILE).write_text(report_table(report) + "\n", encoding="utf-8")
             (scratch / PAGE_FILE).write_text(render(report), encoding="utf-8")
