@@ -353,7 +353,7 @@ def kuairand(figures: Figures) -> str:
         ("COPC", "copc"),
     ):
         gap = ours["differences"].get(key)
-        text = "" if gap is None else f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+        text = "" if gap is None else _four_places(gap)
         rows.append([name, *(f"{side[key]:.4f}" for side in (ours, theirs)), text, f"{averaged[key]:.4f}"])
     head = (
         f"{figures['candidates']:,} candidates, {figures['seeds']} seeds",
@@ -362,7 +362,25 @@ def kuairand(figures: Figures) -> str:
         "difference",
         "its seeds averaged as one",
     )
-    return table(head, rows)
+    whole = table(head, rows)
+    return whole if "one_member" not in figures else f"{whole}\n\n{_kuairand_one_member(figures['one_member'])}"
+
+
+def _four_places(gap: Mapping[str, float]) -> str:
+    return f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+
+
+def _kuairand_one_member(arms: Figures) -> str:
+    """Networks that are not averaged, beside the peer's."""
+    theirs = arms["fuxictr"]
+    rows = [["FuxiCTR's DIN", str(theirs["seeds"]), f"{theirs['auc']:.4f}", "", f"{theirs['gauc_user_mean']:.4f}", ""]]
+    for name, arm in arms.items():
+        if name != "fuxictr":
+            cells = [name, str(arm["seeds"])]
+            for key in ("auc", "gauc_user_mean"):
+                cells += [f"{arm[key]:.4f}", _four_places(arm["differences"][key])]
+            rows.append(cells)
+    return table(("one network", "seeds", "AUC", "less FuxiCTR's", "GAUC by user", "less FuxiCTR's"), rows)
 
 
 def pictures_sample(figures: Figures) -> str:

@@ -2,7 +2,7 @@
 
     make bench-env
     .venv/bin/python -m benchmarks.ranker.kuairand [--source DIR] [--work-dir DIR] [--learning-rates LR ...]
-        [--dropouts SHARE ...] [--weight-decays DECAY ...] [--seeds N] [--quick]
+        [--dropouts SHARE ...] [--weight-decays DECAY ...] [--members N] [--seeds N] [--quick]
 
 The last two days are the test, the days before for training and, their latest tenth, for validation. The peer reads
 what the ranker's tables hold: IDs with the same thresholds, vocabularies and scales, of items, users and candidates;
@@ -16,7 +16,7 @@ the peer lowers its learning rate when validation stops improving. (GAUC over pa
 one video.) Test scores of both are measured by the same code; intervals are over users, with the metrics of seeds
 averaged; differences are paired.
 
-A ranker of ours has four members, networks whose log-odds it averages; a peer is one network. So that it can be seen
+A ranker of ours has `--members` networks whose log-odds it averages; a peer is one network. So that it can be seen
 what averaging does, the last column has the peer's seeds averaged likewise, as one.
 
 What the work directory holds is not made again. `--quick` tries one point of the grid with one seed for two epochs.
@@ -61,13 +61,13 @@ LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (4e-3, 2e-3, 1e-3), (0.0, 0.2), (0.0, 
 CONFIG = (
     "batch_size=256",
     "monitor=auc",
-    "patience=2",
+    "patience=3",
+    "restart_embeddings=true",
     f"ranker.lengths={{click: {STEPS}, pay: 0, cart: 0}}",
     f"ranker.attention.recent_steps={STEPS}",
     "ranker.attention.histories=none",
-    "ranker.members=4",
 )
-"""Of our rankers: DIN's activation unit on the same steps and the same patience as the peer's, and four members."""
+"""Of our rankers: DIN's activation unit on the same steps."""
 PARTS = ("fit", "validation", "test")
 _BATCH = 512
 
@@ -222,10 +222,11 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     axes = (args.learning_rates, args.dropouts, args.weight_decays)
     grid = list(itertools.starmap(Point, itertools.product(*axes)))[: 1 if args.quick else None]
     seeds = range(1 if args.quick else args.seeds)
-    runs_dir = args.work_dir / ("quick" if args.quick else "runs")  # trainings of other lengths do not mix
+    # Trainings of other lengths do not mix.
+    runs_dir = args.work_dir / ("quick" if args.quick else f"runs_{args.members}")
     runs_dir.mkdir(exist_ok=True)
     ours = Ours(dataset, runs_dir)
-    our_options = ("epochs=2",) if args.quick else ("epochs=8",)
+    our_options = ("epochs=2" if args.quick else "epochs=4", f"ranker.members={args.members}")
     peer_options = ("--epochs", "2") if args.quick else ()
 
     tried: dict[str, dict[Point, list[float]]] = {side: {point: [] for point in grid} for side in ("ours", "fuxictr")}
@@ -285,6 +286,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = benchmark_parser(__doc__, quick="one point of the grid, one seed, two epochs")
     add = parser.add_argument
+    add("--members", type=int, default=4, help="networks of a ranker of ours")
     add("--source", type=Path, default=Path("../shared/data/kuairand_impressions"), help="KuaiRand's files")
     add("--work-dir", type=Path, default=WORK / "kuairand", help="what is there is reused")
     add("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, metavar="LR", help="of the grid")

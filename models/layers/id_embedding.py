@@ -54,6 +54,11 @@ class IdEmbedding(keras.layers.Layer):
         )
         self.built = True
 
+    def restart(self, largest: float, seed: int) -> None:
+        """Lets the embeddings begin anew, with other values between `-largest` and `largest`."""
+        uniform = keras.initializers.RandomUniform(-largest, largest, seed=seed)
+        self.embeddings.assign(uniform(self.embeddings.shape, self.embeddings.dtype))
+
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds; see the class."""
         if training and self.dropout:

@@ -153,6 +153,8 @@ class TrainingConfig(Config):
         weight_decay: of Adam, coupled; of embeddings, only rows that a step has read decay.
         average_weights: whether validation sees, and the run keeps, an average of the weights after each step, of the
             newest tenth of all, instead of the last ones.
+        restart_embeddings: whether embeddings of IDs begin anew in every epoch, so that they learn no page by heart,
+            while the rest goes on; see `RestartedEmbeddings`.
         clip_norm: gradients of the whole batch, of all members, are scaled down to this length; null for none.
         loss_half_life_days: age at which a page counts half as much in the loss as the newest one; null for all alike.
             Metrics count every page once.
@@ -170,6 +172,7 @@ class TrainingConfig(Config):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: NonNegativeFloat = 0.0
     average_weights: bool = True
+    restart_embeddings: bool = False
     clip_norm: float | None = Field(None, gt=0)
     loss_half_life_days: float | None = Field(None, gt=0)
     validation_share: float = Field(0.1, gt=0, lt=1)

@@ -264,6 +264,11 @@ class RankerMember(keras.layers.Layer):
         pages = self._concat(by_page) if by_page else None
         return self._mlp(self._concat(by_candidate), pages, training)
 
+    def id_embeddings(self) -> list[IdEmbedding]:
+        """What it learns of single items, users, categories and so on; not of ages."""
+        layers = self._flatten_layers(include_self=False)
+        return [layer for layer in layers if isinstance(layer, IdEmbedding) and layer is not self.age]
+
     def _concat(self, features: list[tf.Tensor]) -> tf.Tensor:
         return tf.concat([tf.saturate_cast(feature, self.compute_dtype) for feature in features], axis=-1)
 

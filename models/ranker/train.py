@@ -23,6 +23,7 @@ from models.ranker.adapt import PictureSources, adapt_to_pages, check_negatives,
 from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
 from models.ranker.config import Monitor, RankerConfig, TrainingConfig
 from models.ranker.ranker import LOSS_WEIGHT, Ranker, default_optimizer
+from models.ranker.restarted_embeddings import RestartedEmbeddings
 from models.ranker.run import RankerMetadata, RankerRun
 from models.ranker.warm_start import WarmStart
 from models.training.checkpoints import Checkpoints
@@ -255,6 +256,9 @@ def _fit(
         seed=seed,
     )
     weigh = _loss_weights(config.loss_half_life_days, train.window.last)
+    callbacks: list[keras.callbacks.Callback] = [ValidationMetrics(later_batches, ranker.negative_rate)]
+    if config.restart_embeddings:
+        callbacks.append(RestartedEmbeddings(batches.steps_per_epoch, seed))
     verbose = (1 if sys.stdout.isatty() else 2) if is_progress_shown() else 0
     return resumable_fit(
         ranker,
@@ -268,7 +272,7 @@ def _fit(
         monitor=f"val_{config.monitor}",
         patience=config.patience,
         verbose=verbose,
-        callbacks=[ValidationMetrics(later_batches, ranker.negative_rate)],
+        callbacks=callbacks,
         shuffle=False,  # the batches are shuffled already
     )
 

@@ -82,6 +82,13 @@ class LazyAdam(Adam):
         for lag in self._lags:
             lag.assign(keras.ops.zeros_like(lag))
 
+    def forget(self, variables: list[keras.Variable]) -> None:
+        """Lets moments and averages of some variables begin anew, as if these had never changed."""
+        for index in map(self._get_variable_index, variables):
+            lags = [self._lags[index]] if self.average else []
+            for slot in (self._momentums[index], self._velocities[index], *lags):
+                slot.assign(keras.ops.zeros_like(slot))
+
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Keras' method, for decoupled decay; left to `update_step`, which knows the rows."""
 

@@ -39,7 +39,8 @@ def history(run: Path) -> dict[str, list[float]]:
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys):
     whole, output = tmp_path / "whole", tmp_path / "ranker"
     first, second = sorted(random.sample([step for step in range(3, 18) if step % STEPS], 2))
-    changes = {"epochs": EPOCHS, "patience": EPOCHS, "clip_norm": 1.0, "ranker__attention__histories": "none"}
+    changes = {"epochs": EPOCHS, "patience": EPOCHS, "clip_norm": 1.0, "restart_embeddings": True}
+    changes["ranker__attention__histories"] = "none"
     command = ranker_arguments(tiny, output, **changes)
 
     process = start(command, module=MODULE)
