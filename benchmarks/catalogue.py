@@ -204,7 +204,7 @@ BENCHMARKS = {
             "pictures_ideas",
             "benchmarks.pictures.ideas",
             "What further ways to read pictures add on H&M",
-            "one idea at a time beside cosines, on validation pages; the best on the test pages",
+            "one further way to read pictures at a time, beside cosines, on validation pages",
             needs=_HM,
             quick="20 minutes",
             full="2 hours",
