@@ -8,10 +8,10 @@ RANKERS := $(IMAGE_FEATURES:%=$(A)/rankers/%)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random test-cases test-kill test-java lint bench bench-env clean
+.PHONY: help demo test test-random test-cases test-kill test-java cluster-env cluster-test lint bench bench-env clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(A)/report/metrics.json $(A)/serving.published ## logs to live endpoint on the shipped sample
 	@echo
@@ -34,6 +34,11 @@ test-kill: .venv/.installed ## every method to pre-train, killed and resumed: th
 test-java: .venv/.installed ## a published version in TensorFlow for Java; needs Java 17 and Maven
 	mvn --batch-mode --quiet --file tests/export/java/pom.xml package
 	$(PY) -m pytest -m java tests/export
+
+cluster-env: .venv/.installed $(A)/cluster-env/.installed ## Flink, Spark and what submits to them; needs Java 17 and Maven
+
+cluster-test: .venv/.installed ## builds on Flink and Spark over an object store, on machines made of namespaces; as root
+	$(PY) -m pytest -m cluster
 
 lint: .venv/.installed ## check style, formatting and types
 	.venv/bin/ruff check .
@@ -71,6 +76,21 @@ clean: ## remove everything that make made, the environment apart
 	@echo '*' > $(@D)/.gitignore
 	@$(@D)/bin/python -m pip install --quiet --requirement $<
 	@$(@D)/bin/python -m pip check
+	@touch $@
+
+# Jars that are there already are taken: of another Beam, or from another registry. Flink must be of the minor version that
+# a job server's name says; Spark of the one that it was built with.
+JOB_SERVERS = $(wildcard $(A)/cluster-env/jars/beam-runners-flink-*.jar) $(wildcard $(A)/cluster-env/jars/beam-runners-spark-*.jar)
+
+$(A)/cluster-env/.installed: tests/cluster/pom.xml | .venv/.installed
+	@mkdir -p $(@D)
+	@test $(words $(JOB_SERVERS)) -eq 2 || mvn --batch-mode --quiet --file $< dependency:copy-dependencies \
+	    -DexcludeTransitive -DoutputDirectory=$(abspath $(@D))/jars
+	@$(PY) -m pip install --quiet --no-deps --upgrade --target $(@D)/flink 'apache-flink-libraries==1.20.3'
+	@$(PYTHON) -m venv $(@D)/spark
+	@$(@D)/spark/bin/python -m pip install --quiet pyspark==$$($(PY) -c "import glob, zipfile; \
+	    print(zipfile.ZipFile(glob.glob('$(@D)/jars/beam-runners-spark-*.jar')[0]).read('spark-version-info.properties') \
+	    .decode().partition('version=')[2].split()[0])")
 	@touch $@
 
 # The stages. Each depends on the code it runs and on the artifact before it, so a change re-runs only what it touches.

@@ -18,10 +18,11 @@ DOCUMENTS = sorted(
 )
 README_LINES = 150
 FOREIGN_OPTIONS = {
-    "--artifacts_dir",
+    "--add-opens",
     "--check",
     "--direct_num_workers",
     "--dropouts",
+    "--environment_cache_millis",
     "--environment_config",
     "--environment_type",
     "--flink_master",
