@@ -45,6 +45,16 @@ BENCHMARKS = {
             full="15 minutes",
         ),
         Benchmark(
+            "data_job_clusters",
+            "benchmarks.data_job.clusters",
+            "The data job on clusters",
+            "wall time and bytes moved of a build on Flink with one and two task managers beside the same build "
+            "in process",
+            needs="make cluster-env, and root",
+            quick="3 minutes",
+            full="5 minutes",
+        ),
+        Benchmark(
             "encoder_speed",
             "benchmarks.encoder.speed",
             "Training the encoder on a CPU",

@@ -58,6 +58,27 @@ def data_job(figures: Figures) -> str:
     return table(head, rows)
 
 
+def data_job_clusters(figures: Figures) -> str:
+    """Wall time and bytes moved on each cluster."""
+    rows = [
+        [
+            name,
+            number(figures[f"seconds_{case}"], 1, " s"),
+            number(figures[f"engine_seconds_{case}"], 1, " s"),
+            number(figures[f"received_mb_{case}"], 1, " MB"),
+            number(figures[f"stored_mb_{case}"], 1, " MB"),
+            f"{figures[f'store_requests_{case}']:,}",
+        ]
+        for name, case in (
+            ("in process", "in_process"),
+            ("Flink, one task manager", "flink_1"),
+            ("Flink, two", "flink_2"),
+        )
+    ]
+    head = ("", "build", "a twentieth of it", "received by workers", "written to the store", "requests to it")
+    return table(head, rows)
+
+
 def encoder_speed(figures: Figures) -> str:
     """Rates of training on a CPU."""
     rows = []
@@ -580,6 +601,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     table_of.__name__: table_of
     for table_of in (
         data_job,
+        data_job_clusters,
         encoder_speed,
         encoder_fine_tuning_speed,
         encoder_gpu,
