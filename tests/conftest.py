@@ -132,6 +132,8 @@ def s3_server(tmp_path_factory) -> Iterator[str]:
 
     Tests share the bucket: each writes below a folder of its own.
     """
+    from s3fs import S3FileSystem
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -147,6 +149,7 @@ def s3_server(tmp_path_factory) -> Iterator[str]:
         environment.setenv("AWS_ACCESS_KEY_ID", "test")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        S3FileSystem.clear_instance_cache()  # one that a test made before has looked for credentials already
         try:
             for _ in range(300):
                 with contextlib.suppress(OSError):
@@ -157,6 +160,7 @@ def s3_server(tmp_path_factory) -> Iterator[str]:
                 time.sleep(0.1)
             yield f"s3://{bucket}"
         finally:
+            S3FileSystem.clear_instance_cache()
             server.terminate()
 
 
