@@ -35,7 +35,7 @@ for path in $SEEN; do
     mount --bind $path $root$path
     mount -o remount,bind,ro $root$path
 done
-mkdir $root/tmp $root/dev $root/proc
+mkdir -p $root/tmp $root/dev $root/proc
 mount --rbind /dev $root/dev
 mount -t tmpfs tmpfs $root/dev/shm
 mount --rbind /proc $root/proc
