@@ -199,15 +199,13 @@ def running(service, log):
         process.wait()
 
 
-def test_a_detached_build_is_committed_by_its_last_step(tmp_path, request, monkeypatch):
+def test_a_detached_build_is_committed_by_its_last_step(tmp_path, s3_server, monkeypatch):
     """Separate workers, which share a bucket with the submitter, go on when that has left."""
-    pytest.importorskip("moto")
-    bucket = request.getfixturevalue("s3_server")
     monkeypatch.setenv("COURIER_CACHE", str(tmp_path / "cache"))
     write_logs(tmp_path / "logs")
     command = ["--logs", str(tmp_path / "logs"), "--split-by-time", "2026-01-02,2026-01-03"]
     build.main([*command, "--output", str(tmp_path / "in_process")])
-    output = as_location(f"{bucket}/detached")
+    output = as_location(f"{s3_server}/detached")
     service, pool = SERVICES
     with running(service, tmp_path / "service.log") as ports, running(pool, tmp_path / "pool.log") as pool_ports:
         (job,), (workers,) = ports.values(), pool_ports.values()
