@@ -103,6 +103,25 @@ def remove_file(path: Location) -> None:
         path.fs.rm_file(path.path)  # unlike `unlink`, it takes [] in a name for what they are
 
 
+def remove_directory(directory: UPath) -> None:
+    """Removes a remote directory, if it is there, and all below.
+
+    Raises:
+        InputError: the store refuses.
+    """
+    # Not by `rm`: it takes [] and * in a name for a pattern, and removes what fits it.
+    with storage_errors(directory):
+        found = directory.fs.find(directory.path, withdirs=True, detail=True)
+        for path, info in sorted(found.items(), reverse=True):
+            if info["type"] == "file":
+                directory.fs.rm_file(path)
+            else:
+                with contextlib.suppress(OSError):  # object stores have none to remove
+                    directory.fs.rmdir(path)
+        with contextlib.suppress(OSError):
+            directory.fs.rmdir(directory.path)
+
+
 @contextlib.contextmanager
 def storage_errors(location: Location) -> Iterator[None]:
     """Turns what a remote file system raises into a line that names the location.

@@ -18,7 +18,7 @@ from upath import UPath
 
 from beam_pipelines.format.contents import CONTENTS_NAME, Contents, StoredFile
 from beam_pipelines.format.errors import ArtifactError, InputError
-from beam_pipelines.format.location import Location, entries, is_remote, is_within, storage_errors
+from beam_pipelines.format.location import Location, entries, is_remote, is_within, remove_directory, storage_errors
 from beam_pipelines.shell.progress import progress_bar
 
 SWEPT_AFTER = datetime.timedelta(days=7)
@@ -140,7 +140,7 @@ def abandon(attempt: Attempt) -> None:
         return
     with contextlib.suppress(InputError):  # `sweep` removes what stays
         if not is_committed(attempt):
-            _remove(attempt.directory)
+            remove_directory(attempt.directory)
 
 
 def sweep(output: Location, older_than: datetime.timedelta = SWEPT_AFTER) -> int:
@@ -166,7 +166,7 @@ def sweep(output: Location, older_than: datetime.timedelta = SWEPT_AFTER) -> int
             if not _ATTEMPT.fullmatch(directory.name) or (committed and directory.name == committed.attempt):
                 continue
             if _now() - _begun(directory) >= older_than:
-                _remove(directory)
+                remove_directory(directory)
                 swept += 1
     return swept
 
@@ -278,11 +278,6 @@ def _begun(directory: UPath) -> datetime.datetime:
         return datetime.datetime.fromisoformat((directory / _BEGUN).read_text())
     except (FileNotFoundError, ValueError):
         return datetime.datetime.min.replace(tzinfo=datetime.UTC)  # half removed
-
-
-def _remove(directory: UPath) -> None:
-    with storage_errors(directory):
-        directory.fs.rm(directory.path, recursive=True)
 
 
 def _prefix(path: Path, state: str) -> str:

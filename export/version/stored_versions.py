@@ -9,7 +9,7 @@ from pathlib import Path
 from upath import UPath
 
 from beam_pipelines.format.errors import ArtifactError, InputError
-from beam_pipelines.format.location import entries, storage_errors
+from beam_pipelines.format.location import entries, remove_directory, storage_errors
 from beam_pipelines.format.outputs import upload, whole_directory
 from export.version.base_path import MAX_VERSION, RANKER_METADATA_FILE
 
@@ -73,8 +73,8 @@ def store_version(directory: Path, version: UPath) -> None:
         with storage_errors(version):
             version.fs.put_file(str(last), (version / SAVED_MODEL_FILE).path)
     except BaseException:
-        with contextlib.suppress(InputError), storage_errors(version):
-            version.fs.rm(version.path, recursive=True)
+        with contextlib.suppress(InputError):
+            remove_directory(version)
         raise
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from beam_pipelines.format.errors import ArtifactError, InputError
-from beam_pipelines.format.location import Location, entries, is_remote, storage_errors
+from beam_pipelines.format.location import Location, entries, is_remote, remove_directory, storage_errors
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.shell.progress import warn
 
@@ -151,8 +151,8 @@ class Checkpoints:
         """Removes all checkpoints."""
         if is_remote(self.path):
             # Those that stay do no harm, and the run has its output.
-            with contextlib.suppress(InputError, FileNotFoundError), storage_errors(self.path):
-                self.path.fs.rm(self.path.path, recursive=True)
+            with contextlib.suppress(InputError):
+                remove_directory(self.path)
         else:
             shutil.rmtree(self.path, ignore_errors=True)
 

@@ -94,6 +94,17 @@ def test_what_was_not_committed_is_swept_by_age(output):
     assert (local_copy(output) / "deep" / "file").read_text() == "new"
 
 
+def test_only_what_was_abandoned_is_removed_whatever_its_name(output):
+    other, named = begin(output.parent / "run1"), begin(output.parent / "run[1]")
+    for attempt in (other, named):
+        (attempt.directory / "half").write_text("x")
+    like_it = output.parent / "run1" / named.directory.name
+    (like_it / "half").write_text("x")
+    abandon(named)
+    assert sorted(attempts(output.parent / "run1")) == sorted([other.directory.name, like_it.name])
+    assert not (named.directory / "half").exists()
+
+
 def test_a_directory_of_something_else_is_no_output(output):
     (output / "holiday.jpg").write_text("x")
     with pytest.raises(ArtifactError, match=r"holds holiday\.jpg, which is no part of an output"):
