@@ -134,31 +134,16 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         training: bool = False,
     ) -> tf.Tensor:
         """Attends; see the class."""
-        pairs = pairs or [()] * len(keys)
-        for of_history in pairs:
-            if len(of_history) != self.pair_features:
-                raise ValueError(
-                    f"`pairs` must hold pair_features={self.pair_features} tensors for each history. "
-                    f"Received: {len(of_history)}"
-                )
-        query, keys, pairs = tf.nest.map_structure(
-            lambda x: tf.cast(x, self.variable_dtype), (query, [*keys], [[*each] for each in pairs])
-        )
-        histories, heads, head_dim, dim = len(keys), self.heads, self.head_dim, keys[0].shape[-1]
         batch, candidates = tf.shape(query)[0], tf.shape(query)[1]
         rows = batch * candidates
+        query, keys, biases = self._prepare(query, keys, mask, pairs)
+        histories, heads, head_dim, dim = len(keys), self.heads, self.head_dim, keys[0].shape[-1]
         key_kernel, value_kernel = (
             tf.reshape(kernel.value, (dim, heads, head_dim)) for kernel in (self.key_kernel, self.value_kernel)
         )
-        keys = [_without_padding(*each) for each in zip(keys, mask, strict=True)]
-        biases = [self._biases(of_history) for of_history in pairs]
-        # Candidates of all pages in one matrix, and then heads before them: products of many small matrices are slow.
-        query = tf.matmul(tf.reshape(query, (rows, query.shape[-1])), self.query_kernel.value) + self.query_bias.value
-        query = tf.transpose(tf.reshape(query / math.sqrt(head_dim), (rows, heads, head_dim)), (1, 0, 2))
 
         if self.similarity_aware or self.similarity_buckets:
-            if similarity is None:
-                raise ValueError("`similarity` must be given for similarity_aware and similarity_buckets.")
+            similarity = self._needed(similarity)
             of_histories = zip(keys, mask, biases, similarity, strict=True)
             values = tf.stack([self._attend_by_similarity(query, *each) for each in of_histories], axis=2)
             values = tf.reshape(values, (batch, candidates, histories * heads * head_dim))
@@ -195,10 +180,88 @@ class MultiHeadTargetAttention(keras.layers.Layer):
         values = tf.reshape(values, (batch, candidates, histories * heads * head_dim))
         return tf.cast(values, self.compute_dtype)
 
+    def attention_weights(
+        self,
+        query: tf.Tensor,
+        keys: Sequence[tf.Tensor],
+        mask: Sequence[tf.Tensor],
+        pairs: Sequence[Sequence[tf.Tensor]] | None = None,
+        similarity: Sequence[tf.Tensor] | None = None,
+    ) -> list[tf.Tensor]:
+        """How much each step counts for each candidate.
+
+        Args:
+            query, keys, mask, pairs, similarity: as in the call.
+
+        Returns:
+            Of each history `(batch, heads, candidates, steps)`: weights that add up to 1, or to 0 for a history without
+            steps. The projected keys, summed by them, are the output, apart from what `similarity_buckets` add.
+        """
+        batch, candidates = tf.shape(query)[0], tf.shape(query)[1]
+        query, keys, biases = self._prepare(query, keys, mask, pairs)
+        if self.similarity_aware or self.similarity_buckets:
+            similarity = self._needed(similarity)
+        else:
+            similarity = [tf.zeros((batch, candidates, tf.shape(steps)[1]), query.dtype) for steps in keys]
+        return [self._weights(query, *each)[0] for each in zip(keys, mask, biases, similarity, strict=True)]
+
+    def _prepare(
+        self,
+        query: tf.Tensor,
+        keys: Sequence[tf.Tensor],
+        mask: Sequence[tf.Tensor],
+        pairs: Sequence[Sequence[tf.Tensor]] | None,
+    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor | None]]:
+        """The scaled queries of heads `(heads, batch * candidates, head_dim)`, keys with zeros at padding, and biases.
+
+        Raises:
+            ValueError: the pairs are not as many as the layer has weights for.
+        """
+        pairs = pairs or [()] * len(keys)
+        for of_history in pairs:
+            if len(of_history) != self.pair_features:
+                raise ValueError(
+                    f"`pairs` must hold pair_features={self.pair_features} tensors for each history. "
+                    f"Received: {len(of_history)}"
+                )
+        query, keys, pairs = tf.nest.map_structure(
+            lambda x: tf.cast(x, self.variable_dtype), (query, [*keys], [[*each] for each in pairs])
+        )
+        rows = tf.shape(query)[0] * tf.shape(query)[1]
+        # Candidates of all pages in one matrix, and then heads before them: products of many small matrices are slow.
+        query = tf.matmul(tf.reshape(query, (rows, query.shape[-1])), self.query_kernel.value) + self.query_bias.value
+        query = tf.reshape(query / math.sqrt(self.head_dim), (rows, self.heads, self.head_dim))
+        keys = [_without_padding(*each) for each in zip(keys, mask, strict=True)]
+        return tf.transpose(query, (1, 0, 2)), keys, [self._biases(of_history) for of_history in pairs]
+
+    def _needed(self, similarity: Sequence[tf.Tensor] | None) -> Sequence[tf.Tensor]:
+        if similarity is None:
+            raise ValueError("`similarity` must be given for similarity_aware and similarity_buckets.")
+        return similarity
+
     def _attend_by_similarity(
         self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, biases: tf.Tensor | None, similarity: tf.Tensor
     ) -> tf.Tensor:
-        """Attends to one history with the options of similarity.
+        """Attends to one history with the options of similarity: `(batch, candidates, heads, head_dim)`.
+
+        Args:
+            query, keys, mask, biases, similarity: as of `_weights`.
+        """
+        heads, head_dim, dim = self.heads, self.head_dim, keys.shape[-1]
+        batch, candidates, steps = tf.unstack(tf.shape(similarity))
+        value_kernel = tf.transpose(tf.reshape(self.value_kernel.value, (dim, heads, head_dim)), (1, 2, 0))
+        weights, tier = self._weights(query, keys, mask, biases, similarity)
+        summed = tf.matmul(tf.reshape(weights, (batch, heads * candidates, steps)), keys)
+        summed = tf.reshape(summed, (batch, heads, candidates, dim))
+        values = tf.matmul(summed, value_kernel, transpose_b=True)
+        if tier is not None:
+            values += tf.matmul(tier_sums(weights, tier, self.similarity_buckets), self.bucket_values.value)
+        return tf.transpose(values, (0, 2, 1, 3))
+
+    def _weights(
+        self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, biases: tf.Tensor | None, similarity: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Weights of the steps of one history, and the bucket of each similarity, if there are any.
 
         Args:
             query: `(heads, batch * candidates, head_dim)`.
@@ -207,14 +270,12 @@ class MultiHeadTargetAttention(keras.layers.Layer):
             biases: `(batch, heads, candidates * steps)`, or `None`.
             similarity: `(batch, candidates, steps)`.
 
-        Output shape: `(batch, candidates, heads, head_dim)`.
+        Returns:
+            Both `(batch, heads, candidates, steps)`.
         """
         heads, head_dim, dim = self.heads, self.head_dim, keys.shape[-1]
         batch, candidates, steps = tf.unstack(tf.shape(similarity))
-        key_kernel, value_kernel = (
-            tf.transpose(tf.reshape(kernel.value, (dim, heads, head_dim)), (1, 2, 0))
-            for kernel in (self.key_kernel, self.value_kernel)
-        )
+        key_kernel = tf.transpose(tf.reshape(self.key_kernel.value, (dim, heads, head_dim)), (1, 2, 0))
 
         def by_page(values: tf.Tensor) -> tf.Tensor:
             values = tf.reshape(values, (heads, batch, candidates, values.shape[-1]))
@@ -234,13 +295,7 @@ class MultiHeadTargetAttention(keras.layers.Layer):
             logits += tf.reshape(biases, tf.shape(logits))
         present = mask[:, None, None, :]
         weights = tf.nn.softmax(tf.where(present, logits, tf.cast(_MASKED, logits.dtype)))
-        weights = tf.where(present, weights, 0)  # an empty history has weights, on padding
-        summed = tf.matmul(tf.reshape(weights, (batch, heads * candidates, steps)), keys)
-        summed = tf.reshape(summed, (batch, heads, candidates, dim))
-        values = tf.matmul(summed, value_kernel, transpose_b=True)
-        if tier is not None:
-            values += tf.matmul(tier_sums(weights, tier, self.similarity_buckets), self.bucket_values.value)
-        return tf.transpose(values, (0, 2, 1, 3))
+        return tf.where(present, weights, 0), tier  # an empty history has weights, on padding
 
     def _biases(self, pairs: Sequence[tf.Tensor]) -> tf.Tensor | None:
         """What pairs of a history add to logits, `(batch, heads, candidates * steps)`; `None` without any."""

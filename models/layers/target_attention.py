@@ -117,11 +117,38 @@ class TargetAttention(keras.layers.Layer):
         training: bool = False,
     ) -> tf.Tensor:
         """Attends; see the class."""
+        weights, keys = self._weights(query, keys, mask, pairs, query_mask, training)
+        return tf.cast(tf.matmul(weights, keys), self.compute_dtype)
+
+    def attention_weights(
+        self, query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor, pairs: Sequence[tf.Tensor] | None = None
+    ) -> tf.Tensor:
+        """How much each step counts for each candidate, outside of training; 0 at padding.
+
+        Args:
+            query, keys, mask, pairs: as in the call.
+
+        Returns:
+            Shape `(batch, candidates, steps)`. The sum of the keys by these weights is the output.
+        """
+        weights, _ = self._weights(query, keys, mask, pairs)
+        return tf.where(mask[:, None, :], weights, 0)
+
+    def _weights(
+        self,
+        query: tf.Tensor,
+        keys: tf.Tensor,
+        mask: tf.Tensor,
+        pairs: Sequence[tf.Tensor] | None,
+        query_mask: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Weights of the steps, anything at padding, and the keys with zeros there."""
         pairs = pairs or ()
         if len(pairs) != self.pair_features:
             raise ValueError(f"`pairs` must hold pair_features={self.pair_features} tensors. Received: {len(pairs)}")
         query, keys, pairs = tf.nest.map_structure(lambda x: tf.cast(x, self.variable_dtype), (query, keys, [*pairs]))
-        # `where`, not a product: padding may hold anything, NaN included. The sum below adds zeros there.
+        # `where`, not a product: padding may hold anything, NaN included. The sum of the keys adds zeros there.
         keys = tf.where(mask[..., None], keys, 0)
         if query_mask is not None:
             query = tf.where(query_mask[..., None], query, 0)
@@ -136,10 +163,8 @@ class TargetAttention(keras.layers.Layer):
                 lambda: self._scores_by_step(query, keys, pairs),
             )
         if self.score_bias is not None:
-            weights = scores + self.score_bias.value
-        else:
-            weights = tf.nn.softmax(scores + tf.cast(tf.where(mask, 0.0, _MASKED), scores.dtype)[:, None, :])
-        return tf.cast(tf.matmul(weights, keys), self.compute_dtype)
+            return scores + self.score_bias.value, keys
+        return tf.nn.softmax(scores + tf.cast(tf.where(mask, 0.0, _MASKED), scores.dtype)[:, None, :]), keys
 
     def _scores_by_candidate(
         self,

@@ -67,6 +67,20 @@ class PageInputs(NamedTuple):
     histories: dict[str, HistoryInputs]
 
 
+class AttentionWeights(NamedTuple):
+    """How much each step of a history counts for each candidate of a batch of pages; 0 at padded steps.
+
+    Attributes:
+        recent: by the activation unit, of the newest steps, `(batch, candidates, newest)`; these weights need not add
+            up to 1, and may be negative. `None` without such a unit.
+        whole: by the heads of target attention, `(batch, heads, candidates, steps)`; they add up to 1. `None` without
+            target attention.
+    """
+
+    recent: tf.Tensor | None
+    whole: tf.Tensor | None
+
+
 class Towers(Protocol):
     """Makes the towers of a member; a `Ranker` does."""
 
@@ -228,41 +242,62 @@ class RankerMember(keras.layers.Layer):
             by_candidate.append(self.extra_candidate_tower(inputs.page))
         if self.extra_page_tower is not None:
             by_page.append(self.extra_page_tower(inputs.page))
-        keys = {}
-        for number, (name, history) in enumerate(inputs.histories.items()):
+        for history in inputs.histories.values():
             by_candidate += history.pooled
             if self.derived_inputs:
                 by_page.append(tf.math.log1p(tf.reduce_sum(tf.cast(history.mask, tf.float32), axis=1, keepdims=True)))
-            if self.reads_steps:
-                keys[name] = tf.gather(item_vectors, history.positions)
-            if self.age is not None:
-                keys[name] += self.age(number * _AGE_BUCKETS + _age_bucket(history.age))
-        newest = self.recent_steps
+        keys = self._keys(inputs, item_vectors)
         for name, attention in self.recent_attention.items():
-            history = inputs.histories[name]
-            by_candidate.append(
-                attention(
-                    candidates,
-                    keys[name][:, :newest],
-                    history.mask[:, :newest],
-                    [pair[:, :, :newest] for pair in history.pairs],
-                    query_mask=inputs.mask,
-                    training=training,
-                )
-            )
+            recent = self._recent(keys[name], inputs.histories[name])
+            by_candidate.append(attention(candidates, *recent, query_mask=inputs.mask, training=training))
         if self.attention is not None:
-            masks = [inputs.histories[name].mask for name in keys]
-            pairs = [inputs.histories[name].pairs for name in keys]
-            similarity = None
-            if self.attention.similarity_aware or self.attention.similarity_buckets:
-                similarity = [inputs.histories[name].similarity for name in keys]
-            by_candidate.append(
-                self.attention(candidates, [*keys.values()], masks, pairs, similarity, training=training)
-            )
+            by_candidate.append(self.attention(candidates, *self._whole(keys, inputs), training=training))
         for name, encoder in self.encoders.items():
             by_page.append(encoder(keys[name], inputs.histories[name].mask))
         pages = self._concat(by_page) if by_page else None
         return self._mlp(self._concat(by_candidate), pages, training)
+
+    def attention_weights(self, inputs: PageInputs) -> dict[str, AttentionWeights]:
+        """How much each step of each history counts for each candidate.
+
+        Args:
+            inputs: the pages.
+        """
+        _, item_vectors = self.items(inputs.items)
+        candidates = tf.gather(item_vectors, inputs.positions)
+        keys = self._keys(inputs, item_vectors)
+        recent = {
+            name: attention.attention_weights(candidates, *self._recent(keys[name], inputs.histories[name]))
+            for name, attention in self.recent_attention.items()
+        }
+        whole: dict[str, tf.Tensor] = {}
+        if self.attention is not None:
+            whole = dict(
+                zip(keys, self.attention.attention_weights(candidates, *self._whole(keys, inputs)), strict=True)
+            )
+        return {name: AttentionWeights(recent.get(name), whole.get(name)) for name in inputs.histories}
+
+    def _keys(self, inputs: PageInputs, item_vectors: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What attention sees of the steps of each history, `(batch, steps, dim)`; nothing if no layer reads steps."""
+        keys = {}
+        for number, (name, history) in enumerate(inputs.histories.items() if self.reads_steps else ()):
+            keys[name] = tf.gather(item_vectors, history.positions)
+            if self.age is not None:
+                keys[name] += self.age(number * _AGE_BUCKETS + _age_bucket(history.age))
+        return keys
+
+    def _recent(self, keys: tf.Tensor, history: HistoryInputs) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Keys, mask and pairs of the newest steps of a history."""
+        newest = self.recent_steps
+        return keys[:, :newest], history.mask[:, :newest], [pair[:, :, :newest] for pair in history.pairs]
+
+    def _whole(self, keys: dict[str, tf.Tensor], inputs: PageInputs) -> tuple[Any, ...]:
+        """Keys, masks, pairs and similarities of all histories, as the attention to whole histories takes them."""
+        histories = [inputs.histories[name] for name in keys]
+        similarity = None
+        if self.attention is not None and (self.attention.similarity_aware or self.attention.similarity_buckets):
+            similarity = [history.similarity for history in histories]
+        return [*keys.values()], [h.mask for h in histories], [h.pairs for h in histories], similarity
 
     def id_embeddings(self) -> list[IdEmbedding]:
         """What it learns of single items, users, categories and so on; not of ages."""

@@ -29,7 +29,7 @@ from models.ranker.config import RankerConfig, TrainingConfig, image_features_of
 from models.ranker.item_table import ItemTable
 from models.ranker.item_tower import ItemTower
 from models.ranker.matching import ItemMatcher
-from models.ranker.member import HistoryInputs, PageInputs, RankerMember
+from models.ranker.member import AttentionWeights, HistoryInputs, PageInputs, RankerMember
 from models.ranker.pictures.pictures import Pictures
 from models.ranker.tasks import HEADS, global_mean, make_targets, make_task
 from models.training.averaged_weights import AveragedWeights
@@ -296,6 +296,20 @@ class Ranker(DistributedFit, tfrs.Model):
             log(1 + seconds) after a click.
         """
         return _mean_over_members(self._member_logits(page, training))
+
+    def attention_weights(self, page: dict[str, tf.Tensor]) -> dict[str, AttentionWeights]:
+        """What attracts the attention of candidates: how much each step of each history counts for each of them.
+
+        Of several members the mean; heads and histories stay apart.
+
+        Args:
+            page: as in the call.
+        """
+        inputs = self._page_inputs(page)
+        members = [member.attention_weights(inputs) for member in self.members]
+        return tf.nest.map_structure(
+            lambda *weights: None if weights[0] is None else tf.reduce_mean(tf.stack(weights), axis=0), *members
+        )
 
     def _member_logits(self, page: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
         """As `logits`, before they are averaged: `(members, batch, candidates)` each."""

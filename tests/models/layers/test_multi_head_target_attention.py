@@ -35,11 +35,11 @@ def attend(layer, query, keys, mask, pairs=(), **options):
     return layer(query, [keys], [mask], [pairs], **options)
 
 
-def attention_by_definition(layer, query, keys, mask, pairs):
-    """Page by page, candidate by candidate, head by head, with every step projected."""
-    query_kernel, query_bias, key_kernel, value_kernel, pair_kernel = (np.float64(w) for w in layer.get_weights())
-    output = np.zeros((*query.shape[:2], layer.heads, layer.head_dim))
-    for b, c, h in np.ndindex(output.shape[:3]):
+def weights_by_definition(layer, query, keys, mask, pairs):
+    """Page by page, head by head, candidate by candidate; 0 at padding."""
+    query_kernel, query_bias, key_kernel, _, pair_kernel = (np.float64(w) for w in layer.get_weights())
+    weights = np.zeros((query.shape[0], layer.heads, query.shape[1], keys.shape[1]))
+    for b, h, c in np.ndindex(weights.shape[:3]):
         columns = slice(h * layer.head_dim, (h + 1) * layer.head_dim)
         steps = np.flatnonzero(mask[b])
         if not len(steps):
@@ -49,8 +49,17 @@ def attention_by_definition(layer, query, keys, mask, pairs):
         logits /= np.sqrt(layer.head_dim)
         for f, pair in enumerate(pairs):
             logits += pair_kernel[f, h] * pair[b, c, steps]
-        weights = np.exp(logits - logits.max())
-        output[b, c, h] = weights / weights.sum() @ (keys[b, steps] @ value_kernel[:, columns])
+        shares = np.exp(logits - logits.max())
+        weights[b, h, c, steps] = shares / shares.sum()
+    return weights
+
+
+def attention_by_definition(layer, query, keys, mask, pairs):
+    """With every step projected."""
+    weights = weights_by_definition(layer, query, keys, mask, pairs)
+    values = keys.astype(np.float64) @ layer.get_weights()[3]
+    values = values.reshape(*keys.shape[:2], layer.heads, layer.head_dim)
+    output = np.einsum("bhct,bthd->bchd", weights, values)
     return output.reshape(*query.shape[:2], layer.heads * layer.head_dim)
 
 
@@ -88,6 +97,9 @@ def test_equals_definition(batch, candidates, steps, query_dim, key_dim, heads, 
     expected = attention_by_definition(layer, *inputs)
     for training in (False, True):  # training takes its candidates for few
         np.testing.assert_allclose(attend(layer, *inputs, training=training), expected, rtol=1e-4, atol=1e-5)
+    query, keys, mask, pairs = inputs
+    (weights,) = layer.attention_weights(query, [keys], [mask], [pairs])
+    np.testing.assert_allclose(weights, weights_by_definition(layer, *inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_equal_logits_give_the_mean_of_the_values():
@@ -272,10 +284,11 @@ def attend_similar(layer, query, keys, mask, pairs):
 
 
 def similar_by_definition(layer, query, keys, mask, pairs):
-    """Pair by pair, with the key and the value of each."""
+    """Pair by pair, with the key and the value of each: the output, and the weights of the steps."""
     weights = {w.name: np.float64(w) for w in layer.weights}
     gain = weights.get("similarity_kernel", np.zeros(layer.heads))
     output = np.zeros((*query.shape[:2], layer.heads, layer.head_dim))
+    by_step = np.zeros((query.shape[0], layer.heads, query.shape[1], keys.shape[1]))
     for b, c, h in np.ndindex(output.shape[:3]):
         columns = slice(h * layer.head_dim, (h + 1) * layer.head_dim)
         q = query[b, c] @ weights["query_kernel"][:, columns] + weights["query_bias"][columns]
@@ -292,8 +305,9 @@ def similar_by_definition(layer, query, keys, mask, pairs):
             values.append(value)
         if values:
             shares = np.exp(np.array(logits) - max(logits))
+            by_step[b, h, c, mask[b]] = shares / shares.sum()
             output[b, c, h] = shares / shares.sum() @ np.array(values)
-    return output.reshape(*query.shape[:2], layer.heads * layer.head_dim)
+    return output.reshape(*query.shape[:2], layer.heads * layer.head_dim), by_step
 
 
 @pytest.mark.parametrize(("aware", "buckets"), OPTIONS)
@@ -301,8 +315,10 @@ def similar_by_definition(layer, query, keys, mask, pairs):
 def test_similarity_equals_definition(shape, aware, buckets):
     layer, inputs = make_similar(shape, aware, buckets, empty_rows=[1])
     output = attend_similar(layer, *inputs)
-    np.testing.assert_allclose(output, similar_by_definition(layer, *inputs), rtol=1e-4, atol=1e-5)
     query, keys, mask, pairs = inputs
+    (weights,) = layer.attention_weights(query, [keys], [mask], [pairs[:-1]], [pairs[-1]])
+    for actual, expected in zip((output, weights), similar_by_definition(layer, *inputs), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     rows, candidates, steps = shape[0] * shape[1], shape[1], shape[2]
     by_row = (
         query.reshape(rows, 1, query.shape[2]),

@@ -38,7 +38,7 @@ def make_layer(units, normalization, activation, inputs, seed=1, **options):
 def attention_by_definition(layer, query, keys, mask, pairs, query_mask=None, training=False):
     """DIN page by page, candidate by candidate, step by step, on the concatenation that the layer never makes.
 
-    Returns the output, and mean and variance of the present hidden units.
+    Returns the output, mean and variance of the present hidden units, and the weights of the steps.
     """
     kernel, pair_kernel, bias, score_kernel = (
         np.float64(w) for w in (layer.kernel, layer.pair_kernel, layer.bias, layer.score_kernel)
@@ -62,7 +62,7 @@ def attention_by_definition(layer, query, keys, mask, pairs, query_mask=None, tr
         share = 1 / (1 + np.exp(-(x - mean) / np.sqrt(variance + 1e-9)))
         return share * x + (1 - share) * np.float64(layer.dice.alpha) * x
 
-    output = np.zeros(query.shape)
+    output, by_step = np.zeros(query.shape), np.zeros((*query.shape[:2], keys.shape[1]))
     for b, c in np.ndindex(query.shape[:2]):
         steps = np.flatnonzero(mask[b])
         weights = np.array([activate(hidden[b, c, t]) @ score_kernel + score_bias for t in steps])
@@ -71,7 +71,8 @@ def attention_by_definition(layer, query, keys, mask, pairs, query_mask=None, tr
             weights /= weights.sum()
         for t, weight in zip(steps, weights, strict=True):
             output[b, c] += weight * keys[b, t]
-    return output, moments
+            by_step[b, c, t] = weight
+    return output, moments, by_step
 
 
 def averages(layer):
@@ -110,7 +111,9 @@ def values_and_gradients(attend, layer, inputs, of_output=lambda output: output,
 def test_equals_definition(batch, candidates, steps, dim, units, pair_features, normalization, activation, training):
     inputs = make_inputs(batch, candidates, steps, dim, pair_features)
     layer = make_layer(units, normalization, activation, inputs)
-    expected, _ = attention_by_definition(layer, *inputs, training=training)
+    expected, _, weights = attention_by_definition(layer, *inputs, training=training)
+    if not training:
+        np.testing.assert_allclose(layer.attention_weights(*inputs), weights, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(layer(*inputs, training=training), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -120,7 +123,7 @@ def test_moving_averages_are_of_the_present_hidden_units(with_query_mask):
     query_mask = np.random.default_rng(4).random((5, 3)) < 0.6 if with_query_mask else None
     layer = make_layer(6, "none", "dice", inputs)
     before = averages(layer)
-    expected, moments = attention_by_definition(layer, *inputs, query_mask=query_mask, training=True)
+    expected, moments, _ = attention_by_definition(layer, *inputs, query_mask=query_mask, training=True)
     output = layer(*inputs, query_mask=query_mask, training=True)
     shown = np.ones((5, 3), bool) if query_mask is None else query_mask
     np.testing.assert_allclose(output.numpy()[shown], expected[shown], rtol=1e-3, atol=1e-4)

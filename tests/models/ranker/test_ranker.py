@@ -85,6 +85,54 @@ def test_any_length_may_be_zero(ranker, page):
     assert ctr(ranker, {name: values[:0] for name, values in page.items()}).shape == (0, 6)
 
 
+def test_attention_weights_are_shares_of_the_steps_of_a_page_alone(ranker, page):
+    attention = ranker.attention_weights(inputs_of(page))
+    assert list(attention) == ["click", "pay", "cart"]
+    alone = ranker.attention_weights({name: values[3:4] for name, values in inputs_of(page).items()})
+    for name, weights in attention.items():
+        present = page[f"{name}_item"].numpy() != -1
+        assert not present.all()
+        whole, recent = weights.whole.numpy(), weights.recent.numpy()
+        assert whole.shape == (24, CONFIG.attention.heads, 6, present.shape[1])
+        np.testing.assert_allclose(whole.sum(-1), np.broadcast_to(present.any(1)[:, None, None], whole.shape[:3]), 1e-5)
+        assert ((whole > 0) == present[:, None, None]).all()
+        assert recent.shape == (24, 6, min(CONFIG.attention.recent_steps, present.shape[1]))
+        assert not np.moveaxis(recent, 1, 2)[~present[:, : recent.shape[2]]].any()
+        for in_batch, by_itself in ((whole, alone[name].whole), (recent, alone[name].recent)):
+            np.testing.assert_allclose(by_itself, in_batch[3:4], rtol=1e-3, atol=1e-5)
+
+
+def test_attention_is_where_the_layer_is_told_to_look(make, page):
+    """Without queries, all steps count alike; with a large weight of the first pair, those of the candidate's item."""
+    ranker = make("none", CONFIG.model_copy(update={"members": 2}))
+    for member in ranker.members:
+        member.attention.query_kernel.assign(0 * member.attention.query_kernel)
+        member.attention.query_bias.assign(0 * member.attention.query_bias)
+        member.attention.pair_kernel.assign(0 * member.attention.pair_kernel)
+    candidates, steps = page["item"].numpy(), page["click_item"].numpy()
+    present = steps != -1
+    shares = present / np.maximum(present.sum(1, keepdims=True), 1)
+    whole = ranker.attention_weights(inputs_of(page))["click"].whole
+    np.testing.assert_allclose(whole, np.broadcast_to(shares[:, None, None], whole.shape), rtol=1e-5)
+    one_item = np.eye(1, ranker.members[0].attention.pair_features).T @ np.ones((1, 2))
+    ranker.members[1].attention.pair_kernel.assign(1000 * one_item)
+    same = (candidates[:, :, None] == steps[:, None, :]) & present[:, None, :]
+    assert same.any()
+    found = same.any(-1)
+    expected = (same[found] / same.sum(-1)[found][:, None] + np.broadcast_to(shares[:, None], same.shape)[found]) / 2
+    whole = ranker.attention_weights(inputs_of(page))["click"].whole.numpy()
+    for head in range(whole.shape[1]):
+        np.testing.assert_allclose(whole[:, head][found], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["recent steps alone", "no recent steps", "self-attention", "no histories"])
+def test_attention_weights_are_of_the_layers_that_there_are(make, page, option):
+    attention = make("none", CONFIG.model_copy(update=OPTIONS[option])).attention_weights(inputs_of(page))
+    found = {(weights.recent is not None, weights.whole is not None) for weights in attention.values()}
+    expected = {"recent steps alone": {(True, False)}, "no recent steps": {(False, True)}}
+    assert found == expected.get(option, {(True, False)} if option == "self-attention" else set())
+
+
 def test_unknown_items_and_users_are_scored(ranker, page):
     items, users = ranker.sizes.items, ranker.sizes.users
     unknown = {name: tf.fill(page[name].shape, tf.constant(items, tf.int64)) for name in ("item", "click_item")}
