@@ -68,11 +68,14 @@ class EfficientNetLiteConfig(Config):
     stages: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((1, 2, 3, 4, 5, 6, 7, 8), min_length=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
     batch_statistics: bool = False
+    frozen_stages: int = Field(0, ge=0, le=8)
 
     @model_validator(mode="after")
     def _stages_ascend(self) -> "EfficientNetLiteConfig":
         if list(self.stages) != sorted(set(self.stages)):
             raise ValueError(f"stages must ascend. Received: {list(self.stages)}")
+        if self.frozen_stages > self.stages[-1]:
+            raise ValueError(f"frozen_stages must be at most {self.stages[-1]}, the last of stages")
         return self
 
 

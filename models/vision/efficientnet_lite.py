@@ -225,6 +225,8 @@ class EfficientNetLite(Backbone):
         batch_statistics: whether training normalises by the statistics of its batches instead of the moving averages,
             those of ImageNet in published weights. They are taken over the distinct pictures of a batch, without its
             padding, on all replicas; a picture that several replicas show counts once for each.
+        frozen_stages: the first so many stages, and the stem before them, keep their weights and the moving averages:
+            no gradient is computed for them.
 
     Shapes:
         `(batch, height, width, 3)`, normalised pictures, to `(batch, channels of the chosen stages)`.
@@ -246,6 +248,7 @@ class EfficientNetLite(Backbone):
         stages: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8),
         drop_path: float = 0.0,
         batch_statistics: bool = False,
+        frozen_stages: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -253,13 +256,18 @@ class EfficientNetLite(Backbone):
             raise ValueError(f"`variant` must be 0, 1 or 2. Received: {variant}")
         if not stages or list(stages) != sorted(set(stages) & set(range(1, 9))):
             raise ValueError(f"`stages` must be ascending numbers from 1 to 8. Received: {tuple(stages)}")
+        if frozen_stages not in range(stages[-1] + 1):
+            raise ValueError(f"`frozen_stages` must be 0 to the last stage, {stages[-1]}. Received: {frozen_stages}")
         self.variant = variant
         self.stages = tuple(stages)
         self.drop_path = drop_path
         self.batch_statistics = batch_statistics
+        self.frozen_stages = frozen_stages
 
-        options: dict[str, Any] = {"batch_statistics": batch_statistics, "dtype": self.dtype_policy}
-        self.stem = NormalizedConvolution(_STEM, 3, 2, name="stem", **options)
+        def options(stage: int) -> dict[str, Any]:
+            return {"batch_statistics": batch_statistics and stage > frozen_stages, "dtype": self.dtype_policy}
+
+        self.stem = NormalizedConvolution(_STEM, 3, 2, name="stem", **options(1))
         widths, depths = _scaled(variant)
         drop_paths = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
         self.blocks = [
@@ -271,13 +279,14 @@ class EfficientNetLite(Backbone):
                     stage.expansion,
                     next(drop_paths),
                     name=f"stage_{number}_block_{block}",
-                    **options,
+                    **options(number),
                 )
                 for block in range(depth)
             ]
             for number, stage, width, depth in zip(range(1, self.stages[-1] + 1), _STAGES, widths, depths, strict=False)
         ]
-        self.head = NormalizedConvolution(_HEAD, name="head", **options) if self.stages[-1] > len(_STAGES) else None
+        last = self.stages[-1]
+        self.head = NormalizedConvolution(_HEAD, name="head", **options(last)) if last > len(_STAGES) else None
         channels = (*widths, _HEAD)
         self.features = sum(channels[stage - 1] for stage in self.stages)
 
@@ -290,6 +299,9 @@ class EfficientNetLite(Backbone):
             channels = block.filters
         if self.head is not None:
             self.head.build((None, None, None, channels))
+        stages: list[list[keras.layers.Layer]] = [[self.stem, *self.blocks[0]], *self.blocks[1:], [self.head]]
+        for layer in (layer for layers in stages[: self.frozen_stages] for layer in layers):
+            layer.trainable = False
 
     def call(self, x: Any, training: bool = False, valid: Any = None) -> Any:
         """See the class."""
@@ -311,6 +323,7 @@ class EfficientNetLite(Backbone):
             "stages": self.stages,
             "drop_path": self.drop_path,
             "batch_statistics": self.batch_statistics,
+            "frozen_stages": self.frozen_stages,
         }
 
 

@@ -205,3 +205,30 @@ def test_statistics_gradients_and_averages_are_those_of_all_replicas():
     for one, two in zip(results[1], results[2], strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-4 * max(1.0, float(np.abs(one).max())))
     assert np.abs(results[1][1]).max() > 0
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_frozen_stages_keep_their_weights_and_statistics(frozen):
+    keras.utils.set_random_seed(0)
+    network = EfficientNetLite(stages=(1, 2), batch_statistics=True, frozen_stages=frozen)
+    x = np.random.default_rng(0).normal(size=(4, 24, 16, 3)).astype(np.float32)
+    network.build(x.shape)
+    before = {weight.path: np.array(weight) for weight in network.weights}
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.sin(3 * network(x, training=True)))
+    learning = network.trainable_weights
+    for weight, gradient in zip(learning, tape.gradient(loss, [weight.value for weight in learning]), strict=True):
+        assert np.abs(gradient).max() > 0
+        weight.assign_sub(0.1 * gradient)
+    changed = {weight.path for weight in network.weights if not np.array_equal(weight, before[weight.path])}
+    stage = {path: 1 if "stem" in path else int(path.partition("stage_")[2][0]) for path in before}
+    assert changed == {path for path in before if stage[path] > frozen}
+    thawed = EfficientNetLite.from_config({**network.get_config(), "frozen_stages": 0})
+    thawed.build(x.shape)
+    thawed.set_weights(network.get_weights())
+    np.testing.assert_allclose(thawed(x), network(x), rtol=1e-6)
+
+
+def test_more_stages_cannot_be_frozen_than_there_are():
+    with pytest.raises(ValueError, match="`frozen_stages` must be 0 to the last stage, 2. Received: 3"):
+        EfficientNetLite(stages=(1, 2), frozen_stages=3)
