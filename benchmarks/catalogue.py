@@ -48,11 +48,10 @@ BENCHMARKS = {
             "data_job_clusters",
             "benchmarks.data_job.clusters",
             "The data job on clusters",
-            "wall time and bytes moved of a build on Flink with one and two task managers beside the same build "
-            "in process",
+            "wall time and bytes moved of a build on Flink and on Spark beside the same build in process",
             needs="make cluster-env, and root",
-            quick="3 minutes",
-            full="5 minutes",
+            quick="4 minutes",
+            full="6 minutes",
         ),
         Benchmark(
             "encoder_speed",

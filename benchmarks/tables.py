@@ -73,6 +73,7 @@ def data_job_clusters(figures: Figures) -> str:
             ("in process", "in_process"),
             ("Flink, one task manager", "flink_1"),
             ("Flink, two", "flink_2"),
+            ("Spark, two executors", "spark_2"),
         )
     ]
     head = ("", "build", "a twentieth of it", "received by workers", "written to the store", "requests to it")

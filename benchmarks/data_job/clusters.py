@@ -1,7 +1,7 @@
-"""The data job on Flink beside the same build in process, all over an object store.
+"""The data job on Flink and Spark beside the same build in process, all over an object store.
 
     make cluster-env
-    .venv/bin/python -m benchmarks.data_job.clusters [--quick] [--impressions 200000] [--repeats 1]
+    .venv/bin/python -m benchmarks.data_job.clusters [--quick] [--impressions 2000000] [--repeats 1]
 
 As root: machines are network namespaces (`tests/cluster/machines.py`) that share nothing but a store; all of them share
 this machine's cores. Of each build: wall time, the bytes that its machines received (without the job server's jar,
@@ -29,11 +29,11 @@ from beam_pipelines.format.location import as_location
 from beam_pipelines.format.outputs import upload
 from benchmarks.base import ROOT, WORK, benchmark_parser, run_benchmark
 from benchmarks.data_job.impression_logs import SPLIT_BY_TIME, write_logs
-from tests.cluster.engines import Cluster, Flink, job_server
+from tests.cluster.engines import Cluster, Flink, Spark, job_server
 from tests.cluster.machines import Network
 from tests.cluster.object_store import ObjectStore, running_store
 
-IMPRESSIONS = 200_000
+IMPRESSIONS = 2_000_000
 QUICK_SHARE = 10
 SMALL_SHARE = 20
 BUCKETS = 16
@@ -91,6 +91,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | int]:
             "in_process": nothing_but_this_process,
             "flink_1": lambda: Flink(Path(directory), environment, workers=1, parallelism=1),
             "flink_2": lambda: Flink(Path(directory), environment, workers=2, parallelism=2),
+            "spark_2": lambda: Spark(Path(directory), environment, workers=2),
         }
         contents = {}
         for name, make in clusters.items():
