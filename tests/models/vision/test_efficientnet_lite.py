@@ -230,5 +230,5 @@ def test_frozen_stages_keep_their_weights_and_statistics(frozen):
 
 
 def test_more_stages_cannot_be_frozen_than_there_are():
-    with pytest.raises(ValueError, match="`frozen_stages` must be 0 to the last stage, 2. Received: 3"):
+    with pytest.raises(ValueError, match="`frozen_stages` must be 0 to the last stage, 2"):
         EfficientNetLite(stages=(1, 2), frozen_stages=3)
