@@ -11,6 +11,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--output", default="artifacts/clusters", help="directory to write")
     parser.add_argument("--num-clusters", type=int, help="number of clusters (unset: one for 20 pictures)")
     parser.add_argument(
+        "--levels",
+        type=int,
+        default=1,
+        help="levels of clusterings, for semantic IDs: each clusters what the level above leaves of a picture",
+    )
+    parser.add_argument(
         "--backend",
         choices=["scann", "cells", "exact", "single_pass"],
         default="scann",
@@ -55,6 +61,8 @@ def main(options: argparse.Namespace) -> str:
         empty = int((clusters.sizes == 0).sum())
         wrote = f"wrote {metadata.num_clusters} clusters{f', {empty} of them empty' if empty else ''}"
         wrote += f" of {pictures} pictures"
+    if metadata.deeper is not None:
+        wrote += f" at {metadata.levels} levels ({metadata.deeper.sharing} pictures share their semantic ID)"
     return f"{wrote} to {options.output} (mean squared distance {metadata.mean_squared_distance:.4f})"
 
 

@@ -14,7 +14,8 @@ def _parser() -> ArgumentParser:
         "--image-feature",
         metavar="NAMES",
         default="cluster_id",
-        help="how pictures enter: none, or vector, simscore, simtier, cluster_id, several joined by commas",
+        help="how pictures enter: none, or vector, simscore, simtier, cluster_id, semantic_id, several joined by "
+        "commas",
     )
     parser.add_argument(
         "--embeddings",
@@ -22,7 +23,9 @@ def _parser() -> ArgumentParser:
         default=["artifacts/embeddings"],
         help="from models.embed or models.whiten, one or several (vector, simscore, simtier)",
     )
-    parser.add_argument("--clusters", default="artifacts/clusters", help="from models.cluster (cluster_id)")
+    parser.add_argument(
+        "--clusters", default="artifacts/clusters", help="from models.cluster (cluster_id, semantic_id)"
+    )
     parser.add_argument(
         "--allow-window-overlap",
         action="store_true",

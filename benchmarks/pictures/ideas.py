@@ -3,7 +3,7 @@
     python -m benchmarks.pictures.ideas [--source DIR] [--work-dir DIR] [--arms NAME ...] [--test NAME ...] [--quick]
 
 The datasets, pages and pictures are those of `benchmarks.pictures.published`: rankers read the whole catalogue, and
-pictures embedded by published weights and whitened. Each idea is tried by itself beside `simscore`, on validation
+pictures embedded by published weights and whitened; semantic IDs are of three levels of 64 clusters. Each idea is tried by itself beside `simscore`, on validation
 pages: rankers learn on the earliest 70 % of the training pages and are measured on the others, with two draws of what
 is sampled. What is named by `--test` is then trained as `benchmarks.pictures.published` trains and measured on the test
 pages. Every ranker, and what each arm has measured, is kept in the work directory under `ideas`, so that a run goes on
@@ -46,6 +46,7 @@ from models.ranker.run import RankerRun
 VALIDATION_SHARE = 0.3
 VALIDATION_DRAWS = 2
 REFERENCES = ("none", "simscore")
+LEVELS, CLUSTERS_PER_LEVEL = 3, 64
 
 
 class Arm(NamedTuple):
@@ -67,6 +68,10 @@ ARMS = {
     "recency": Arm("simscore", ("ranker.match_recency=true",)),
     "simtier": Arm("simscore,simtier"),
     "simscore,cluster_id": Arm("simscore,cluster_id"),
+    "semantic_id": Arm("semantic_id"),
+    "simscore,semantic_id": Arm("simscore,semantic_id"),
+    "semantic_id, embedded": Arm("semantic_id", ("ranker.embed_clusters=true",)),
+    "cluster_id, embedded": Arm("cluster_id", ("ranker.embed_clusters=true",)),
     "similarity_aware": Arm("simscore", ("ranker.attention.similarity_aware=true",)),
     "similarity_buckets": Arm("simscore", ("ranker.attention.similarity_buckets=35",)),
 }
@@ -84,11 +89,20 @@ def train(
         run_module(
             "models.train_ctr",
             *("--data", dataset.path, "--output", path, "--image-feature", arm.features, "--seed", str(seed)),
-            *("--embeddings", inputs / "embeddings", "--clusters", inputs / "clusters"),
+            *("--embeddings", inputs / "embeddings"),
+            *("--clusters", inputs / ("semantic_ids" if "semantic_id" in arm.features else "clusters")),
             *(word for override in (*settings, *overrides) for word in ("--set", override)),
             log=path.with_name(f"{path.name}.log"),
         )
     return path
+
+
+def cluster_in_levels(path: Path) -> None:
+    """Makes semantic IDs of the embeddings of a directory, unless that is done."""
+    if not (path / "semantic_ids").exists():
+        written = ("--embeddings", path / "embeddings", "--output", path / "semantic_ids")
+        levels = ("--levels", str(LEVELS), "--num-clusters", str(CLUSTERS_PER_LEVEL))
+        run_module("models.cluster", *written, *levels, log=path / "semantic_ids.log")
 
 
 def validate(args: argparse.Namespace, draws: Sequence[Dataset], inputs: Path) -> dict:
@@ -132,6 +146,7 @@ def study(args: argparse.Namespace) -> dict:
     print(f"notice: {dataset.manifest.notice}", flush=True)
     inputs = whiten(dataset, embed(dataset, args.work_dir))
     cluster(inputs)
+    cluster_in_levels(inputs)
     result = {
         "notice": dataset.manifest.notice,
         "seeds": args.seeds,

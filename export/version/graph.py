@@ -9,7 +9,7 @@ from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.records import FEATURES, HISTORIES
-from export.version.inputs import CLUSTER_ID, request_inputs
+from export.version.inputs import picture_id_input, request_inputs
 from models.data.pages import PADDING, parse_pages
 from models.features.new_items import NEW_ITEMS, NewItemEncoder, NewItems
 from models.ranker.ranker import Ranker
@@ -63,7 +63,7 @@ class RankerModule(tf.Module):
         self._score = lambda page: ranker(page)
         self._request_inputs = request_inputs(ranker)
         self._numbers = list(ranker.config.features.candidate or {})
-        self._has_clusters = ranker.sizes.clusters > 0
+        self._picture_id = picture_id_input(ranker) if ranker.sizes.clusters else None
         self._lengths = ranker.config.lengths
         self._variables = [variable.value for variable in ranker.variables]
         self._unknown_item = len(ids.items)
@@ -73,7 +73,8 @@ class RankerModule(tf.Module):
             ranker.config.features.item or {},
             ranker.vocabulary,
             token_buckets=ranker.config.token_buckets,
-            clusters=ranker.sizes.clusters,
+            picture_ids=ranker.sizes.picture_ids,
+            semantic=ranker.sizes.levels > 1,
         )
 
     def save(self, path: Path) -> None:
@@ -177,8 +178,8 @@ class RankerModule(tf.Module):
             for name, each in self._request_inputs.items()
             if each.of_new_items
         }
-        cluster_ids = raw.pop(CLUSTER_ID) if self._has_clusters else None
-        new_items = self._new_item_encoder(tf.shape(position)[0], raw, cluster_ids)
+        picture_ids = raw.pop(self._picture_id) if self._picture_id else None
+        new_items = self._new_item_encoder(tf.shape(position)[0], raw, picture_ids)
         return tf.where(is_new, rows + number, rows), new_items, is_new
 
     def _refer_to_candidates(

@@ -11,6 +11,7 @@ from models.features.spec import STATISTICS, NumberFeature
 from models.ranker.ranker import Ranker
 
 CLUSTER_ID = "cluster_id"
+SEMANTIC_ID = "semantic_id"
 
 NUMBER_TYPES: dict[str, tf.DType] = {
     f.name: tf.float32 if f.kind == "float" else tf.int64 for f in FEATURES if f.name in STATISTICS
@@ -82,12 +83,22 @@ def request_inputs(ranker: Ranker) -> dict[str, RequestInput]:
         elif feature.type != "id":
             of_new_items[name] = tf.string, "", feature.type
     if ranker.sizes.clusters:
-        if CLUSTER_ID in of_new_items:
-            raise ArtifactError(f"the item feature {CLUSTER_ID} has the name of the input for cluster IDs")
-        text = f"cluster of the picture, 0 to {ranker.sizes.clusters - 1}"
-        of_new_items[CLUSTER_ID] = tf.int64, PADDING, text
+        name, text = picture_id_input(ranker), f"cluster of the picture, 0 to {ranker.sizes.picture_ids - 1}"
+        if name in of_new_items:
+            raise ArtifactError(f"the item feature {name} has the name of the input for IDs of pictures")
+        if name == SEMANTIC_ID:
+            text = (
+                f"semantic ID of the picture, 0 to {ranker.sizes.picture_ids - 1}: its clusters at the "
+                f"{ranker.sizes.levels} levels are the digits to the base of {ranker.sizes.clusters}"
+            )
+        of_new_items[name] = tf.int64, PADDING, text
     for name, (dtype, missing, description) in of_new_items.items():
         if name in inputs:
             raise ArtifactError(f"the item feature {name} has the name of another input of a request")
         inputs[name] = RequestInput(dtype, "candidate", missing, False, description, of_new_items=True)
     return inputs
+
+
+def picture_id_input(ranker: Ranker) -> str:
+    """Name of the input for the ID of a new item's picture, of a ranker that has such IDs."""
+    return SEMANTIC_ID if ranker.sizes.levels > 1 else CLUSTER_ID

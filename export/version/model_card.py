@@ -109,6 +109,11 @@ def model_card(
             "cluster_centers": metadata.clusters.centers_sha256,
             "cluster_ids": metadata.clusters.cluster_ids_sha256,
         }
+        if metadata.clusters.deeper is not None:
+            digests |= {
+                "deeper_cluster_centers": metadata.clusters.deeper.centers_sha256,
+                "deeper_cluster_ids": metadata.clusters.deeper.ids_sha256,
+            }
     data: dict[str, Any] = {
         "notice": metadata.notice,
         "train": _window(metadata.window),
@@ -220,7 +225,8 @@ def _limits(run: RankerRun, ranker: Ranker) -> list[str]:
         "An item that the table does not have is scored by what the request says of it, its ID being unknown."
     )
     if ranker.sizes.image_dims:
-        known = ", but for its cluster" if ranker.sizes.clusters else ""
+        kind = "semantic ID" if ranker.sizes.levels > 1 else "cluster"
+        known = f", but for its {kind}" if ranker.sizes.clusters else ""
         limits.append(f"An item that the table does not have is scored as one without a picture{known}.")
     limits.append(
         f"Of histories, the newest {lengths.click} clicks, {lengths.pay} payments and {lengths.cart} cart additions "

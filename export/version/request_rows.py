@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.format.records import HISTORIES
-from export.version.inputs import CLUSTER_ID, NUMBER_TYPES, RequestInput
+from export.version.inputs import CLUSTER_ID, NUMBER_TYPES, SEMANTIC_ID, RequestInput
 from models.data.pages import PADDING
 from models.ranker.run import RowIds
 
@@ -70,7 +70,7 @@ def _type(name: str, values: list[Any]) -> tuple[tf.DType, str | int | float]:
     """Type of an input, and what pads it; the features of new items say themselves whether they are numbers."""
     if name in NUMBER_TYPES:
         return NUMBER_TYPES[name], PADDING
-    if name in ("timestamp", CLUSTER_ID) or name.endswith("_time"):
+    if name in ("timestamp", CLUSTER_ID, SEMANTIC_ID) or name.endswith("_time"):
         return tf.int64, PADDING
     listed = [each for value in values for each in (value if isinstance(value, list) else [value])]
     return (tf.float32, float("nan")) if listed and not isinstance(listed[0], str) else (tf.string, "")

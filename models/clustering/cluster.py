@@ -1,6 +1,7 @@
 """Turns the image embeddings of all items of a dataset into cluster IDs."""
 
 import math
+from collections.abc import Sequence
 from typing import get_args
 
 from beam_pipelines.format.errors import ArtifactError, InputError, about
@@ -11,12 +12,14 @@ from beam_pipelines.shell.progress import progress_bar, say
 from models.clustering.assignment import Search
 from models.clustering.clusters import Backend, Clusters
 from models.clustering.kmeans import Clustering, KMeans, Pass, PassState, assign_to_centers
-from models.clustering.points import Points
+from models.clustering.points import Level, Points
 from models.embeddings.embeddings import Embeddings
 from models.training.checkpoints import Checkpoint, Checkpoints
 
 ITEMS_PER_CLUSTER = 20
 """Pictures per cluster unless `num_clusters` is given. The paper has 600, at 6e7 pictures; shops are smaller."""
+
+_SEMANTIC_IDS = 2**62
 
 
 def cluster(
@@ -24,6 +27,7 @@ def cluster(
     output: Location | str,
     *,
     num_clusters: int | None = None,
+    levels: int = 1,
     backend: Backend = "scann",
     like: Clusters | Location | str | None = None,
     normalize: bool = True,
@@ -44,12 +48,15 @@ def cluster(
         embeddings: what `embed` or `whiten` wrote.
         output: directory to write.
         num_clusters: number of clusters; `None` for one for 20 pictures.
+        levels: of clusterings, for semantic IDs: each clusters what the centers of the level above leave of a picture,
+            into as many clusters.
         backend: nearest-center search of k-means: `scann`; `cells`, the fastest from 1e4 clusters on; `exact`, the
             reference. `single_pass` learns from each picture once, searching cells, for more pictures than k-means has
             time for.
         like: clusters to whose centers pictures are assigned; nothing is learnt. How they were made goes for `backend`
             and `normalize`, too.
-        normalize: whether to scale embeddings to unit length, for cosine instead of Euclidean distance.
+        normalize: whether to scale embeddings, and what is left of them, to unit length, for cosine instead of
+            Euclidean distance.
         spherical: whether to keep centers at unit length, too.
         threshold: of `single_pass`: smaller coordinates of centers become zero.
         max_passes: largest number of passes over all embeddings.
@@ -74,6 +81,7 @@ def cluster(
     if backend not in get_args(Backend):
         raise InputError(f"`backend` must be one of {', '.join(get_args(Backend))}. Received: {backend}")
     lower_bounds = {
+        "levels": (levels, 1),
         "max_passes": (max_passes, 1),
         "workers": (workers, 1),
         "tolerance": (tolerance, 0),
@@ -92,7 +100,8 @@ def cluster(
         with about("embeddings"):
             embeddings = Embeddings.load(embeddings)
     if like is not None:
-        for name, given in (("num_clusters", num_clusters), ("spherical", spherical), ("threshold", threshold)):
+        of_new = {"num_clusters": num_clusters, "levels": levels > 1, "spherical": spherical, "threshold": threshold}
+        for name, given in of_new.items():
             if given:
                 raise InputError(f"`{name}` is of new centers; leave it out with `like`")
         return _assign(embeddings, output, like, workers, overwrite)
@@ -105,9 +114,15 @@ def cluster(
         raise InputError(
             f"`num_clusters` must be between 1 and the {pictures} items with a picture. Received: {num_clusters}"
         )
+    if num_clusters**levels >= _SEMANTIC_IDS:
+        raise InputError(
+            f"`num_clusters` to the power of `levels` must be below {_SEMANTIC_IDS}, so that a semantic ID is an "
+            f"integer of 64 bits. Received: {num_clusters} and {levels}"
+        )
     # Checkpoints of other values are those of another run.
     options = {
         "num_clusters": num_clusters,
+        "levels": levels,
         "backend": backend,
         "normalize": normalize,
         "spherical": spherical,
@@ -130,33 +145,40 @@ def cluster(
     )
     with whole_directory(output, overwrite=overwrite, inputs=[embeddings.path]) as directory:
         checkpoints = Checkpoints(output.with_name(f"{output.name}.checkpoints"), options, restart=restart)
-        say(f"{pictures} pictures into {num_clusters} clusters ({backend})")
+        of_levels = f", {levels} levels" if levels > 1 else ""
+        say(f"{pictures} pictures into {num_clusters} clusters ({backend}{of_levels})")
         with checkpoints:
-            points = Points(embeddings.vectors, embeddings.has_image, normalize=normalize)
-            clustering = _fit(kmeans, points, checkpoints, embeddings.path)
+            first, *deeper = _fit(kmeans, embeddings, normalize, levels, checkpoints)
         written = Clusters.save(
             directory,
-            clustering.ids,
-            clustering.centers,
+            first.ids,
+            first.centers,
             embeddings=metadata,
             backend=backend,
             normalize=normalize,
             spherical=spherical,
-            mean_squared_distance=clustering.mean_squared_distance,
+            mean_squared_distance=first.mean_squared_distance,
             seed=seed,
+            deeper=deeper,
         )
     checkpoints.remove()
     return Clusters(output, written.metadata)
 
 
-def _fit(kmeans: KMeans, points: Points, checkpoints: Checkpoints, source: Location) -> Clustering:
-    """Runs k-means with a progress bar and a checkpoint after every pass, from the latest checkpoint on."""
+def _fit(
+    kmeans: KMeans, embeddings: Embeddings, normalize: bool, levels: int, checkpoints: Checkpoints
+) -> list[Clustering]:
+    """Runs k-means at every level with a progress bar and a checkpoint after every pass, from the latest one on."""
     latest = checkpoints.latest()
-    state = None
+    found: list[Clustering] = []
+    state, passes = None, 0
     if latest is not None:
         say(f"goes on after pass {latest.step}")
+        passes = latest.step
+        for level, distance in enumerate(latest.state["levels"]):
+            found.append(Clustering(latest.arrays[f"centers_{level}"], latest.arrays[f"ids_{level}"], distance, 0))
         state = PassState(
-            latest.step,
+            latest.state["pass"],
             latest.arrays["centers"],
             latest.arrays["ids"],
             math.inf if latest.state["mean_squared_distance"] is None else latest.state["mean_squared_distance"],
@@ -164,10 +186,19 @@ def _fit(kmeans: KMeans, points: Points, checkpoints: Checkpoints, source: Locat
         )
 
     def keep(state: PassState) -> None:
+        nonlocal passes
+        passes += 1
         arrays = {"centers": state.centers, "ids": state.ids}
-        # Infinite until a pass has seen all points, which JSON has no number for.
-        others = finite({"mean_squared_distance": state.mean_squared_distance, "converged": state.converged})
-        checkpoints.write(Checkpoint(state.number, arrays, others))
+        for level, done in enumerate(found):
+            arrays |= {f"centers_{level}": done.centers, f"ids_{level}": done.ids}
+        others = {
+            "pass": state.number,
+            "levels": [done.mean_squared_distance for done in found],
+            # Infinite until a pass has seen all points, which JSON has no number for.
+            "mean_squared_distance": finite(state.mean_squared_distance),
+            "converged": state.converged,
+        }
+        checkpoints.write(Checkpoint(passes, arrays, others))
 
     def report(done: Pass) -> None:
         say(
@@ -176,10 +207,22 @@ def _fit(kmeans: KMeans, points: Points, checkpoints: Checkpoints, source: Locat
         )
 
     with progress_bar(unit=" pictures", unit_scale=True) as bar:
-        try:
-            return kmeans.fit(points, on_rows=bar.update, on_pass=report, state=state, on_state=keep)
-        except ValueError as error:
-            raise ArtifactError(f"`embeddings` {source}: {error}") from error
+        while len(found) < levels:
+            if levels > 1:
+                say(f"level {len(found) + 1}")
+            points = _points(embeddings, normalize, found)
+            try:
+                found.append(kmeans.fit(points, on_rows=bar.update, on_pass=report, state=state, on_state=keep))
+            except ValueError as error:
+                raise ArtifactError(f"`embeddings` {embeddings.path}: {error}") from error
+            state = None
+    return found
+
+
+def _points(embeddings: Embeddings, normalize: bool, above: Sequence[Clustering]) -> Points:
+    """What a level clusters."""
+    levels = [Level(each.centers, each.ids) for each in above]
+    return Points(embeddings.vectors, embeddings.has_image, normalize=normalize, levels=levels)
 
 
 def _assign(
@@ -194,28 +237,36 @@ def _assign(
         raise ArtifactError(f"`like`: {like.path} and `embeddings` {embeddings.path} must not be mixed; {difference}")
     with (
         whole_directory(output, overwrite=overwrite, inputs=[embeddings.path, like.path]) as directory,
-        progress_bar(total=embeddings.metadata.items_with_image, unit=" pictures", unit_scale=True) as bar,
+        progress_bar(
+            total=embeddings.metadata.items_with_image * made.levels, unit=" pictures", unit_scale=True
+        ) as bar,
     ):
-        try:
-            clustering = assign_to_centers(
-                Points(embeddings.vectors, embeddings.has_image, normalize=made.normalize),
-                like.centers,
-                search=_search(made.backend),
-                workers=workers,
-                on_rows=bar.update,
-            )
-        except ValueError as error:
-            raise ArtifactError(f"`embeddings` {embeddings.path}: {error}") from error
+        levels: list[Clustering] = []
+        for centers in like.level_centers:
+            try:
+                levels.append(
+                    assign_to_centers(
+                        _points(embeddings, made.normalize, levels),
+                        centers,
+                        search=_search(made.backend),
+                        workers=workers,
+                        on_rows=bar.update,
+                    )
+                )
+            except ValueError as error:
+                raise ArtifactError(f"`embeddings` {embeddings.path}: {error}") from error
+        first, *deeper = levels
         written = Clusters.save(
             directory,
-            clustering.ids,
+            first.ids,
             like.centers,
             embeddings=embeddings.metadata,
             backend=made.backend,
             normalize=made.normalize,
             spherical=made.spherical,
-            mean_squared_distance=clustering.mean_squared_distance,
+            mean_squared_distance=first.mean_squared_distance,
             seed=made.seed,
+            deeper=deeper,
         )
     return Clusters(output, written.metadata)
 

@@ -1,14 +1,17 @@
 """Cluster IDs of all items of a dataset, in a directory that says which embeddings they come from."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pydantic
 
 from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.location import Location
 from models.artifact import ArtifactFiles, Metadata, check_digest, read_metadata
+from models.clustering.kmeans import Clustering
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import EmbeddingsMetadata
 
@@ -16,6 +19,27 @@ Backend = Literal["scann", "cells", "exact", "single_pass"]
 
 CLUSTER_IDS_FILE = "cluster_ids.npy"
 CENTERS_FILE = "centers.npy"
+DEEPER_IDS_FILE = "deeper_ids.npy"
+DEEPER_CENTERS_FILE = "deeper_centers.npy"
+
+
+class DeeperLevels(pydantic.BaseModel):
+    """The levels below the first one, whose IDs together make semantic IDs.
+
+    Attributes:
+        mean_squared_distances: of each level, of the residuals of the level above to their centers.
+        prefixes: of each length, how many different prefixes the pictures have; the last one is the number of different
+            semantic IDs.
+        sharing: pictures whose semantic ID another picture has, too: collisions.
+        centers_sha256, ids_sha256: digests of `deeper_centers.npy` and `deeper_ids.npy`.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    mean_squared_distances: tuple[float, ...]
+    prefixes: tuple[int, ...]
+    sharing: int
+    centers_sha256: str
+    ids_sha256: str
 
 
 class ClustersMetadata(Metadata):
@@ -31,6 +55,7 @@ class ClustersMetadata(Metadata):
         centers_sha256: digest of `centers.npy`: IDs of equal centers mean the same.
         cluster_ids_sha256: digest of `cluster_ids.npy`.
         embeddings: what was clustered, or assigned to centers that were there before.
+        deeper: the levels below the first one, which everything else is about; `None` without.
     """
 
     kind: Literal["clusters"] = "clusters"
@@ -43,13 +68,27 @@ class ClustersMetadata(Metadata):
     centers_sha256: str
     cluster_ids_sha256: str
     embeddings: EmbeddingsMetadata
+    # Left out where there are none: the digests of clusters that were made before stay.
+    deeper: DeeperLevels | None = pydantic.Field(None, exclude_if=lambda deeper: deeper is None)
+
+    @property
+    def levels(self) -> int:
+        """Number of levels."""
+        return 1 if self.deeper is None else len(self.deeper.prefixes)
+
+    def same_centers(self, other: "ClustersMetadata") -> bool:
+        """Whether equal IDs mean the same, at all levels."""
+        deeper = [each.deeper and each.deeper.centers_sha256 for each in (self, other)]
+        return self.centers_sha256 == other.centers_sha256 and deeper[0] == deeper[1]
 
 
 class Clusters(ArtifactFiles):
     """Cluster IDs of all items of a dataset, as `cluster` makes them.
 
     The directory holds `cluster_ids.npy`, int32 `(items,)`; `centers.npy`, float32 `(clusters, dim)`; and
-    `metadata.json`.
+    `metadata.json`. With several levels, these are of the first one; `deeper_ids.npy`, int32 `(items, levels - 1)`, and
+    `deeper_centers.npy`, float32 `(levels - 1, clusters, dim)`, are of the others, each of which clusters the residuals
+    of the one above: what a picture is less its center, at unit length if embeddings are.
 
     Args:
         path: the directory, or its URI. Its files are opened when they are first used, and not verified: see `load`.
@@ -76,6 +115,9 @@ class Clusters(ArtifactFiles):
         metadata = read_metadata(ClustersMetadata, files, "models.cluster")
         check_digest(files.file(CENTERS_FILE), metadata.centers_sha256)
         check_digest(files.file(CLUSTER_IDS_FILE), metadata.cluster_ids_sha256)
+        if metadata.deeper is not None:
+            check_digest(files.file(DEEPER_CENTERS_FILE), metadata.deeper.centers_sha256)
+            check_digest(files.file(DEEPER_IDS_FILE), metadata.deeper.ids_sha256)
         return cls(files.path, metadata)
 
     @classmethod
@@ -91,6 +133,7 @@ class Clusters(ArtifactFiles):
         spherical: bool,
         mean_squared_distance: float,
         seed: int,
+        deeper: Sequence[Clustering] = (),
     ) -> "Clusters":
         """Writes a directory of clusters.
 
@@ -99,6 +142,7 @@ class Clusters(ArtifactFiles):
             ids: int32 `(items,)` by item row, -1 without picture.
             centers: float32 `(clusters, dim)`.
             embeddings, backend, normalize, spherical, mean_squared_distance, seed: see `ClustersMetadata`.
+            deeper: the levels below, of as many clusters.
 
         Raises:
             ValueError: `ids` or `centers` does not go with the embeddings.
@@ -113,6 +157,21 @@ class Clusters(ArtifactFiles):
         path.mkdir(parents=True, exist_ok=True)
         np.save(path / CENTERS_FILE, centers)
         np.save(path / CLUSTER_IDS_FILE, ids)
+        levels = None
+        if deeper:
+            np.save(path / DEEPER_CENTERS_FILE, np.stack([level.centers for level in deeper]))
+            np.save(path / DEEPER_IDS_FILE, np.stack([level.ids for level in deeper], axis=1))
+            codes = np.stack([ids, *(level.ids for level in deeper)], axis=1)[ids >= 0]
+            lengths = range(1, codes.shape[1] + 1)
+            prefixes = [np.unique(_numbers(codes[:, :length], len(centers)), return_counts=True) for length in lengths]
+            pictures = prefixes[-1][1]
+            levels = DeeperLevels(
+                mean_squared_distances=tuple(level.mean_squared_distance for level in deeper),
+                prefixes=tuple(len(numbers) for numbers, _ in prefixes),
+                sharing=int(pictures[pictures > 1].sum()),
+                centers_sha256=file_sha256(path / DEEPER_CENTERS_FILE),
+                ids_sha256=file_sha256(path / DEEPER_IDS_FILE),
+            )
         metadata = ClustersMetadata(
             num_clusters=len(centers),
             backend=backend,
@@ -123,6 +182,7 @@ class Clusters(ArtifactFiles):
             centers_sha256=file_sha256(path / CENTERS_FILE),
             cluster_ids_sha256=file_sha256(path / CLUSTER_IDS_FILE),
             embeddings=embeddings,
+            deeper=levels,
         )
         metadata.write(path)
         return cls(path, metadata)
@@ -136,6 +196,29 @@ class Clusters(ArtifactFiles):
     def centers(self) -> np.ndarray:
         """The center of each cluster: float32 `(clusters, dim)`."""
         return np.load(self.file(CENTERS_FILE))
+
+    @functools.cached_property
+    def codes(self) -> np.ndarray:
+        """The ID of each item row at every level: int32 `(items, levels)`, -1 without picture."""
+        if self.metadata.deeper is None:
+            return self.ids[:, None]
+        return np.concatenate([self.ids[:, None], np.load(self.file(DEEPER_IDS_FILE))], axis=1)
+
+    @functools.cached_property
+    def level_centers(self) -> np.ndarray:
+        """The centers of all levels: float32 `(levels, clusters, dim)`."""
+        if self.metadata.deeper is None:
+            return self.centers[None]
+        return np.concatenate([self.centers[None], np.load(self.file(DEEPER_CENTERS_FILE))])
+
+    @property
+    def semantic_ids(self) -> np.ndarray:
+        """The semantic ID of each item row as a number: int64 `(items,)`, -1 without picture.
+
+        Its digits to the base of `num_clusters` are the `codes`, the first level first: divided by that base, it is the
+        prefix of one level less.
+        """
+        return np.where(self.ids < 0, -1, _numbers(self.codes, self.metadata.num_clusters))
 
     @property
     def sizes(self) -> np.ndarray:
@@ -157,7 +240,17 @@ class Clusters(ArtifactFiles):
 
     def __repr__(self) -> str:
         metadata = self.metadata
+        levels = f"{metadata.levels} levels of " if metadata.levels > 1 else ""
+        pictures = metadata.embeddings.items_with_image
         return (
-            f"<Clusters {self.path}: {metadata.num_clusters} clusters of {metadata.embeddings.items_with_image} "
-            f"pictures, dim={self.dim}, {metadata.backend}, centers {metadata.centers_sha256[:12]}>"
+            f"<Clusters {self.path}: {levels}{metadata.num_clusters} clusters of {pictures} pictures, "
+            f"dim={self.dim}, {metadata.backend}, centers {metadata.centers_sha256[:12]}>"
         )
+
+
+def _numbers(codes: np.ndarray, base: int) -> np.ndarray:
+    """Rows of digits `(n, digits)` as numbers, int64 `(n,)`."""
+    number = np.zeros(len(codes), np.int64)
+    for digit in codes.T:
+        number = number * base + digit
+    return number

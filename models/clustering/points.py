@@ -10,6 +10,7 @@ from models.embeddings.vectors import l2_normalize
 LARGEST_BLOCK, SMALLEST_BLOCK = 1 << 16, 1 << 12
 """Bounds of the rows in memory at once, for each worker: the blocks of small files are small, so that all get some."""
 _LEAST_LENGTH, _LARGEST = 1e-12, 1e15  # whose squares float32 holds
+_LEAST_RESIDUAL = 1e-5  # of the vector before; what is shorter is rounding, which must not be scaled up
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -26,6 +27,18 @@ class Share(NamedTuple):
 ALL_ROWS = Share()
 
 
+class Level(NamedTuple):
+    """A clustering whose residuals are the points of the next level.
+
+    Attributes:
+        centers: float32 `(clusters, dim)`.
+        ids: int32 `(rows,)`, the center of each row; anything for rows that take no part.
+    """
+
+    centers: np.ndarray
+    ids: np.ndarray
+
+
 class Points:
     """Vectors in a file, or in memory, that are read block by block.
 
@@ -37,6 +50,8 @@ class Points:
         present: bool `(rows,)`, rows that take part; `None` for all.
         normalize: whether vectors are scaled to unit length when they are read, so that Euclidean order is cosine
             order (equation 10). Zero vectors stay zero.
+        levels: clusterings whose residuals are read: after each level a vector less its center, scaled likewise; zero
+            where it is its center.
         block_rows: rows of the file that are read at once; unset, a 16th of them within bounds.
 
     Attributes:
@@ -51,6 +66,7 @@ class Points:
         present: np.ndarray | None = None,
         *,
         normalize: bool = False,
+        levels: Sequence[Level] = (),
         block_rows: int | None = None,
     ) -> None:
         if vectors.ndim != 2:
@@ -64,6 +80,7 @@ class Points:
         self._vectors = vectors
         self._present = present
         self._normalize = normalize
+        self._levels = levels
         self.block_rows = block_rows
         self.rows, self.dim = vectors.shape
         self.count = self.rows if present is None else int(np.count_nonzero(present))
@@ -94,13 +111,13 @@ class Points:
             vectors[start:stop] = mapped if len(mapped) == stop - start else mapped[rows[start:stop] - first]
             start = stop
         if self._normalize:
-            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by `largest`
-                lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-                extreme = ~((lengths > _LEAST_LENGTH) & (lengths < _LARGEST)) & vectors.any(axis=1)
-                unit = l2_normalize(vectors[extreme]) if extreme.any() else None  # float32 squares would not do
-                vectors /= np.maximum(lengths, _LEAST_LENGTH)[:, None]
-            if unit is not None:
-                vectors[extreme] = unit
+            _scale(vectors)
+        for level in self._levels:
+            before = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+            vectors -= level.centers[level.ids[rows]]
+            vectors[np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) <= _LEAST_RESIDUAL * before] = 0
+            if self._normalize:
+                _scale(vectors)
         return vectors
 
     def sample(self, count: int, seed: int = 0) -> np.ndarray:
@@ -143,6 +160,17 @@ class Points:
         assert vectors.filename is not None
         offset = vectors.offset + first * self.dim * vectors.itemsize
         return np.memmap(vectors.filename, vectors.dtype, "r", offset, (last - first, self.dim))
+
+
+def _scale(vectors: np.ndarray) -> None:
+    """Scales vectors to unit length, in place; zeros stay zeros, and what is not finite stays so."""
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by `largest`
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        extreme = ~((lengths > _LEAST_LENGTH) & (lengths < _LARGEST)) & vectors.any(axis=1)
+        unit = l2_normalize(vectors[extreme]) if extreme.any() else None  # float32 squares would not do
+        vectors /= np.maximum(lengths, _LEAST_LENGTH)[:, None]
+    if unit is not None:
+        vectors[extreme] = unit
 
 
 def _unit_hashes(rows: np.ndarray, seed: int) -> np.ndarray:

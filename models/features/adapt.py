@@ -32,8 +32,8 @@ class AdaptedFeatures(NamedTuple):
         items, users: column to its values by row, see `FeatureTable.tables`.
         pictures: tables of pictures by name, each with one row more for what has none: `image`, and `image_1` and so on
             of more embeddings, float32 `(items + 1, dim)`, unit vectors or zeros; `cluster`, int32 `(items + 1,)`,
-            0 = none, and `center`, float32 `(clusters + 1, dim)`. Beside vectors, `NAME_similarity`, float32 `(2,)`:
-            mean and standard deviation of the cosines of two items.
+            0 = none, and `center`, float32 `(clusters + 1, dim)`; `semantic`, int64 `(items + 1,)`, 0 = none. Beside
+            vectors, `NAME_similarity`, float32 `(2,)`: mean and standard deviation of the cosines of two items.
     """
 
     sizes: FeatureSizes
@@ -53,6 +53,8 @@ def adapt_features(
     image_embeddings: Sequence[np.ndarray] = (),
     cluster_ids: np.ndarray | None = None,
     centers: np.ndarray | None = None,
+    semantic_ids: np.ndarray | None = None,
+    levels: int = 1,
 ) -> AdaptedFeatures:
     """Turns the dataset's tables into feature tables with one more row, for what is unknown.
 
@@ -64,6 +66,8 @@ def adapt_features(
         image_embeddings: float32 or float16 `(items, dim)` each, zeros without picture.
         cluster_ids: int32 `(items,)`, -1 without picture.
         centers: float32 `(clusters, dim)`, given with `cluster_ids`.
+        semantic_ids: `Clusters.semantic_ids`, int64 `(items,)`, -1 without picture, given with `cluster_ids`.
+        levels: of `semantic_ids`.
 
     Raises:
         ArtifactError: an embedding or a center is not finite.
@@ -86,6 +90,8 @@ def adapt_features(
         pictures["center"] = np.concatenate([np.zeros((1, center_dim), np.float32), l2_normalize(centers)])
         members = np.bincount(pictures["cluster"], minlength=len(pictures["center"]))
         pictures[similarity_of("center")] = similarity_scale(pictures["center"], members)
+        if semantic_ids is not None:
+            pictures["semantic"] = _append(semantic_ids + 1)
     sizes = FeatureSizes(
         items=len(items),
         users=len(users),
@@ -93,6 +99,7 @@ def adapt_features(
         user=user_sizes,
         image_dims=tuple(vectors.shape[1] for vectors in image_embeddings),
         clusters=clusters,
+        levels=levels,
         center_dim=center_dim,
     )
     vocabulary = FeatureVocabulary(item=item_vocabulary, user=user_vocabulary, candidate=candidate)

@@ -19,11 +19,12 @@ class NewItems(NamedTuple):
 
     Attributes:
         features: column to values as `FeatureTable.tables` holds them, `(n, ...)`.
-        cluster: int32 `(n,)`, 0 = unknown; `None` if the ranker has no cluster IDs.
+        picture_id: `(n,)`, cluster IDs + 1, int32, or semantic IDs + 1, int64, 0 = unknown; `None` if the ranker has
+            neither.
     """
 
     features: dict[str, tf.Tensor]
-    cluster: tf.Tensor | None
+    picture_id: tf.Tensor | None
 
 
 class NewItemEncoder(tf.Module):
@@ -34,13 +35,14 @@ class NewItemEncoder(tf.Module):
     Args:
         config: the architecture, its features resolved.
         values: the vocabularies and scales that the ranker was trained with.
-        clusters: number of cluster IDs, 0 without.
+        picture_ids: number of cluster IDs, or of semantic IDs, that there may be; 0 without.
+        semantic: whether they are semantic IDs.
 
     Call arguments:
         count: int32, the number n of new items.
         raw: column to what is said of each item, `(n,)` strings ("" = not known) or float32 numbers (NaN = not known),
             for every item feature but the ID.
-        cluster_ids: int64 `(n,)`, -1 or any that the ranker does not have = not known; `None` without clusters.
+        picture_ids: int64 `(n,)`, -1 or any that there cannot be = not known; `None` without.
 
     Output: the `NewItems`.
     """
@@ -51,13 +53,15 @@ class NewItemEncoder(tf.Module):
         vocabulary: FeatureVocabulary,
         *,
         token_buckets: int,
-        clusters: int = 0,
+        picture_ids: int = 0,
+        semantic: bool = False,
     ) -> None:
         super().__init__()
         self._features = dict(features)
         self._token_buckets = token_buckets
         self._scales = {name: scale for name, scale in vocabulary.item.items() if isinstance(scale, NumberScale)}
-        self._clusters = clusters
+        self._picture_ids = picture_ids
+        self._picture_id_type = tf.int64 if semantic else tf.int32
         self._vocabularies = {}
         for name in self._features:
             known = vocabulary.item.get(name)
@@ -67,7 +71,7 @@ class NewItemEncoder(tf.Module):
                 initializer = tf.lookup.KeyValueTensorInitializer(values, ids)
                 self._vocabularies[name] = tf.lookup.StaticHashTable(initializer, default_value=0)
 
-    def __call__(self, count: tf.Tensor, raw: Mapping[str, tf.Tensor], cluster_ids: tf.Tensor | None) -> NewItems:
+    def __call__(self, count: tf.Tensor, raw: Mapping[str, tf.Tensor], picture_ids: tf.Tensor | None) -> NewItems:
         """Encodes; see the class."""
         features = {}
         for name, feature in self._features.items():
@@ -75,10 +79,10 @@ class NewItemEncoder(tf.Module):
                 features[name] = tf.zeros([count], tf.int32)
             else:
                 features[name] = self._encode(name, feature, raw[name])
-        if cluster_ids is None:
+        if picture_ids is None:
             return NewItems(features, None)
-        known = (cluster_ids >= 0) & (cluster_ids < self._clusters)
-        return NewItems(features, tf.cast(tf.where(known, cluster_ids + 1, 0), tf.int32))
+        known = (picture_ids >= 0) & (picture_ids < self._picture_ids)
+        return NewItems(features, tf.cast(tf.where(known, picture_ids + 1, 0), self._picture_id_type))
 
     def _encode(self, name: str, feature: TableFeature, values: tf.Tensor) -> tf.Tensor:
         if feature.type == "category":

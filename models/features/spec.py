@@ -220,6 +220,7 @@ class FeatureSizes(Config):
             all others), buckets or quantiles; 0 for texts and plain numbers.
         image_dims: length of the vectors of each of the image embeddings.
         clusters: number of cluster IDs, 0 when they are not used.
+        levels: of clusters, when semantic IDs are used; else 1.
         center_dim: length of the centers of clusters.
     """
 
@@ -229,7 +230,13 @@ class FeatureSizes(Config):
     user: dict[str, NonNegativeInt]
     image_dims: tuple[NonNegativeInt, ...] = Field((), strict=False)  # a list, in files
     clusters: NonNegativeInt = 0
+    levels: PositiveInt = 1
     center_dim: NonNegativeInt = 0
+
+    @property
+    def picture_ids(self) -> int:
+        """Number of IDs that a picture may have: cluster IDs, or semantic IDs."""
+        return self.clusters**self.levels if self.clusters else 0
 
     @model_validator(mode="before")
     @classmethod

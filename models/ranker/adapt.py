@@ -57,6 +57,8 @@ def adapt_to_pages(
             check_pictures(each, dataset, allow_window_overlap=allow_window_overlap)
     config = resolve(config, dataset)
     counts, occurrences = count_training(pages)
+    clusters = inputs.clusters
+    semantic = clusters if inputs.reads_semantic_ids else None
     features = adapt_features(
         config.features,
         dataset.items(),
@@ -64,8 +66,10 @@ def adapt_to_pages(
         counts,
         token_buckets=config.token_buckets,
         image_embeddings=[np.asarray(each.vectors) for each in inputs.embeddings],
-        cluster_ids=None if inputs.clusters is None else inputs.clusters.ids,
-        centers=None if inputs.clusters is None else inputs.clusters.centers,
+        cluster_ids=None if clusters is None else clusters.ids,
+        centers=None if clusters is None else clusters.centers,
+        semantic_ids=None if semantic is None else semantic.semantic_ids,
+        levels=1 if semantic is None else semantic.metadata.levels,
     )
     return AdaptedPages(config, inputs.image_feature, features, occurrences)
 
@@ -110,6 +114,11 @@ class PictureInputs(NamedTuple):
         """The embeddings and the clusters."""
         return (*self.embeddings, *(() if self.clusters is None else (self.clusters,)))
 
+    @property
+    def reads_semantic_ids(self) -> bool:
+        """Whether the clusters are read at all levels."""
+        return "semantic_id" in image_features_of(self.image_feature)
+
     def embeddings_metadata(self) -> EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None:
         """What the embeddings say of themselves, as a `RankerMetadata` holds it."""
         found = tuple(each.metadata for each in self.embeddings)
@@ -135,6 +144,11 @@ def picture_inputs(pictures: PictureSources, image_feature: str | Sequence[str] 
         raise InputError(
             f"`pictures` must be {' and '.join(kind.__name__ for kind in needed) or 'unset'} for the image {several}. "
             f"Received: {pictures!r}"
+        )
+    if "semantic_id" in names and clusters[0].metadata.levels == 1:
+        raise InputError(
+            f"`pictures`: {clusters[0].path} has one level, and semantic_id needs clusters of several levels; make "
+            "them with the `levels` of models.cluster"
         )
     return PictureInputs(",".join(names), embeddings, clusters[0] if clusters else None)
 

@@ -12,7 +12,7 @@ from models.data.pages import PageLengths
 from models.features.spec import FeaturesConfig
 
 Monitor = Literal["gauc_page_mean", "gauc_user_mean", "auc"]
-ImageFeature = Literal["none", "vector", "simscore", "simtier", "cluster_id"]
+ImageFeature = Literal["none", "vector", "simscore", "simtier", "cluster_id", "semantic_id"]
 IMAGE_FEATURES: tuple[ImageFeature, ...] = get_args(ImageFeature)
 
 
@@ -102,10 +102,11 @@ class RankerConfig(Config):
         embedding_dim: length of each ID, category and token embedding.
         item_dim: length of item vectors: what the item tower makes and attention compares; 0 for what is known of an
             item side by side, without a dense layer.
-        embed_clusters: whether `cluster_id` learns an embedding per cluster, besides comparing clusters. Where clicks
-            per cluster are few, it learns chance.
-        compare_clusters: whether `cluster_id` compares clusters, and their centers, with those of the history, besides
-            the embedding. The paper's is an embedding alone.
+        embed_clusters: whether `cluster_id` learns an embedding per cluster, and `semantic_id` per prefix, besides
+            comparing them. Where clicks per cluster are few, it learns chance.
+        compare_clusters: whether `cluster_id` compares clusters, and their centers, with those of the history, and
+            `semantic_id` prefixes, besides the embedding. The paper's is an embedding alone.
+        prefix_buckets: rows of the embedding of prefixes of semantic IDs, which share rows by chance.
         match_recency: whether each history says of each comparison by `match: true`, and of clusters, if any step
             matches and how long ago the newest one was.
         derived_inputs: whether the ranker is told what it could hardly find out: which steps match a candidate (of
@@ -128,6 +129,7 @@ class RankerConfig(Config):
     item_dim: NonNegativeInt = 32
     embed_clusters: bool = True
     compare_clusters: bool = True
+    prefix_buckets: PositiveInt = 10_000
     match_recency: bool = False
     derived_inputs: bool = True
     members: PositiveInt = 1

@@ -34,7 +34,8 @@ class ItemTable(keras.layers.Layer):
 
     Call arguments:
         rows: item rows, shape `(n,)`.
-        new_items: what rows beyond the unknown one refer to. Pictures of new items are known by their cluster ID alone.
+        new_items: what rows beyond the unknown one refer to. Pictures of new items are known by their cluster ID, or
+            semantic ID, alone.
 
     Output: the `ItemValues`.
     """
@@ -47,8 +48,8 @@ class ItemTable(keras.layers.Layer):
 
     def call(self, rows: tf.Tensor, new_items: NewItems | None = None) -> ItemValues:
         """Looks up; see the class."""
-        new_features, new_clusters = (None, None) if new_items is None else new_items
-        return ItemValues(self.features(rows, new=new_features), self.pictures(rows, new_clusters=new_clusters))
+        new_features, new_picture_ids = (None, None) if new_items is None else new_items
+        return ItemValues(self.features(rows, new=new_features), self.pictures(rows, new_picture_ids=new_picture_ids))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -65,6 +65,7 @@ class Ranker(DistributedFit, tfrs.Model):
     - `cluster_id`: an ID like the category: embedded in the item tower, compared with every history step in the
       attention, and the share and number of steps with the same one. What a shop with few clicks cannot learn of its
       clusters, which of them look alike, their centers tell: their cosines enter as those of `simscore` do.
+    - `semantic_id`: the same of the prefixes of a semantic ID, each of them an ever finer cluster.
 
     All this is a `RankerMember`. With several `members`, there are as many, each with weights of its own that begin
     otherwise and learn as they would alone; the log-odds are the mean of theirs. They share the tables, and the
@@ -140,7 +141,8 @@ class Ranker(DistributedFit, tfrs.Model):
         self._correction = math.log(negative_rate)
         self.histories = [name for name in HISTORIES if getattr(config.lengths, name)]
         features = config.features.spec()
-        pictures = Pictures(image_feature, sizes, config.embed_clusters, config.compare_clusters, name="pictures")
+        of_ids = (config.embed_clusters, config.compare_clusters, config.prefix_buckets)
+        pictures = Pictures(image_feature, sizes, *of_ids, name="pictures")
         attention = config.attention
         if (attention.similarity_aware or attention.similarity_buckets) and not pictures.compared:
             raise ConfigurationError(

@@ -134,7 +134,7 @@ def _shared_values(old: Sequence[str], new: Sequence[str]) -> tuple[np.ndarray, 
 
 
 def _same_centers(old: ClustersMetadata | None, new: ClustersMetadata | None) -> bool:
-    return old is not None and new is not None and old.centers_sha256 == new.centers_sha256
+    return old is not None and new is not None and old.same_centers(new)
 
 
 def _variables(

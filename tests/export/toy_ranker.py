@@ -64,6 +64,10 @@ def make_toy_ranker(path, image_feature="cluster_id", **architecture):
     if "cluster_id" in image_feature:
         pictures = {"cluster_ids": random.integers(-1, 4, len(ITEM_IDS)).astype(np.int32)}
         pictures["centers"] = random.standard_normal((4, 6), np.float32)
+        if "semantic_id" in image_feature:
+            deeper = random.integers(0, 4, len(ITEM_IDS))
+            numbers = np.where(pictures["cluster_ids"] < 0, -1, 4 * pictures["cluster_ids"].astype(np.int64) + deeper)
+            pictures |= {"semantic_ids": numbers, "levels": 2}
     if image_feature not in ("none", "cluster_id"):
         pictures["image_embeddings"] = [random.standard_normal((len(ITEM_IDS), dim), np.float32) for dim in (6, 3)]
     features = resolve_features(FeaturesConfig(), items.schema, users.schema)

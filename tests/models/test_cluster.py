@@ -36,6 +36,16 @@ def test_a_line_per_pass_and_a_closing_line(embeddings, tmp_path, capsys):
     )
 
 
+def test_collisions_of_semantic_ids_are_counted(embeddings, tmp_path, capsys):
+    closing = run(embeddings, tmp_path / "c", "--num-clusters", "6", "--levels", "2")
+    clusters = Clusters.load(tmp_path / "c")
+    shared = f"at 2 levels ({clusters.metadata.deeper.sharing} pictures share their semantic ID)"
+    assert closing.startswith(f"wrote 6 clusters of 108 pictures {shared} to {tmp_path / 'c'} (mean")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("108 pictures into 6 clusters (scann, 2 levels)", "level 1")
+    assert shared in run(embeddings, tmp_path / "d", "--like", str(tmp_path / "c"))
+
+
 def test_empty_clusters_are_counted(tmp_path):
     embeddings = save_embeddings(tmp_path / "embeddings", np.ones((40, 3), np.float32))
     assert "wrote 2 clusters, 1 of them empty of 40 pictures" in run(embeddings.path, tmp_path / "c")

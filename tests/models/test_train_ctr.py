@@ -10,7 +10,8 @@ from beam_pipelines.format.manifest import Window, ids_sha256
 from beam_pipelines.shell.command import CommandError
 from models import train_ctr
 from models.artifact import read_metadata
-from models.clustering.clusters import ClustersMetadata
+from models.clustering.cluster import cluster
+from models.clustering.clusters import Clusters, ClustersMetadata
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import page_batches, page_records, page_timestamps, parse_pages
@@ -190,15 +191,21 @@ def test_pictures_may_enter_in_several_ways_from_several_embeddings(tiny, tmp_pa
     shutil.copytree(tiny.embeddings, again)
     edit(again / "metadata.json", lambda m: m["encoder"].update(notice="another"))
     lengths = ["--set", "ranker.lengths.click=0", "--set", "ranker.lengths.pay=0", "--set", "epochs=1"]
-    options = ["--image-feature", "vector,cluster_id", "--embeddings", tiny.embeddings, again, *lengths]
+    options = ["--image-feature", "vector,cluster_id,semantic_id", "--embeddings", tiny.embeddings, again, *lengths]
+    with pytest.raises(CommandError, match=r"clusters has one level, and semantic_id needs clusters of several levels"):
+        train(tiny, tmp_path / "run", *map(str, options))
+    tiny = tiny._replace(clusters=cluster(tiny.embeddings, tmp_path / "levels", num_clusters=3, levels=2).path)
     train(tiny, tmp_path / "run", *map(str, options))
     metadata = read_metadata(RankerMetadata, tmp_path / "run", "models.train_ctr")
-    assert metadata.image_feature == "vector,cluster_id"
+    assert metadata.image_feature == "vector,cluster_id,semantic_id"
     assert metadata.embeddings == tuple(
         read_metadata(EmbeddingsMetadata, path, "models.embed") for path in (tiny.embeddings, again)
     )
-    assert metadata.clusters is not None
-    assert len(RankerRun(tmp_path / "run").ranker().sizes.image_dims) == 2
+    assert metadata.clusters == read_metadata(ClustersMetadata, tiny.clusters, "models.cluster")
+    ranker = RankerRun(tmp_path / "run").ranker()
+    assert len(ranker.sizes.image_dims) == 2
+    numbers = ranker.items.pictures.tables["semantic"].numpy() - 1
+    np.testing.assert_array_equal(numbers, [*Clusters.load(tiny.clusters).semantic_ids, -1])
     with pytest.raises(CommandError, match=r"--image-feature must be of none, vector, .* Received: pixels"):
         train(tiny, tmp_path / "other", "--image-feature", "pixels")
 

@@ -10,6 +10,7 @@ from models.features.adapt import similarity_of
 from models.features.tables import look_up
 from models.layers.id_embedding import IdEmbedding
 from models.ranker.pictures.picture_feature import PictureFeature, Table, Tables
+from models.ranker.pictures.semantic_id import prefix
 from models.ranker.pictures.similarities import Similarities
 from models.ranker.pictures.simscore import summary
 
@@ -49,18 +50,23 @@ class ClusterIdFeature(PictureFeature):
         embedding.build()
         return embedding
 
-    def item(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor | None:
+    def item(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> tf.Tensor | None:
         """The cluster IDs, from 1."""
-        return look_up(tables["cluster"], rows, new_clusters) if self.embed_clusters else None
+        return self._clusters(tables, rows, new_picture_ids) if self.embed_clusters else None
 
-    def ids(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> list[tf.Tensor]:
+    def ids(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> list[tf.Tensor]:
         """The cluster IDs, from 1."""
-        return [look_up(tables["cluster"], rows, new_clusters)] if self.compare_clusters else []
+        return [self._clusters(tables, rows, new_picture_ids)] if self.compare_clusters else []
 
-    def vectors(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor:
+    def vectors(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> tf.Tensor:
         """The centers of the clusters."""
-        return tf.gather(tables["center"], look_up(tables["cluster"], rows, new_clusters))
+        return tf.gather(tables["center"], self._clusters(tables, rows, new_picture_ids))
 
     def compare(self, similarities: Similarities) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """As `simscore`."""
         return [similarities.standard], [summary(similarities)]
+
+    def _clusters(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> tf.Tensor:
+        if new_picture_ids is not None and self.sizes.levels > 1:  # they are semantic IDs
+            new_picture_ids = tf.cast(prefix(new_picture_ids, self.sizes.clusters, self.sizes.levels, 1), tf.int32)
+        return look_up(tables["cluster"], rows, new_picture_ids)

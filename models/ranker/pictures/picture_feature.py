@@ -31,6 +31,7 @@ class PictureFeature:
         sizes: sizes of the tables.
         embedding: number of the embeddings that it reads, if there are several.
         embed_clusters, compare_clusters: whether IDs are embedded, and compared; see `RankerConfig`.
+        prefix_buckets: rows of an embedding of prefixes; see `RankerConfig`.
 
     Attributes:
         reads: what it needs: embeddings, of which each gets a feature of its own, or clusters.
@@ -48,12 +49,19 @@ class PictureFeature:
     pooled_dim = 0
 
     def __init__(
-        self, sizes: FeatureSizes, embedding: int = 0, *, embed_clusters: bool = True, compare_clusters: bool = True
+        self,
+        sizes: FeatureSizes,
+        embedding: int = 0,
+        *,
+        embed_clusters: bool = True,
+        compare_clusters: bool = True,
+        prefix_buckets: int = 10_000,
     ) -> None:
         self.sizes = sizes
         self.embedding = embedding
         self.embed_clusters = embed_clusters
         self.compare_clusters = compare_clusters
+        self.prefix_buckets = prefix_buckets
         self.tables: dict[str, Table] = {}
 
     def item_encoder(self, dim: int, dtype: Any = None) -> keras.layers.Layer | None:
@@ -65,22 +73,22 @@ class PictureFeature:
         """
         return None
 
-    def item(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor | None:
+    def item(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> tf.Tensor | None:
         """The input of the `item_encoder`, `(n,)` or `(n, dim)`; `None` without.
 
         Args:
             tables: name to values, those of `Pictures`.
             rows: item rows, shape `(n,)`; row `items` has no picture.
-            new_clusters: cluster IDs of new items, that rows beyond refer to; see `look_up`.
+            new_picture_ids: `NewItems.picture_id` of new items, that rows beyond refer to; see `look_up`.
         """
         return None
 
-    def ids(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> list[tf.Tensor]:
+    def ids(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> list[tf.Tensor]:
         """Integers `(n,)`, 0 = none. A candidate and a step match if theirs are equal: `ItemMatcher` says so of each
         pair, and of each history as of categories. Arguments as of `item`."""
         return []
 
-    def vectors(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor | None:
+    def vectors(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> tf.Tensor | None:
         """Rows of the table that it `compares`, zeros without picture, `(n, dim)`. Arguments as of `item`."""
         return None
 

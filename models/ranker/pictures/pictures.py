@@ -12,6 +12,7 @@ from models.features.spec import FeatureSizes
 from models.ranker.config import ImageFeature, image_features_of
 from models.ranker.pictures.cluster_id import ClusterIdFeature
 from models.ranker.pictures.picture_feature import PictureFeature
+from models.ranker.pictures.semantic_id import SemanticIdFeature
 from models.ranker.pictures.similarities import Similarities
 from models.ranker.pictures.simscore import SimScoreFeature
 from models.ranker.pictures.simtier import SimTierFeature
@@ -23,6 +24,7 @@ PICTURE_FEATURES: dict[ImageFeature, type[PictureFeature]] = {
     "simscore": SimScoreFeature,
     "simtier": SimTierFeature,
     "cluster_id": ClusterIdFeature,
+    "semantic_id": SemanticIdFeature,
 }
 
 
@@ -63,7 +65,7 @@ class Pictures(keras.layers.Layer):
     Args:
         image_features: names of the picture features.
         sizes: sizes of the tables. Each of several embeddings gets the features that read embeddings.
-        embed_clusters, compare_clusters: see `RankerConfig`.
+        embed_clusters, compare_clusters, prefix_buckets: see `RankerConfig`.
 
     Attributes:
         features: the picture features.
@@ -73,7 +75,7 @@ class Pictures(keras.layers.Layer):
 
     Call arguments:
         rows: item rows, shape `(n,)`; row `items` has no picture.
-        new_clusters: cluster IDs of new items, that rows beyond refer to; see `look_up`.
+        new_picture_ids: `NewItems.picture_id` of new items, that rows beyond refer to; see `look_up`.
 
     Output: the `PictureValues`.
     """
@@ -84,6 +86,7 @@ class Pictures(keras.layers.Layer):
         sizes: FeatureSizes,
         embed_clusters: bool = True,
         compare_clusters: bool = True,
+        prefix_buckets: int = 10_000,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -91,9 +94,15 @@ class Pictures(keras.layers.Layer):
         self.sizes = sizes
         self.embed_clusters = embed_clusters
         self.compare_clusters = compare_clusters
+        self.prefix_buckets = prefix_buckets
+        options = {
+            "embed_clusters": embed_clusters,
+            "compare_clusters": compare_clusters,
+            "prefix_buckets": prefix_buckets,
+        }
         kinds = [PICTURE_FEATURES[name] for name in self.image_features]
-        self.features = [
-            kind(sizes, embedding, embed_clusters=embed_clusters, compare_clusters=compare_clusters)
+        self.features: list[PictureFeature] = [
+            kind(sizes, embedding, **options)
             for kind in kinds
             for embedding in range(len(sizes.image_dims) if kind.reads == "embeddings" else 1)
         ]
@@ -126,9 +135,9 @@ class Pictures(keras.layers.Layer):
         encoders = [encoder for encoder in encoders if encoder is not None]
         return SummedEncoders(encoders, dtype=dtype) if len(encoders) > 1 else encoders[0] if encoders else None
 
-    def call(self, rows: tf.Tensor, new_clusters: tf.Tensor | None = None) -> PictureValues:
+    def call(self, rows: tf.Tensor, new_picture_ids: tf.Tensor | None = None) -> PictureValues:
         """Looks up; see the class."""
-        arguments = {name: table.value for name, table in self.tables.items()}, rows, new_clusters
+        arguments = {name: table.value for name, table in self.tables.items()}, rows, new_picture_ids
         found = [feature.item(*arguments) for feature in self.features]
         items = tuple(item for item in found if item is not None)
         comparing = {feature.compares: feature for feature in self.features}
@@ -169,6 +178,7 @@ class Pictures(keras.layers.Layer):
             "sizes": self.sizes.model_dump(mode="json"),
             "embed_clusters": self.embed_clusters,
             "compare_clusters": self.compare_clusters,
+            "prefix_buckets": self.prefix_buckets,
         }
 
     @classmethod

@@ -25,7 +25,7 @@ class ImageSimilarityFeature(PictureFeature):
         self.tables = {table: Table(shape), similarity_of(table): Table((2,))}
         self.compares = table
 
-    def vectors(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor:
+    def vectors(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> tf.Tensor:
         """The embeddings."""
         return look_up(tables[image_table(self.embedding)], rows)
 

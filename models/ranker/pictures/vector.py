@@ -26,6 +26,6 @@ class VectorFeature(PictureFeature):
         projection.build((None, self._dim))
         return projection
 
-    def item(self, tables: Tables, rows: tf.Tensor, new_clusters: tf.Tensor | None) -> tf.Tensor:
+    def item(self, tables: Tables, rows: tf.Tensor, new_picture_ids: tf.Tensor | None) -> tf.Tensor:
         """The embeddings."""
         return look_up(tables[self._table], rows)

@@ -63,13 +63,18 @@ def item_table(random):
 
 
 class Sides:
-    """Two rankers of equal weights: one has the new item as the last row of its table, the other not at all."""
+    """Two rankers of equal weights: one has the new item as the last row of its table, the other not at all.
 
-    def __init__(self, scratch):
+    With `levels` above 1 they know pictures by semantic IDs, of which the first level is the cluster.
+    """
+
+    def __init__(self, scratch, levels=1):
+        image_feature = "cluster_id,semantic_id" if levels > 1 else "cluster_id"
+        self.levels = levels
         random = np.random.default_rng(0)
         self.items = item_table(random)
         self.users = pa.table({"user_id": ["anna"], "cat_country": ["NO"]})
-        self.clusters = random.integers(-1, CLUSTERS, ITEMS)
+        self.picture_ids = random.integers(-1, CLUSTERS**levels, ITEMS)
         self.centers = random.standard_normal((CLUSTERS, 5), np.float32)
         self.numbers = {name: random.random(50) * 30 for name in STATISTICS}
         features = resolve_features(FEATURES, self.items.schema, self.users.schema)
@@ -78,8 +83,8 @@ class Sides:
         with_it, without_it = self._tables([(nothing, -1)]), self._tables([])
         assert with_it.vocabulary == without_it.vocabulary
         keras.utils.set_random_seed(0)
-        self.with_it = Ranker(self.config, with_it.sizes, "cluster_id")
-        without = Ranker(self.config, without_it.sizes, "cluster_id")
+        self.with_it = Ranker(self.config, with_it.sizes, image_feature)
+        without = Ranker(self.config, without_it.sizes, image_feature)
         for mine, other in zip(self.with_it.trainable_variables, without.trainable_variables, strict=True):
             mine.assign(mine + 0.1 * random.standard_normal(mine.shape))
             other.assign(mine)
@@ -90,7 +95,7 @@ class Sides:
         self.servable = Servable(scratch / "1", 1)
 
     def _tables(self, new):
-        """The feature tables with more items at the end: their features and clusters."""
+        """The feature tables with more items at the end: their features and the IDs of their pictures."""
         columns = {
             name: pa.array(
                 self.items[name].to_pylist() + [NEW if name == "item_id" else said[name] for said, _ in new],
@@ -99,7 +104,8 @@ class Sides:
             for name in self.items.column_names
         }
         seen = np.r_[np.full(ITEMS, 9), np.zeros(len(new), np.int64)]
-        clusters = np.r_[self.clusters, [cluster for _, cluster in new]].astype(np.int32)
+        picture_ids = np.r_[self.picture_ids, [picture_id for _, picture_id in new]].astype(np.int64)
+        semantic = {"semantic_ids": picture_ids, "levels": self.levels} if self.levels > 1 else {}
         counts = TrainingCounts(seen, np.array([9]), self.numbers)
         return adapt_features(
             self.config.features,
@@ -107,13 +113,14 @@ class Sides:
             self.users,
             counts,
             token_buckets=self.config.token_buckets,
-            cluster_ids=clusters,
+            cluster_ids=(picture_ids // CLUSTERS ** (self.levels - 1)).astype(np.int32),
             centers=self.centers,
+            **semantic,
         )
 
-    def in_the_table(self, row, said, cluster):
+    def in_the_table(self, row, said, picture_id):
         """The scores of a request by the ranker whose table has the new item."""
-        self.with_it.fill(self._tables([(said, cluster)]))
+        self.with_it.fill(self._tables([(said, picture_id)]))
         # Known of the items that were there.
         self.with_it.items.pictures.tables["center_similarity"].assign(self.similarity)
         rows = {name: n for n, name in enumerate([*IDS, NEW])}
@@ -230,6 +237,20 @@ def test_cluster_ids_beyond_those_of_the_ranker_are_unknown(sides, row):
     for each in scores[1:]:
         np.testing.assert_array_equal(each, scores[0])
     assert abs(sides.served({**row, "cluster_id": [CLUSTERS - 1, -1]})[0, 0] - scores[0][0]) > 1e-5
+
+
+def test_a_new_item_is_known_by_all_levels_of_its_semantic_id(tmp_path, row):
+    sides = Sides(tmp_path, levels=3)
+    assert "cluster_id" not in sides.inputs
+    said = {**row, **{name: [value, value] for name, value in FIRST.items()}}
+    alike = [40, 41, 36, 24, 63, 64, -1]  # 64 is beyond the IDs of the ranker
+    scores = [sides.served({**said, "semantic_id": [number, 5]})[0] for number in alike]
+    for number, served in zip(alike[:2], scores, strict=False):
+        np.testing.assert_allclose(served, sides.in_the_table(row, FIRST, number), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(scores[-1], scores[-2])
+    firsts = np.array([each[0] for each in scores[:-1]])
+    assert np.abs(firsts[:, None] - firsts)[~np.eye(len(firsts), dtype=bool)].min() > 1e-6
+    sides.servable.close()
 
 
 def test_rows_of_page_records_beyond_the_tables_are_unknown(sides):

@@ -75,6 +75,70 @@ def test_new_items_get_the_ids_of_existing_centers(tmp_path):
     assert changed == {"mean_squared_distance", "cluster_ids_sha256", "embeddings"}
 
 
+def of_levels(vectors, clusters, length=None):
+    """The levels of every vector by their definition: the nearest center, and then that of what it leaves."""
+    left, codes = l2_normalize(vectors), []
+    for centers in clusters.level_centers[:length]:
+        codes.append(np.square(left[:, None] - centers).sum(axis=2).argmin(axis=1))
+        left = l2_normalize(left - centers[codes[-1]])
+    return np.stack(codes, axis=1)
+
+
+@pytest.mark.parametrize("backend", ["scann", "cells", "exact", "single_pass"])
+def test_each_level_clusters_what_the_one_above_leaves(backend, tmp_path):
+    vectors, has_image = planted(400, 6, 8, spread=0.6), np.arange(400) % 9 != 0
+    old = save_embeddings(tmp_path / "old", vectors[:300], has_image[:300])
+    before = cluster(old, tmp_path / "c", num_clusters=4, levels=3, backend=backend)
+    pictures = has_image[:300]
+    assert (before.codes[~pictures] == -1).all()
+    np.testing.assert_array_equal(before.codes[:, 0], before.ids)
+    np.testing.assert_array_equal(before.codes[pictures], of_levels(vectors[:300][pictures], before))
+    # The centers of a level are the means of what its pictures have left.
+    left = l2_normalize(vectors[:300][pictures])
+    left = l2_normalize(left - before.centers[before.ids[pictures]])
+    means = [left[before.codes[pictures, 1] == code].mean(axis=0) for code in range(4)]
+    if backend != "single_pass":
+        np.testing.assert_allclose(before.level_centers[1], means, atol=0.02)
+    numbers, counts = np.unique(before.codes[pictures], axis=0, return_counts=True)
+    deeper = before.metadata.deeper
+    assert deeper.prefixes == (4, len(np.unique(before.codes[pictures, :2], axis=0)), len(numbers))
+    assert deeper.sharing == counts[counts > 1].sum() > 0
+    expected = before.codes.astype(np.int64) @ [16, 4, 1]
+    np.testing.assert_array_equal(before.semantic_ids, np.where(pictures, expected, -1))
+    assert "3 levels of 4 clusters of 266 pictures" in repr(before)
+    # Items that come later move none that was there.
+    new = save_embeddings(tmp_path / "new", vectors, has_image)
+    after = cluster(new, tmp_path / "d", like=tmp_path / "c")
+    np.testing.assert_array_equal(after.codes[:300], before.codes)
+    np.testing.assert_array_equal(after.codes[has_image], of_levels(vectors[has_image], before))
+    assert after.metadata.same_centers(before.metadata)
+    assert after.metadata.levels == Clusters.load(tmp_path / "d").metadata.levels == 3
+    other = cluster(old, tmp_path / "e", num_clusters=4, levels=2, backend=backend)
+    assert (other.centers == before.centers).all()
+    assert not other.metadata.same_centers(before.metadata)
+
+
+def test_pictures_that_are_their_center_have_nothing_left(tmp_path):
+    """What is left of them is rounding, which would be anywhere if it were scaled up."""
+    vectors = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32).repeat(3, axis=0)
+    clusters = cluster(save_embeddings(tmp_path / "e", vectors), tmp_path / "c", num_clusters=5, levels=2)
+    assert not clusters.level_centers[1].any()
+    assert clusters.metadata.deeper.mean_squared_distances == (0.0,)
+    assert (clusters.metadata.deeper.prefixes, clusters.metadata.deeper.sharing) == ((5, 5), 15)
+
+
+def test_damaged_levels_are_refused_and_one_level_has_the_digest_it_had(embeddings, tmp_path):
+    one = cluster(embeddings, tmp_path / "one", num_clusters=3)
+    assert "deeper" not in (tmp_path / "one" / "metadata.json").read_text()
+    assert "deeper" not in one.metadata.model_dump()  # so neither in digests
+    np.testing.assert_array_equal(one.semantic_ids, one.ids)
+    assert one.level_centers.shape == (1, 3, 8)
+    cluster(embeddings, tmp_path / "two", num_clusters=3, levels=2)
+    np.save(tmp_path / "two" / "deeper_ids.npy", np.zeros((120, 1), np.int32))
+    with pytest.raises(ArtifactError, match=r"deeper_ids\.npy is missing or is not the file"):
+        Clusters.load(tmp_path / "two")
+
+
 def test_versions_are_not_mixed(embeddings, tmp_path):
     other = save_embeddings(tmp_path / "other", planted(120, 6, 8), weights_sha256="another")
     clusters = cluster(embeddings, tmp_path / "c", num_clusters=6)
@@ -104,6 +168,9 @@ def test_a_vector_that_is_not_finite_is_named_and_leaves_nothing(embeddings, tmp
         ({"num_clusters": 109}, "`num_clusters` must be between 1 and the 108"),
         ({"num_clusters": 0}, "`num_clusters` must be between 1 and the 108"),
         ({"backend": "faiss"}, "`backend` must be one of scann, cells, exact, single_pass. Received: faiss"),
+        ({"levels": 0}, "`levels` must be at least 1. Received: 0"),
+        ({"levels": 40, "num_clusters": 3}, "`num_clusters` to the power of `levels` must be below"),
+        ({"like": "nowhere", "levels": 2}, "`levels` is of new centers; leave it out with `like`"),
         ({"max_passes": 0}, "`max_passes` must be at least 1. Received: 0"),
         ({"workers": 0}, "`workers` must be at least 1"),
         ({"tolerance": -1.0}, "`tolerance` must be at least 0"),
@@ -135,6 +202,31 @@ def test_a_run_goes_on_from_a_pass_over_a_sample(tmp_path):
     resumed, whole = (cluster(embeddings, tmp_path / name, num_clusters=3) for name in ("c", "whole"))
     np.testing.assert_array_equal(resumed.centers, whole.centers)
     np.testing.assert_array_equal(resumed.ids, whole.ids)
+
+
+@pytest.mark.parametrize("told", ["level 2", "level 3"])
+def test_a_run_goes_on_at_the_level_where_it_was(tmp_path, told):
+    embeddings = save_embeddings(tmp_path / "embeddings", planted(1000, 3, 4, spread=0.8), np.ones(1000, bool))
+    options = {"num_clusters": 3, "levels": 3}
+    said = []
+
+    def interrupt(line):
+        said.append(line)
+        if line.startswith("pass 2: ") and told in said:
+            raise KeyboardInterrupt
+        return line
+
+    with pytest.raises(KeyboardInterrupt), shown_progress(interrupt):
+        cluster(embeddings, tmp_path / "c", **options)
+    said.clear()
+    with shown_progress(lambda line: said.append(line) or line):
+        resumed = cluster(embeddings, tmp_path / "c", **options)
+    assert said[2] == told
+    assert said[3].startswith("pass 2: ")
+    whole = cluster(embeddings, tmp_path / "whole", **options)
+    np.testing.assert_array_equal(resumed.level_centers, whole.level_centers)
+    np.testing.assert_array_equal(resumed.codes, whole.codes)
+    assert resumed.metadata == whole.metadata
 
 
 def test_a_killed_run_goes_on_and_ends_alike(tmp_path):

@@ -13,7 +13,7 @@ from models.features.training_counts import count_training
 from models.ranker.config import image_features_of
 from models.ranker.pictures.pictures import PICTURE_FEATURES
 from models.ranker.ranker import Ranker
-from tests.models.ranker.ranker_pages import CONFIG, IMAGE_FEATURE_SETS, PAGE_LENGTHS, last
+from tests.models.ranker.ranker_pages import CONFIG, IMAGE_FEATURE_SETS, PAGE_LENGTHS, last, semantic_ids_of
 from tests.models.tiny_dataset import write_tiny_dataset
 
 
@@ -71,6 +71,8 @@ def make(tiny, dataset, counts, resolve):
         if "clusters" in reads:
             clusters = Clusters.load(tiny.clusters)
             images |= {"cluster_ids": clusters.ids, "centers": clusters.centers}
+            if "semantic_id" in image_feature:
+                images |= {"semantic_ids": semantic_ids_of(clusters), "levels": 2}
         tables = adapt_features(
             config.features, dataset.items(), dataset.users(), counts, token_buckets=config.token_buckets, **images
         )

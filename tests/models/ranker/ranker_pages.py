@@ -17,7 +17,7 @@ CONFIG = RankerConfig(
 )
 
 
-IMAGE_FEATURE_SETS = ("none", "vector", "simscore", "cluster_id", "vector,simscore,simtier,cluster_id")
+IMAGE_FEATURE_SETS = ("none", "vector", "simscore", "cluster_id", "vector,simscore,simtier,cluster_id,semantic_id")
 """The last one reads two embeddings, and attends by their similarity."""
 
 PAGE_LENGTHS = RankerLengths(candidates=6, click=7, pay=4, cart=3)
@@ -26,6 +26,13 @@ PAGE_LENGTHS = RankerLengths(candidates=6, click=7, pay=4, cart=3)
 
 def last(page, count):
     return {name: values[-count:] for name, values in page.items()}
+
+
+def semantic_ids_of(clusters):
+    """Those of two levels, the second one made up."""
+    numbers = clusters.ids.astype(np.int64) * clusters.metadata.num_clusters
+    second = np.arange(len(clusters.ids)) // 3 % clusters.metadata.num_clusters
+    return np.where(clusters.ids < 0, -1, numbers + second)
 
 
 LABELS = ("clicked", "converted", "dwell")

@@ -4,7 +4,7 @@ import pytest
 
 from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import Window, ids_sha256
-from models.clustering.clusters import ClustersMetadata
+from models.clustering.clusters import ClustersMetadata, DeeperLevels
 from models.embeddings.embeddings import EmbeddingsMetadata
 from models.features.adapt import adapt_features
 from models.features.spec import STATISTICS, FeaturesConfig, HashFeature, IdFeature, resolve_features
@@ -145,6 +145,18 @@ def test_rows_go_over_by_what_they_stand_for(old):
             np.testing.assert_array_equal(before, after)
     cluster = [r.members[0].items.picture_encoder.get_weights()[0] for r in (earlier, ranker)]
     np.testing.assert_array_equal(*cluster)
+
+
+def test_levels_below_are_a_part_of_what_clusters_mean():
+    levels = [
+        DeeperLevels(mean_squared_distances=(0.1,), prefixes=(3, 4), sharing=2, centers_sha256=sha, ids_sha256="")
+        for sha in ("same", "others")
+    ]
+    one, two, other = (clusters_of("same").model_copy(update={"deeper": each}) for each in (None, *levels))
+    assert one.same_centers(clusters_of("same"))
+    assert two.same_centers(two.model_copy(update={"deeper": levels[0].model_copy(update={"sharing": 3})}))
+    assert not one.same_centers(two)
+    assert not two.same_centers(other)
 
 
 def test_clusters_of_other_centers_mean_something_else(old):
