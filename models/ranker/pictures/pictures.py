@@ -95,7 +95,7 @@ class Pictures(keras.layers.Layer):
         self.embed_clusters = embed_clusters
         self.compare_clusters = compare_clusters
         self.prefix_buckets = prefix_buckets
-        options = {
+        options: dict[str, Any] = {
             "embed_clusters": embed_clusters,
             "compare_clusters": compare_clusters,
             "prefix_buckets": prefix_buckets,
