@@ -121,6 +121,7 @@ def test_each_level_clusters_what_the_one_above_leaves(backend, tmp_path):
 def test_pictures_that_are_their_center_have_nothing_left(tmp_path):
     """What is left of them is rounding, which would be anywhere if it were scaled up."""
     vectors = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32).repeat(3, axis=0)
+    vectors *= np.tile(np.array([[1], [3], [7]], np.float32), (5, 1))  # whose directions differ by rounding
     clusters = cluster(save_embeddings(tmp_path / "e", vectors), tmp_path / "c", num_clusters=5, levels=2)
     assert not clusters.level_centers[1].any()
     assert clusters.metadata.deeper.mean_squared_distances == (0.0,)
