@@ -3,13 +3,13 @@
     python -m benchmarks.pictures.ideas [--source DIR] [--work-dir DIR] [--arms NAME ...] [--test NAME ...] [--quick]
 
 The datasets, pages and pictures are those of `benchmarks.pictures.published`: rankers read the whole catalogue, and
-pictures embedded by published weights and whitened; semantic IDs are of three levels of 64 clusters. Each idea is tried by itself beside `simscore`, on validation
-pages: rankers learn on the earliest 70 % of the training pages and are measured on the others, with two draws of what
-is sampled. What is named by `--test` is then trained as `benchmarks.pictures.published` trains and measured on the test
-pages. Every ranker, and what each arm has measured, is kept in the work directory under `ideas`, so that a run goes on
-where it was stopped; code is no part of their names: remove them after changing it. GAUC is the mean AUC of pages;
-`unseen` counts only the candidates that are on no page of those to learn on. Intervals are paired, 95 %, by a bootstrap
-over users with seeds averaged.
+pictures embedded by published weights and whitened; semantic IDs are of three levels of 64 clusters. Each idea is tried
+by itself, or beside `simscore`, on validation pages: rankers learn on the earliest 70 % of the training pages and are
+measured on the others, with two draws of what is sampled. What is named by `--test` is then trained as
+`benchmarks.pictures.published` trains and measured on the test pages. Every ranker, and what each arm has measured, is
+kept in the work directory under `ideas`, so that a run goes on where it was stopped; code is no part of their names:
+remove them after changing it. GAUC is the mean AUC of pages; `unseen` counts only the candidates that are on no page of
+those to learn on. Intervals are paired, 95 %, by a bootstrap over users with seeds averaged.
 """
 
 import argparse
