@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from models.ranker.config import RankerConfig, TrainingConfig
     from models.ranker.ranker import Ranker
     from models.ranker.train import train_ranker
+    from models.retrieval.interaction_file import read_interactions
+    from models.retrieval.interactions import Interactions
+    from models.retrieval.run import RetrievalRun
+    from models.retrieval.train import train_retrieval
     from models.training.adam import Adam
     from models.training.lazy_adam import LazyAdam
     from models.vision.encoder import ImageEncoder
@@ -54,11 +58,13 @@ _HOMES = {
     "Experiment": "models.experiments.experiment",
     "GAUC": "models.metrics.gauc",
     "ImageEncoder": "models.vision.encoder",
+    "Interactions": "models.retrieval.interactions",
     "LazyAdam": "models.training.lazy_adam",
     "PretrainConfig": "models.pretraining.config",
     "Pages": "models.data.pages",
     "Ranker": "models.ranker.ranker",
     "RankerConfig": "models.ranker.config",
+    "RetrievalRun": "models.retrieval.run",
     "TrainingConfig": "models.ranker.config",
     "cluster": "models.clustering.cluster",
     "embed": "models.embeddings.embed",
@@ -66,8 +72,10 @@ _HOMES = {
     "experiment_report": "models.experiments.report",
     "load_config": "models.config",
     "pretrain": "models.pretraining.pretrain",
+    "read_interactions": "models.retrieval.interaction_file",
     "show_progress": "beam_pipelines.shell.progress",
     "train_ranker": "models.ranker.train",
+    "train_retrieval": "models.retrieval.train",
     "whiten": "models.embeddings.whiten",
 }
 

@@ -56,6 +56,9 @@ from models.ranker.item_table import ItemTable, ItemValues
 from models.ranker.item_tower import ItemTower
 from models.ranker.pictures.pictures import Pictures, PictureValues
 from models.ranker.ranker import Ranker
+from models.retrieval.bpr import Bpr
+from models.retrieval.recommender import Recommender
+from models.retrieval.triples import TrainingTriples
 from models.text.bert import Bert, BertBlock
 from models.text.encoder import TextEncoder
 from models.training.adam import Adam
@@ -69,6 +72,7 @@ from models.vision.m6 import M6, M6Block
 from models.vision.swin import PatchMerging, Swin, SwinBlock
 from models.vision.window_attention import WindowAttention
 from tests.models.courier_batch import draw_batch, draw_titles
+from tests.models.retrieval.drawn_interactions import draw_features, draw_interactions
 from tests.models.tiny_dataset import write_tiny_dataset
 
 POLICIES = ("mixed_float16", "mixed_bfloat16")
@@ -411,7 +415,24 @@ def view_metrics() -> dict[str, Any]:
     return {"metrics": [keras.metrics.MeanSquaredError(name="measured")]}
 
 
+def recommender(kind: type[Recommender], **options: Any) -> Recommender:
+    features = [draw_features()] if kind.needs_features else []
+    model = kind(30, 24, [5] if features else [], {"dim": 4, "regularization": 0.1}, **options)
+    model.adapt(draw_interactions(), features)
+    return model
+
+
+def triples() -> tf.data.Dataset:
+    batches = TrainingTriples(draw_interactions().train, 24, 60, seed=0)
+    return batches.from_step(0).take(2).apply(tf.data.experimental.assert_cardinality(2))
+
+
+def ranked_pairs() -> dict[str, Any]:
+    return {"metrics": [keras.metrics.AUC(name="measured")]}
+
+
 MODELS: dict[str, ModelCase] = {
+    "Bpr": ModelCase(lambda **o: recommender(Bpr, **o), triples, ranked_pairs),
     "ImageEncoder": ModelCase(encoder, pictures, own_loss),
     "TextEncoder": ModelCase(lambda **o: TextEncoder(Bert(9, 1, 8, 2, positions=4, **o), 4, **o), titles, own_loss),
     "Courier": ModelCase(lambda **o: Courier(encoder(**o), **o), courier_pages, objective),

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("beam_pipelines", "models", "export")
 
 
-# The report on an experiment is of logs, not of a dataset.
-LOG_READERS = re.compile(r"models/(ab_report\.py|experiments/)")
+# The report on an experiment is of logs, not of a dataset; a benchmark of recommenders is a table of its own.
+LOG_READERS = re.compile(r"models/(ab_report\.py|experiments/|retrieval/interaction_file\.py)")
 READING_LOGS = re.compile(r"beam_pipelines\.(logs|log_options|options)\b")
 
 

@@ -17,6 +17,7 @@ COMMANDS = (
     "models.whiten",
     "models.cluster",
     "models.neighbours",
+    "models.train_retrieval",
     "models.train_ctr",
     "models.evaluate",
     "models.ab_report",

@@ -1,0 +1,34 @@
+"""All recommenders, by the names that `--method` takes."""
+
+import importlib
+
+from beam_pipelines.format.errors import ConfigurationError, InputError
+from models.retrieval.bpr import Bpr
+from models.retrieval.recommender import Recommender
+
+METHODS: dict[str, type[Recommender]] = {
+    "bpr": Bpr,
+}
+
+
+def find_method(name: str) -> type[Recommender]:
+    """The recommender of a name.
+
+    Args:
+        name: one of `METHODS`, or `MODULE:CLASS` of a class that can be imported, derived from `Recommender`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise InputError(f"`method` must be one of {', '.join(METHODS)}, or MODULE:CLASS. Received: {name}")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"`method`: {name} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Recommender)):
+        raise InputError(f"`method`: {name} is no class derived from Recommender")
+    return found
