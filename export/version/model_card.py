@@ -238,6 +238,8 @@ def _limits(run: RankerRun, ranker: Ranker) -> list[str]:
         f"{LARGEST_COUNT:.0f} or more, is a missing one."
     )
     limits.append("The position of a candidate on the page is not an input.")
+    if ranker.config.position_bias:
+        limits.append("Probabilities are those of candidates at the first position, as training learned it.")
     if metadata.negative_rate < 1:
         limits.append(
             f"The training pages kept a share of {metadata.negative_rate:g} of the unclicked candidates; predictions "

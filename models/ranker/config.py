@@ -117,6 +117,9 @@ class RankerConfig(Config):
         cross_layers: DCN-v2 cross layers between the towers and the MLP; 0 for none.
         mlp_units: hidden layers of the MLP; the layer of the logit follows as the fifth.
         mlp_dropout: share of the outputs of each hidden layer that training leaves out.
+        position_bias: positions behind the first of which training learns what each adds to the log-odds of a click, so
+            that items do not get the credit for their place; 0 for none. Scores are those of the first position,
+            wherever a candidate stands; see `PositionBias`.
         token_buckets: rows of the token embedding of titles and queries.
         query_tokens: tokens kept of a query.
     """
@@ -137,6 +140,7 @@ class RankerConfig(Config):
     cross_layers: NonNegativeInt = 0
     mlp_units: tuple[PositiveInt, ...] = Field((128, 64, 32, 16), min_length=1)
     mlp_dropout: float = Field(0.0, ge=0, lt=1)
+    position_bias: NonNegativeInt = 0
     token_buckets: PositiveInt = 10_000
     query_tokens: PositiveInt = 16
 

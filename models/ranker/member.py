@@ -12,6 +12,7 @@ from models.features.spec import FeatureSizes
 from models.layers.history_encoder import HistoryEncoder
 from models.layers.id_embedding import IdEmbedding
 from models.layers.multi_head_target_attention import MultiHeadTargetAttention
+from models.layers.position_bias import PositionBias
 from models.layers.target_attention import TargetAttention
 from models.layers.text_embedding import TextEmbedding
 from models.ranker.config import RankerConfig
@@ -110,7 +111,7 @@ class RankerMember(keras.layers.Layer):
 
     Call arguments:
         inputs: the pages.
-        training: whether dropout and moving statistics are those of training.
+        training: whether dropout, moving statistics and positions are those of training.
 
     Output: name of the logit to its values, float32 `(batch, candidates)`; meaningless at padded candidates.
     """
@@ -224,6 +225,10 @@ class RankerMember(keras.layers.Layer):
         self.heads = {head: keras.layers.Dense(1, name=f"{head}_logit", dtype="float32") for head in heads}
         for layer in self.heads.values():
             layer.build((None, None, units[-1]))
+        self.position_bias = None
+        if config.position_bias:
+            self.position_bias = PositionBias(config.position_bias, name="position_bias", dtype="float32")
+            self.position_bias.build()
         self.built = True
 
     def call(self, inputs: PageInputs, training: bool = False) -> dict[str, tf.Tensor]:
@@ -255,7 +260,10 @@ class RankerMember(keras.layers.Layer):
         for name, encoder in self.encoders.items():
             by_page.append(encoder(keys[name], inputs.histories[name].mask))
         pages = self._concat(by_page) if by_page else None
-        return self._mlp(self._concat(by_candidate), pages, training)
+        logits = self._mlp(self._concat(by_candidate), pages, training)
+        if self.position_bias is not None and training:
+            logits["ctr"] += self.position_bias(inputs.page["position"])
+        return logits
 
     def attention_weights(self, inputs: PageInputs) -> dict[str, AttentionWeights]:
         """How much each step of each history counts for each candidate.

@@ -75,7 +75,7 @@ class Ranker(DistributedFit, tfrs.Model):
     conversion and of a long visit are learned over all candidates, as factors of those together with the click (ESMM),
     so that they are not biased towards what is clicked.
 
-    Labels and positions are never inputs.
+    Labels are never inputs, nor are positions, of which training alone learns what each adds (`position_bias`).
 
     It is a Keras model: `compile`, `fit`, `evaluate`, `predict`, `save` and `keras.models.load_model`, with stock
     callbacks, losses and metrics. Make it with `Ranker.adapt`, which fills its tables.

@@ -10,6 +10,7 @@ CONFIG = RankerConfig(
     embedding_dim=4,
     item_dim=6,
     match_recency=True,
+    position_bias=3,
     attention=AttentionConfig(recent_steps=4, units=5, heads=2, head_dim=3),
     mlp_units=(32, 24, 16, 12),
     token_buckets=50,

@@ -26,6 +26,27 @@ def test_loss_is_the_mean_log_loss_of_present_candidates(ranker, page):
     assert loss_of(ranker, {name: values[:0] for name, values in page.items()}) == 0
 
 
+def test_training_alone_adds_what_the_position_does(make, page):
+    ranker = make("none")
+    bias = ranker.members[0].position_bias.bias
+    logits = np.float64(ranker.logits(inputs_of(page))["ctr"])
+    present, clicked = page["item"].numpy() != -1, page["clicked"].numpy() == 1
+    position = page["position"].numpy()
+    assert position[present].max() > bias.shape[0]
+    added = np.concatenate([[0], bias.numpy()])[np.clip(position, 0, bias.shape[0])]
+    p = sigmoid(logits + added)
+    loss, gradients = gradients_of(ranker, page)
+    expected = -np.where(clicked, np.log(p), np.log1p(-p))[present].mean()
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    assert float(loss_of(ranker, page)) == pytest.approx(
+        np.logaddexp(0, np.where(clicked, -logits, logits))[present].mean(), rel=1e-4
+    )
+    (gradient,) = [g for g, v in zip(gradients, ranker.trainable_variables, strict=True) if v is bias]
+    counted = [present & (np.minimum(position, bias.shape[0]) == place) for place in range(1, 4)]
+    by_hand = [((p - clicked) * rows).sum() / present.sum() for rows in counted]
+    np.testing.assert_allclose(gradient, by_hand, rtol=1e-3, atol=1e-6)
+
+
 def test_tasks_share_a_page_and_obey_probability(make, page):
     ranker = make("none", all_tasks(), negative_rate=0.3)
     scores, logits = ranker(inputs_of(page)), ranker.logits(inputs_of(page))
