@@ -18,10 +18,11 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--backend",
-        choices=["scann", "cells", "exact", "single_pass"],
+        choices=["scann", "cells", "exact", "single_pass", "hash"],
         default="scann",
         help="nearest-center search of k-means: scann; cells, the fastest from 1e4 clusters on; exact, the reference. "
-        "single_pass learns from each picture once, searching cells, for more pictures than k-means has time for",
+        "single_pass learns from each picture once, searching cells, for more pictures than k-means has time for; hash "
+        "learns nothing, the hash value of an embedding is its ID: the paper's rejected variant",
     )
     parser.add_argument(
         "--like", metavar="CLUSTERS", help="assign pictures to the centers of these clusters; learn nothing"
@@ -40,7 +41,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="stop when a pass lowers the mean squared distance by less of it"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the start, samples and splits")
+    parser.add_argument("--seed", type=int, default=0, help="of the start, samples and splits, or of the hash")
     parser.add_argument("--workers", type=int, help="threads (unset: one for each core)")
     parser.add_argument("--restart", action="store_true", help="throw away what an interrupted run has left")
     parser.add_overwrite()

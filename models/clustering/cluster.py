@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
+
+import numpy as np
 
 from beam_pipelines.format.errors import ArtifactError, InputError, about
 from beam_pipelines.format.location import Location, as_location
@@ -11,6 +14,7 @@ from beam_pipelines.format.text_file import finite
 from beam_pipelines.shell.progress import progress_bar, say
 from models.clustering.assignment import Search
 from models.clustering.clusters import Backend, Clusters
+from models.clustering.hash_ids import hash_clusters
 from models.clustering.kmeans import Clustering, KMeans, Pass, PassState, assign_to_centers
 from models.clustering.points import Level, Points
 from models.embeddings.embeddings import Embeddings
@@ -52,7 +56,7 @@ def cluster(
             into as many clusters.
         backend: nearest-center search of k-means: `scann`; `cells`, the fastest from 1e4 clusters on; `exact`, the
             reference. `single_pass` learns from each picture once, searching cells, for more pictures than k-means has
-            time for.
+            time for. `hash` learns nothing: the hash value of an embedding is its ID, the paper's rejected variant.
         like: clusters to whose centers pictures are assigned; nothing is learnt. How they were made goes for `backend`
             and `normalize`, too.
         normalize: whether to scale embeddings, and what is left of them, to unit length, for cosine instead of
@@ -61,7 +65,7 @@ def cluster(
         threshold: of `single_pass`: smaller coordinates of centers become zero.
         max_passes: largest number of passes over all embeddings.
         tolerance: stop when a pass lowers the mean squared distance by less than this share of it.
-        seed: of the start, samples and splits.
+        seed: of the start, samples and splits, or of the hash.
         workers: threads; `None` for one for each core.
         restart: whether to throw away what an interrupted run has left instead of going on.
         overwrite: whether to replace `output` if it exists.
@@ -93,6 +97,8 @@ def cluster(
             raise InputError(f"`{name}` must be at least {smallest}. Received: {value}")
     if threshold and backend != "single_pass":
         raise InputError(f"`threshold` is for `backend` single_pass. Received: `backend` {backend}")
+    if backend == "hash" and (levels > 1 or spherical):
+        raise InputError("`backend` hash learns no centers; leave out `levels` and `spherical`")
     if spherical and not normalize:
         raise InputError("`spherical` is for embeddings of unit length; leave out `normalize`")
     output = as_location(output)
@@ -119,6 +125,11 @@ def cluster(
             f"`num_clusters` to the power of `levels` must be below {_SEMANTIC_IDS}, so that a semantic ID is an "
             f"integer of 64 bits. Received: {num_clusters} and {levels}"
         )
+    if backend == "hash":
+        with whole_directory(output, overwrite=overwrite, inputs=[embeddings.path]) as directory:
+            hashed = _hashed(embeddings, num_clusters, normalize, seed)
+            written = _save(directory, embeddings, backend, normalize, spherical, seed, [hashed])
+        return Clusters(output, written.metadata)
     # Checkpoints of other values are those of another run.
     options = {
         "num_clusters": num_clusters,
@@ -148,19 +159,8 @@ def cluster(
         of_levels = f", {levels} levels" if levels > 1 else ""
         say(f"{pictures} pictures into {num_clusters} clusters ({backend}{of_levels})")
         with checkpoints:
-            first, *deeper = _fit(kmeans, embeddings, normalize, levels, checkpoints)
-        written = Clusters.save(
-            directory,
-            first.ids,
-            first.centers,
-            embeddings=metadata,
-            backend=backend,
-            normalize=normalize,
-            spherical=spherical,
-            mean_squared_distance=first.mean_squared_distance,
-            seed=seed,
-            deeper=deeper,
-        )
+            found = _fit(kmeans, embeddings, normalize, levels, checkpoints)
+        written = _save(directory, embeddings, backend, normalize, spherical, seed, found)
     checkpoints.remove()
     return Clusters(output, written.metadata)
 
@@ -243,6 +243,9 @@ def _assign(
     ):
         levels: list[Clustering] = []
         for centers in like.level_centers:
+            if made.backend == "hash":
+                levels.append(_hashed(embeddings, made.num_clusters, made.normalize, made.seed, centers))
+                continue
             try:
                 levels.append(
                     assign_to_centers(
@@ -255,22 +258,48 @@ def _assign(
                 )
             except ValueError as error:
                 raise ArtifactError(f"`embeddings` {embeddings.path}: {error}") from error
-        first, *deeper = levels
-        written = Clusters.save(
-            directory,
-            first.ids,
-            like.centers,
-            embeddings=embeddings.metadata,
-            backend=made.backend,
-            normalize=made.normalize,
-            spherical=made.spherical,
-            mean_squared_distance=first.mean_squared_distance,
-            seed=made.seed,
-            deeper=deeper,
-        )
+        written = _save(directory, embeddings, made.backend, made.normalize, made.spherical, made.seed, levels)
     return Clusters(output, written.metadata)
 
 
+def _hashed(
+    embeddings: Embeddings, num_clusters: int, normalize: bool, seed: int, centers: np.ndarray | None = None
+) -> Clustering:
+    try:
+        return hash_clusters(
+            embeddings.vectors, embeddings.has_image, num_clusters, normalize=normalize, seed=seed, centers=centers
+        )
+    except ValueError as error:
+        raise ArtifactError(f"`embeddings` {embeddings.path}: {error}") from error
+
+
+def _save(
+    directory: Path,
+    embeddings: Embeddings,
+    backend: Backend,
+    normalize: bool,
+    spherical: bool,
+    seed: int,
+    levels: Sequence[Clustering],
+) -> Clusters:
+    first, *deeper = levels
+    return Clusters.save(
+        directory,
+        first.ids,
+        first.centers,
+        embeddings=embeddings.metadata,
+        backend=backend,
+        normalize=normalize,
+        spherical=spherical,
+        mean_squared_distance=first.mean_squared_distance,
+        seed=seed,
+        deeper=deeper,
+    )
+
+
 def _search(backend: Backend) -> Search:
-    """The nearest-center search of a backend."""
-    return "cells" if backend == "single_pass" else backend
+    """The nearest-center search of a backend that has one."""
+    if backend == "single_pass":
+        return "cells"
+    assert backend != "hash"
+    return backend

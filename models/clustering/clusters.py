@@ -15,7 +15,7 @@ from models.clustering.kmeans import Clustering
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import EmbeddingsMetadata
 
-Backend = Literal["scann", "cells", "exact", "single_pass"]
+Backend = Literal["scann", "cells", "exact", "single_pass", "hash"]
 
 CLUSTER_IDS_FILE = "cluster_ids.npy"
 CENTERS_FILE = "centers.npy"

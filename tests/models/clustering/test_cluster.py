@@ -75,6 +75,38 @@ def test_new_items_get_the_ids_of_existing_centers(tmp_path):
     assert changed == {"mean_squared_distance", "cluster_ids_sha256", "embeddings"}
 
 
+def test_hash_values_are_ids_of_equal_pictures_alone(tmp_path):
+    vectors = planted(3000, 6, 8)
+    vectors[2001, 2] = 0.0
+    vectors[9] = vectors[2001]
+    vectors[9, 2] = -0.0
+    has_image = np.arange(3000) % 10 != 0
+    old = save_embeddings(tmp_path / "old", vectors[:2500], has_image[:2500])
+    before = cluster(old, tmp_path / "c", num_clusters=4, backend="hash")
+    assert (before.ids[~has_image[:2500]] == -1).all()
+    # By chance: each ID as often, and none nearer to its own kind. Chi squared with 3 degrees of freedom.
+    sizes = before.sizes
+    assert ((sizes - sizes.mean()) ** 2 / sizes.mean()).sum() < 16
+    unit = l2_normalize(vectors[:2500])[has_image[:2500]]
+    means = [unit[before.ids[has_image[:2500]] == number].mean(axis=0) for number in range(4)]
+    np.testing.assert_allclose(before.centers, means, atol=1e-6)
+    assert before.metadata.mean_squared_distance == pytest.approx(
+        np.square(unit - before.centers[before.ids[has_image[:2500]]]).sum(axis=1).mean(), rel=1e-5
+    )
+    assert before.metadata.mean_squared_distance > 0.9 * unit.var(axis=0).sum()
+    wide = cluster(old, tmp_path / "wide", num_clusters=1000, backend="hash")
+    assert wide.ids[9] == wide.ids[2001]
+    other = cluster(old, tmp_path / "seed", num_clusters=1000, backend="hash", seed=1)
+    assert (other.ids == wide.ids).mean() < 0.2
+    # Items that come later move none that was there.
+    after = cluster(save_embeddings(tmp_path / "new", vectors, has_image), tmp_path / "d", like=tmp_path / "wide")
+    np.testing.assert_array_equal(after.ids[:2500], wide.ids)
+    np.testing.assert_array_equal(after.centers, wide.centers)
+    for options in ({"levels": 2}, {"spherical": True}):
+        with pytest.raises(InputError, match="`backend` hash learns no centers; leave out `levels` and `spherical`"):
+            cluster(old, tmp_path / "e", backend="hash", **options)
+
+
 def of_levels(vectors, clusters, length=None):
     """The levels of every vector by their definition: the nearest center, and then that of what it leaves."""
     left, codes = l2_normalize(vectors), []
@@ -168,7 +200,7 @@ def test_a_vector_that_is_not_finite_is_named_and_leaves_nothing(embeddings, tmp
     [
         ({"num_clusters": 109}, "`num_clusters` must be between 1 and the 108"),
         ({"num_clusters": 0}, "`num_clusters` must be between 1 and the 108"),
-        ({"backend": "faiss"}, "`backend` must be one of scann, cells, exact, single_pass. Received: faiss"),
+        ({"backend": "faiss"}, "`backend` must be one of scann, cells, exact, single_pass, hash. Received: faiss"),
         ({"levels": 0}, "`levels` must be at least 1. Received: 0"),
         ({"levels": 40, "num_clusters": 3}, "`num_clusters` to the power of `levels` must be below"),
         ({"like": "nowhere", "levels": 2}, "`levels` is of new centers; leave it out with `like`"),
