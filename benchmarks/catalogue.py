@@ -183,6 +183,16 @@ BENCHMARKS = {
             full="3 hours",
         ),
         Benchmark(
+            "position_bias",
+            "benchmarks.ranker.position_bias",
+            "What a ranker learns of positions",
+            "the effect of the position on clicks as `ranker.position_bias` learns it from a policy's log, beside a "
+            "log whose items were drawn at random",
+            needs="the Open Bandit sample",
+            quick="1 minute",
+            full="2 minutes",
+        ),
+        Benchmark(
             "pictures_sample",
             "benchmarks.pictures.sample",
             "What pictures add, shipped sample",

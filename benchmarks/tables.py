@@ -405,6 +405,36 @@ def _kuairand_one_member(arms: Figures) -> str:
     return table(("one network", "seeds", "AUC", "less FuxiCTR's", "GAUC by user", "less FuxiCTR's"), rows)
 
 
+def position_bias(figures: Figures) -> str:
+    """What the later positions add, as it was learned and as it was counted."""
+
+    def of(estimate: Mapping[str, float]) -> str:
+        interval = f" [{estimate['low']:+.2f}, {estimate['high']:+.2f}]" if "low" in estimate else ""
+        return f"{estimate['value']:+.2f}{interval}"
+
+    rows = []
+    names = {"real": "real clicks", "planted": "planted clicks"}
+    for world, found in figures["worlds"].items():
+        for place, learned in enumerate(found["ranker"]):
+            seeds = [each[place] for each in found["ranker_of_seeds"]]
+            spread = f" ({min(seeds):+.2f} to {max(seeds):+.2f})" if len(seeds) > 1 else ""
+            counts = [of(found[kind][place]) for kind in ("reference", "plain", "by_propensity")]
+            rows.append([f"{names[world]}, position {place + 2}", *counts, f"{learned:+.2f}{spread}"])
+    head = (
+        "log-odds less those of position 1",
+        "Random's log, or what is planted",
+        "BTS's log",
+        "BTS's log by propensity",
+        "ranker on BTS's log (seeds)",
+    )
+    real, planted = figures["worlds"]["real"], figures["worlds"]["planted"]
+    text = (
+        f"{figures['impressions']:,} impressions of each policy; clicks: {real['reference_clicks']} in Random's log, "
+        f"{real['clicks']} in BTS's, {planted['clicks']:,} planted."
+    )
+    return f"{table(head, rows)}\n\n{text}"
+
+
 def pictures_sample(figures: Figures) -> str:
     """GAUC by image feature."""
     rows = []
@@ -616,6 +646,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         label_consistency,
         ranker_speed,
         kuairand,
+        position_bias,
         pictures_sample,
         pictures_hm,
         pictures_published,
