@@ -22,7 +22,7 @@ def _parser() -> ArgumentParser:
         "--method",
         metavar="NAME",
         default="bpr",
-        help="bpr; or MODULE:CLASS of your own",
+        help="bpr, mmgcn, dualgnn, lattice, slmrec, bm3 or mgcn; or MODULE:CLASS of your own",
     )
     parser.add_argument(
         "--embeddings",
@@ -30,7 +30,7 @@ def _parser() -> ArgumentParser:
         action="append",
         metavar="EMBEDDINGS",
         help="item features: from models.embed or models.whiten, or .npy files; several are put one behind the other, "
-        "and the option again is another kind of features (unset: artifacts/embeddings, for methods that read them)",
+        "and the option again is another kind of features (unset: artifacts/embeddings, for methods that need them)",
     )
     parser.add_argument(
         "--interactions", choices=("click", "payment"), default="click", help="what counts on the pages of a dataset"
@@ -77,7 +77,7 @@ def main(options: argparse.Namespace) -> str:
             interactions = Interactions.from_pages(dataset, options.interactions, config.validation_share)
     given = options.embeddings
     if given is None:
-        given = [["artifacts/embeddings"]] if method.needs_features else []
+        given = [["artifacts/embeddings"]] if method.reads_features == "always" else []
     with about("embeddings"):
         features = [
             read_item_features(paths, interactions, dataset, allow_window_overlap=options.allow_window_overlap)

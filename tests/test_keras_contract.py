@@ -56,8 +56,14 @@ from models.ranker.item_table import ItemTable, ItemValues
 from models.ranker.item_tower import ItemTower
 from models.ranker.pictures.pictures import Pictures, PictureValues
 from models.ranker.ranker import Ranker
+from models.retrieval.bm3 import Bm3
 from models.retrieval.bpr import Bpr
+from models.retrieval.dualgnn import DualGnn
+from models.retrieval.lattice import Lattice
+from models.retrieval.mgcn import Mgcn
+from models.retrieval.mmgcn import Mmgcn
 from models.retrieval.recommender import Recommender
+from models.retrieval.slmrec import SlmRec
 from models.retrieval.triples import TrainingTriples
 from models.text.bert import Bert, BertBlock
 from models.text.encoder import TextEncoder
@@ -416,7 +422,7 @@ def view_metrics() -> dict[str, Any]:
 
 
 def recommender(kind: type[Recommender], **options: Any) -> Recommender:
-    features = [draw_features()] if kind.needs_features else []
+    features = [] if kind.reads_features == "never" else [draw_features()]
     model = kind(30, 24, [5] if features else [], {"dim": 4, "regularization": 0.1}, **options)
     model.adapt(draw_interactions(), features)
     return model
@@ -427,12 +433,22 @@ def triples() -> tf.data.Dataset:
     return batches.from_step(0).take(2).apply(tf.data.experimental.assert_cardinality(2))
 
 
+RECOMMENDERS = ("Mmgcn", "DualGnn", "Lattice", "SlmRec", "Bm3", "Mgcn")
+"""With `Bpr`; all of them compute in float32 whatever the policy."""
+
+
 def ranked_pairs() -> dict[str, Any]:
     return {"metrics": [keras.metrics.AUC(name="measured")]}
 
 
 MODELS: dict[str, ModelCase] = {
     "Bpr": ModelCase(lambda **o: recommender(Bpr, **o), triples, ranked_pairs),
+    "Mmgcn": ModelCase(lambda **o: recommender(Mmgcn, **o), triples, ranked_pairs, graph=False),
+    "DualGnn": ModelCase(lambda **o: recommender(DualGnn, **o), triples, ranked_pairs, graph=False),
+    "Lattice": ModelCase(lambda **o: recommender(Lattice, **o), triples, ranked_pairs, graph=False),
+    "SlmRec": ModelCase(lambda **o: recommender(SlmRec, **o), triples, ranked_pairs, graph=False),
+    "Bm3": ModelCase(lambda **o: recommender(Bm3, **o), triples, ranked_pairs, graph=False),
+    "Mgcn": ModelCase(lambda **o: recommender(Mgcn, **o), triples, ranked_pairs, graph=False),
     "ImageEncoder": ModelCase(encoder, pictures, own_loss),
     "TextEncoder": ModelCase(lambda **o: TextEncoder(Bert(9, 1, 8, 2, positions=4, **o), 4, **o), titles, own_loss),
     "Courier": ModelCase(lambda **o: Courier(encoder(**o), **o), courier_pages, objective),
@@ -586,7 +602,7 @@ def test_models_fit_with_stock_callbacks_are_saved_with_all_they_need_and_learn_
 @pytest.mark.parametrize(
     ("name", "policy"),
     [
-        *((name, "mixed_float16") for name in MODELS if name != "Courier"),
+        *((name, "mixed_float16") for name in MODELS if name not in ("Courier", *RECOMMENDERS)),
         ("Courier", "mixed_bfloat16"),
         ("Ranker", "mixed_bfloat16"),
     ],

@@ -3,11 +3,23 @@
 import importlib
 
 from beam_pipelines.format.errors import ConfigurationError, InputError
+from models.retrieval.bm3 import Bm3
 from models.retrieval.bpr import Bpr
+from models.retrieval.dualgnn import DualGnn
+from models.retrieval.lattice import Lattice
+from models.retrieval.mgcn import Mgcn
+from models.retrieval.mmgcn import Mmgcn
 from models.retrieval.recommender import Recommender
+from models.retrieval.slmrec import SlmRec
 
 METHODS: dict[str, type[Recommender]] = {
     "bpr": Bpr,
+    "mmgcn": Mmgcn,
+    "dualgnn": DualGnn,
+    "lattice": Lattice,
+    "slmrec": SlmRec,
+    "bm3": Bm3,
+    "mgcn": Mgcn,
 }
 
 

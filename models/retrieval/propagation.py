@@ -64,6 +64,14 @@ def normalized(matrix: scipy.sparse.spmatrix | scipy.sparse.sparray) -> scipy.sp
     return scipy.sparse.csr_array(scipy.sparse.diags_array(root) @ matrix @ scipy.sparse.diags_array(root))
 
 
+def mean_weighted(matrix: scipy.sparse.spmatrix | scipy.sparse.sparray) -> scipy.sparse.csr_array:
+    """`D^-1 A`: rows of weights that add up to 1, except empty ones, which stay empty."""
+    matrix = scipy.sparse.csr_array(matrix, dtype=np.float64)
+    degree = np.asarray(matrix.sum(axis=1)).ravel()
+    inverse = np.divide(1.0, degree, out=np.zeros_like(degree), where=degree > 0)
+    return scipy.sparse.csr_array(scipy.sparse.diags_array(inverse) @ matrix)
+
+
 def bipartite(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> scipy.sparse.csr_array:
     """The adjacency matrix of the graph of users and items: `(num_users + num_items)` squared, users first.
 

@@ -156,9 +156,9 @@ def train_retrieval(
 
 
 def _check_features(kind: type[Recommender], method: str, features: Sequence[ItemFeatures]) -> None:
-    if features and not kind.needs_features:
+    if features and kind.reads_features == "never":
         raise InputError(f"`embeddings` are of no use to the method {method}")
-    if kind.needs_features and not features:
+    if kind.reads_features == "always" and not features:
         raise InputError(f"`embeddings` must be given with the method {method}")
 
 
