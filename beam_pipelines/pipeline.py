@@ -198,7 +198,7 @@ def check_logs(
     problems = list(checked.problems)
     if pictures.named - pictures.found > options.max_bad_fraction * pictures.named:
         problems.append(f"{pictures}; `max_bad_fraction` allows {options.max_bad_fraction:g}")
-    return dataclasses.replace(checked, pictures=str(pictures), problems=problems)
+    return dataclasses.replace(checked, pictures=pictures, problems=problems)
 
 
 def _open(logs: Location, options: BuildOptions) -> LogDirectory:

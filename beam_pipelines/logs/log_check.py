@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Manifest
+from beam_pipelines.images.picture_check import PictureCheck
 from beam_pipelines.logs.catalog import known_ids, newest_values
 from beam_pipelines.logs.column_counts import check_columns
 from beam_pipelines.logs.directory import LogDirectory
@@ -34,7 +35,7 @@ class LogCheck:
         joins: by table and the table that it names IDs of.
         problems: what would stop a build, a line each.
         warnings: what would not, but looks wrong.
-        pictures: how many items have a picture that is there, if it was looked for.
+        pictures: how many items have a picture that is there; `None` if they were not looked for.
     """
 
     directory: LogDirectory
@@ -46,7 +47,7 @@ class LogCheck:
     joins: Mapping[tuple[str, str], CheckedJoin]
     problems: list[str]
     warnings: list[str]
-    pictures: str = ""
+    pictures: PictureCheck | None = None
 
     def told(self) -> Iterator[str]:
         """What a build says of the logs: units of times, conservation of rows, repeated IDs."""

@@ -52,8 +52,8 @@ def facts(check: LogCheck) -> Iterator[str]:
     yield from check.repeated_ids()
     for (table, other), join in check.joins.items():
         yield join.describe(table, other)
-    if check.pictures:
-        yield check.pictures
+    if check.pictures is not None:
+        yield str(check.pictures)
     for name, surveyed in check.survey.items():
         for reason, rejected in surveyed.rejected.by_reason().items():
             yield f"rejected: {rejected.rows:,} rows of {name}: {reason}"
