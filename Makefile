@@ -28,8 +28,8 @@ test-random: .venv/.installed ## property tests with many random examples; CI do
 test-cases: .venv/.installed ## what went wrong for others, if the cases are beside the repository
 	$(PY) -m pytest -m cases
 
-test-kill: .venv/.installed ## every method to pre-train, killed and resumed: the same to the last bit
-	$(PY) -m pytest -m kill -rP tests/models
+test-kill: .venv/.installed ## every method to pre-train, and the work of days, killed and resumed: the same to the last bit
+	$(PY) -m pytest -m kill -rP tests/models tests/export/daily
 
 test-java: .venv/.installed ## a published version in TensorFlow for Java; needs Java 17 and Maven
 	mvn --batch-mode --quiet --file tests/export/java/pom.xml package

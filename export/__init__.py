@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from export.client.page import History, Page, PageError
     from export.client.predict_client import RankerError
     from export.client.ranker_client import RankerClient
+    from export.daily.bounds import DayBounds
+    from export.daily.day_check import DayRefusedError
+    from export.daily.plan import DailyOptions, run_day
     from export.gates.version_check import VersionError
     from export.server.endpoint import Endpoint
     from export.version.publish import PublishedVersion, publish
 
 _HOMES = {
+    "DailyOptions": "export.daily.plan",
+    "DayBounds": "export.daily.bounds",
+    "DayRefusedError": "export.daily.day_check",
     "Endpoint": "export.server.endpoint",
     "ExperimentClient": "export.client.experiment_client",
     "History": "export.client.page",
@@ -33,6 +39,7 @@ _HOMES = {
     "RankerError": "export.client.predict_client",
     "VersionError": "export.gates.version_check",
     "publish": "export.version.publish",
+    "run_day": "export.daily.plan",
 }
 
 __all__ = [*_HOMES]

@@ -32,6 +32,11 @@ def _parser() -> ArgumentParser:
         help="accept pictures encoded by an encoder that has seen the training pages",
     )
     parser.add_argument("--warm-start", metavar="RUN", help="an earlier ranker whose weights this one begins with")
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="keep the scales and vocabularies of --warm-start, and only add to them: for training on a day at a time",
+    )
     parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: the defaults)")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key"
@@ -79,6 +84,7 @@ def main(options: argparse.Namespace) -> str:
         image_feature=options.image_feature,
         allow_window_overlap=options.allow_window_overlap,
         warm_start=options.warm_start,
+        extend=options.extend,
         config=config,
         seed=options.seed,
         restart=options.restart,

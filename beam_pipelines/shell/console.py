@@ -24,6 +24,7 @@ COMMANDS = (
     "export.saved_model",
     "export.serve",
     "export.client",
+    "export.daily",
     "export.endpoint_check",
     "export.trusted_digests",
 )

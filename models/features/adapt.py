@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from beam_pipelines.shell.progress import warn
 from models.embeddings.vectors import check_finite, l2_normalize
+from models.features.known import KnownFeatures
 from models.features.number_scale import LARGEST, NumberScale, as_numbers, encode_numbers, scale_of
 from models.features.spec import FeaturesConfig, FeatureSizes, TableFeature
 from models.features.training_counts import TrainingCounts
@@ -55,6 +56,7 @@ def adapt_features(
     centers: np.ndarray | None = None,
     semantic_ids: np.ndarray | None = None,
     levels: int = 1,
+    known: KnownFeatures | None = None,
 ) -> AdaptedFeatures:
     """Turns the dataset's tables into feature tables with one more row, for what is unknown.
 
@@ -68,14 +70,18 @@ def adapt_features(
         centers: float32 `(clusters, dim)`, given with `cluster_ids`.
         semantic_ids: `Clusters.semantic_ids`, int64 `(items,)`, -1 without picture, given with `cluster_ids`.
         levels: of `semantic_ids`.
+        known: what stays as an earlier ranker has it: its scales, and its vocabularies, to which the pages only add.
 
     Raises:
         ArtifactError: an embedding or a center is not finite.
     """
     spec = features.spec()
-    item_tables, item_sizes, item_vocabulary = _tables(spec.item, items, counts.items, token_buckets)
-    user_tables, user_sizes, user_vocabulary = _tables(spec.user, users, counts.users, token_buckets)
-    candidate = {name: scale_of(counts.numbers[name], feature) for name, feature in spec.candidate.items()}
+    item_tables, item_sizes, item_vocabulary = _tables("item", spec.item, items, counts.items, token_buckets, known)
+    user_tables, user_sizes, user_vocabulary = _tables("user", spec.user, users, counts.users, token_buckets, known)
+    candidate = {
+        name: (known and known.scale("candidate", name, feature)) or scale_of(counts.numbers[name], feature)
+        for name, feature in spec.candidate.items()
+    }
     pictures: dict[str, np.ndarray] = {}
     center_dim = clusters = 0
     for number, vectors in enumerate(image_embeddings):
@@ -92,6 +98,8 @@ def adapt_features(
         pictures[similarity_of("center")] = similarity_scale(pictures["center"], members)
         if semantic_ids is not None:
             pictures["semantic"] = _append(semantic_ids + 1)
+    if known is not None:
+        pictures |= {name: scale for name, scale in known.similarity.items() if name in pictures}
     sizes = FeatureSizes(
         items=len(items),
         users=len(users),
@@ -145,7 +153,12 @@ def similarity_scale(vectors: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _tables(
-    features: Mapping[str, TableFeature], table: pa.Table, counts: np.ndarray, token_buckets: int
+    section: str,
+    features: Mapping[str, TableFeature],
+    table: pa.Table,
+    counts: np.ndarray,
+    token_buckets: int,
+    known: KnownFeatures | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, tuple[str, ...] | NumberScale]]:
     """Values by row, sizes of embeddings, and vocabularies and scales, by column."""
     tables: dict[str, np.ndarray] = {}
@@ -154,10 +167,13 @@ def _tables(
     for name, feature in features.items():
         column, size = table[name], 0
         if feature.type == "id":
-            rows = _frequent(counts, feature.min_count)
+            rows = _frequent(counts, feature.min_count, known and known.rows(section, name, feature))
             size = int(rows.max(initial=0))
         elif feature.type == "category":
-            vocabulary[name] = values = vocabulary_of(column, counts, feature)
+            values = vocabulary_of(column, counts, feature)
+            if known is not None:
+                values = tuple(sorted({*values, *known.values(section, name, feature)}))
+            vocabulary[name] = values
             rows, size = vocabulary_ids(column, values), len(values)
         elif feature.type == "hash":
             rows, size = hash_ids(column, feature), feature.buckets
@@ -165,10 +181,11 @@ def _tables(
             texts = tf.constant([text or "" for text in column.to_pylist()] + [""])
             rows = hash_tokens(texts, token_buckets, feature.tokens).numpy()[:-1].astype(np.int32)
         else:
-            values = column.to_numpy().astype(np.float64)
-            _tell_of_marks(values, table, name)
-            numbers = as_numbers(values)
-            vocabulary[name] = scale = scale_of(numbers[counts > 0], feature)
+            marked = column.to_numpy().astype(np.float64)
+            _tell_of_marks(marked, table, name)
+            numbers = as_numbers(marked)
+            scale = (known and known.scale(section, name, feature)) or scale_of(numbers[counts > 0], feature)
+            vocabulary[name] = scale
             rows = encode_numbers(tf.constant(numbers, tf.float32), scale, feature).numpy()
             size = feature.buckets if feature.transform == "buckets" else 0
         tables[name], sizes[name] = _append(rows, -1 if feature.type == "text" else 0), size
@@ -189,9 +206,11 @@ def _tell_of_marks(values: np.ndarray, table: pa.Table, name: str) -> None:
         )
 
 
-def _frequent(counts: np.ndarray, min_count: int) -> np.ndarray:
-    """Numbers rows seen at least `min_count` times from 1; 0 for the others."""
+def _frequent(counts: np.ndarray, min_count: int, known: np.ndarray | None) -> np.ndarray:
+    """Numbers rows seen at least `min_count` times, and those that are known, from 1; 0 for the others."""
     frequent = counts >= min_count
+    if known is not None:
+        frequent |= known
     return np.where(frequent, np.cumsum(frequent), 0).astype(np.int32)
 
 

@@ -1,7 +1,7 @@
 """Adapts a ranker to training pages: what it reads, how large its tables are, and what they hold."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from models.data.dataset import Dataset
 from models.data.pages import Pages
 from models.embeddings.embeddings import Embeddings, EmbeddingsMetadata
 from models.features.adapt import AdaptedFeatures, adapt_features
+from models.features.known import KnownFeatures
 from models.features.spec import resolve_features
 from models.features.training_counts import count_training
 from models.ranker.config import RankerConfig, image_features_of
@@ -42,8 +43,9 @@ def adapt_to_pages(
     pictures: PictureSources = None,
     image_feature: str | Sequence[str] | None = None,
     allow_window_overlap: bool = False,
+    known: KnownFeatures | None = None,
 ) -> AdaptedPages:
-    """Counts the pages once and makes the tables; see `Ranker.adapt`.
+    """Counts the pages once and makes the tables; see `Ranker.adapt`, and `adapt_features` for `known`.
 
     Raises:
         InputError: the pages teach nothing, the pictures are of another dataset, or their encoder has seen the pages.
@@ -57,19 +59,14 @@ def adapt_to_pages(
             check_pictures(each, dataset, allow_window_overlap=allow_window_overlap)
     config = resolve(config, dataset)
     counts, occurrences = count_training(pages)
-    clusters = inputs.clusters
-    semantic = clusters if inputs.reads_semantic_ids else None
     features = adapt_features(
         config.features,
         dataset.items(),
         dataset.users(),
         counts,
         token_buckets=config.token_buckets,
-        image_embeddings=[np.asarray(each.vectors) for each in inputs.embeddings],
-        cluster_ids=None if clusters is None else clusters.ids,
-        centers=None if clusters is None else clusters.centers,
-        semantic_ids=None if semantic is None else semantic.semantic_ids,
-        levels=1 if semantic is None else semantic.metadata.levels,
+        known=known,
+        **inputs.values(),
     )
     return AdaptedPages(config, inputs.image_feature, features, occurrences)
 
@@ -118,6 +115,18 @@ class PictureInputs(NamedTuple):
     def reads_semantic_ids(self) -> bool:
         """Whether the clusters are read at all levels."""
         return "semantic_id" in image_features_of(self.image_feature)
+
+    def values(self) -> dict[str, Any]:
+        """What `adapt_features` takes of them."""
+        clusters = self.clusters
+        semantic = clusters if self.reads_semantic_ids else None
+        return {
+            "image_embeddings": [np.asarray(each.vectors) for each in self.embeddings],
+            "cluster_ids": None if clusters is None else clusters.ids,
+            "centers": None if clusters is None else clusters.centers,
+            "semantic_ids": None if semantic is None else semantic.semantic_ids,
+            "levels": 1 if semantic is None else semantic.metadata.levels,
+        }
 
     def embeddings_metadata(self) -> EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None:
         """What the embeddings say of themselves, as a `RankerMetadata` holds it."""

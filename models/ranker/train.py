@@ -64,6 +64,7 @@ def train_ranker(
     image_feature: str | Sequence[str] | None = None,
     allow_window_overlap: bool = False,
     warm_start: Location | str | None = None,
+    extend: bool = False,
     config: TrainingConfig | None = None,
     seed: int = 0,
     restart: bool = False,
@@ -83,6 +84,9 @@ def train_ranker(
             embeddings.
         allow_window_overlap: whether the pictures' encoder may have learned on the training pages.
         warm_start: run directory of an earlier ranker that this one begins with.
+        extend: whether its scales stay, and its vocabularies and counts of items, to which these pages only add: for
+            training on a day at a time, on whose pages most items and users are missing. Otherwise the vocabularies are
+            those of these pages.
         config: architecture and training; unset: the defaults.
         seed: of initialisation and shuffling; sets Keras' global one.
         restart: whether to throw away checkpoints of an interrupted run, instead of going on.
@@ -98,6 +102,8 @@ def train_ranker(
         >>> run = train_ranker("artifacts/dataset", "artifacts/ranker", pictures=Clusters.load("artifacts/clusters"))
         >>> run.metadata.validation["gauc_page_mean"]
     """
+    if extend and warm_start is None:
+        raise InputError("`extend` needs `warm_start`, the ranker to go on from")
     config, output = config or TrainingConfig(), as_location(output)
     dataset = data if isinstance(data, Dataset) else Dataset(data)
     manifest, pictured = dataset.manifest, picture_inputs(pictures, image_feature)
@@ -126,15 +132,17 @@ def train_ranker(
         _check_tasks(config.ranker, outcomes)
         _check_monitor(config, later_outcomes)
         say(f"{len(train)} pages to learn on, {len(later)} later ones to validate")
+        embeddings = pictured.embeddings_metadata()
+        clusters = pictured.clusters.metadata if pictured.clusters else None
+        items, users = dataset.items(), dataset.users()
         adapted = adapt_to_pages(
             train,
             config.ranker,
             pictures=pictures,
             image_feature=pictured.image_feature,
             allow_window_overlap=allow_window_overlap,
+            known=earlier.known(items, users, embeddings, clusters) if earlier and extend else None,
         )
-        embeddings = pictured.embeddings_metadata()
-        clusters = pictured.clusters.metadata if pictured.clusters else None
         checkpoints = Checkpoints(
             output.with_name(f"{output.name}.checkpoints"),
             {
@@ -146,6 +154,7 @@ def train_ranker(
                 "embeddings": ", ".join(each.metadata.digest() for each in pictured.embeddings) or None,
                 "clusters": clusters.digest() if clusters else None,
                 "warm start": earlier.metadata.digest() if earlier else None,
+                **({"extend": True} if extend else {}),
             },
             writes=chief,
             restart=restart,
@@ -156,7 +165,7 @@ def train_ranker(
             ranker.compile(default_optimizer(config))
             ranker.fill(adapted.features)
             if earlier is not None:
-                say(earlier.fill(ranker, dataset.items(), dataset.users(), embeddings, clusters))
+                say(earlier.fill(ranker, items, users, embeddings, clusters))
         later_batches = page_batches(
             dataset,
             "train",
@@ -193,11 +202,11 @@ def train_ranker(
             ranker,
             metadata,
             config,
-            items=dataset.items(),
-            users=dataset.users(),
+            items=items,
+            users=users,
             history=history,
             example_records=[*later.records().take(_EXAMPLE_PAGES).as_numpy_iterator()],
-            training_counts=adapted.occurrences,
+            training_counts=adapted.occurrences + (earlier.training_counts(items) if earlier and extend else 0),
         )
     checkpoints.remove()
     return RankerRun(output)

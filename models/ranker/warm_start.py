@@ -10,7 +10,10 @@ import pyarrow as pa
 from beam_pipelines.format.location import Location
 from models.clustering.clusters import ClustersMetadata
 from models.embeddings.embeddings import EmbeddingsMetadata
+from models.features.adapt import image_table, similarity_of
+from models.features.known import KnownFeatures
 from models.features.tables import FeatureTable
+from models.layers.dice import Dice
 from models.ranker.ranker import Ranker
 from models.ranker.run import RankerRun
 
@@ -30,19 +33,60 @@ class WarmStart:
     Attributes:
         path: that directory.
         metadata: what it says of itself.
+        run, ranker: the run, and the ranker in it.
 
     Raises:
         ArtifactError: the directory holds no ranker, or lacks a table of string IDs.
     """
 
     def __init__(self, run: Location | str) -> None:
-        earlier = RankerRun(run)
+        self.run = earlier = RankerRun(run)
         self.path, self.metadata = earlier.path, earlier.metadata
-        self._ranker = earlier.ranker()
+        self.ranker = earlier.ranker()
         self._ids = {
             "items": earlier.items(["item_id"])["item_id"],
             "users": earlier.users(["user_id"])["user_id"],
         }
+
+    def known(
+        self,
+        items: pa.Table,
+        users: pa.Table,
+        embeddings: EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None,
+        clusters: ClustersMetadata | None,
+    ) -> KnownFeatures:
+        """Its vocabularies and scales, for a ranker that keeps them.
+
+        Args:
+            items, users: the dataset's tables.
+            embeddings, clusters: where the image features of the new one come from.
+        """
+        vocabulary = self.ranker.vocabulary
+        if vocabulary is None:
+            raise ValueError("the earlier ranker must be filled. Received: one without a vocabulary")
+        spec = self.ranker.config.features.spec()
+        ids: dict[str, dict[str, np.ndarray]] = {"item": {}, "user": {}}
+        for section, table, rows in (("item", self.ranker.items.features, items), ("user", self.ranker.users, users)):
+            for name, feature in table.features.items():
+                if feature.type == "id" and name in rows.column_names:
+                    embedded = _embedded(table, name, self._ids[f"{section}s"])
+                    ids[section][name] = np.array([text in embedded for text in rows[name].to_pylist()], bool)
+        tables = self.ranker.items.pictures.tables
+        same = [*(["center"] if _same_centers(self.metadata.clusters, clusters) else [])]
+        if _same_space(self.metadata.embeddings, embeddings):
+            same += [image_table(number) for number in range(len(self.ranker.sizes.image_dims))]
+        similarity = {name: tables[name].numpy() for table in same if (name := similarity_of(table)) in tables}
+        return KnownFeatures(
+            {"item": dict(spec.item), "user": dict(spec.user), "candidate": dict(spec.candidate)},
+            vocabulary,
+            ids,
+            similarity,
+        )
+
+    def training_counts(self, items: pa.Table) -> np.ndarray:
+        """How often it has seen each item of a dataset in training: int64 `(items,)`."""
+        counts = dict(zip(self._ids["items"].to_pylist(), self.run.training_counts().tolist(), strict=True))
+        return np.array([counts.get(text, 0) for text in items["item_id"].to_pylist()], np.int64)
 
     def fill(
         self,
@@ -62,15 +106,15 @@ class WarmStart:
         Returns:
             What was carried over, in words.
         """
-        vocabulary, old_vocabulary = ranker.vocabulary, self._ranker.vocabulary
+        vocabulary, old_vocabulary = ranker.vocabulary, self.ranker.vocabulary
         if vocabulary is None or old_vocabulary is None:
             raise ValueError("`ranker` must be filled before it is warm-started. Received: one without a vocabulary")
-        old_variables = dict(_variables(self._ranker))
+        old_variables = dict(_variables(self.ranker))
         # By variable: the feature that it embeds, and the rows of the values that both rankers know, there and here.
         shared: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}
         for section, old_table, new_table, rows in (
-            ("item", self._ranker.items.features, ranker.items.features, items),
-            ("user", self._ranker.users, ranker.users, users),
+            ("item", self.ranker.items.features, ranker.items.features, items),
+            ("user", self.ranker.users, ranker.users, users),
         ):
             for name, feature in new_table.features.items():
                 if name not in old_table.features or old_table.features[name].type != feature.type:
@@ -81,7 +125,7 @@ class WarmStart:
                     pairs = _shared_values(*(getattr(each, section)[name] for each in (old_vocabulary, vocabulary)))
                 else:
                     continue  # by name and shape
-                for member in ranker.members[: len(self._ranker.members)]:
+                for member in ranker.members[: len(self.ranker.members)]:
                     embeddings_layer = member.items.features if section == "item" else member.users
                     shared[id(embeddings_layer.embeddings[name].embeddings)] = (f"{section}.{name}", *pairs)
         stale = set()
@@ -89,7 +133,7 @@ class WarmStart:
             encoder = member.items.picture_encoder
             # What it encodes means something else if it comes from other pictures.
             same_clusters = clusters is None or _same_centers(self.metadata.clusters, clusters)
-            if encoder is not None and not (same_clusters and self.metadata.embeddings == embeddings):
+            if encoder is not None and not (same_clusters and _same_space(self.metadata.embeddings, embeddings)):
                 stale |= {id(variable) for variable in encoder.variables}
 
         embedded: dict[str, None] = {}  # once, however many members there are
@@ -118,12 +162,18 @@ def _shared_ids(
     old_table: FeatureTable, new_table: FeatureTable, name: str, old_ids: pa.ChunkedArray, new_ids: pa.ChunkedArray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embedding rows of the IDs that both rankers know, in either; the unknown one first."""
-    old_rows = dict(zip(old_ids.to_pylist(), old_table.tables[name].numpy().tolist(), strict=False))
+    old_rows = _embedded(old_table, name, old_ids)
     pairs = [(0, 0)]
-    for text, row in zip(new_ids.to_pylist(), new_table.tables[name].numpy().tolist(), strict=False):
-        if row and old_rows.get(text, 0):
+    for text, row in _embedded(new_table, name, new_ids).items():
+        if text in old_rows:
             pairs.append((old_rows[text], row))
     return tuple(np.array(pairs).T)
+
+
+def _embedded(table: FeatureTable, name: str, ids: pa.ChunkedArray) -> dict[str, int]:
+    """The IDs that have an embedding, to its row."""
+    rows = zip(ids.to_pylist(), table.tables[name].numpy().tolist(), strict=False)  # one more row, for the unknown
+    return {text: row for text, row in rows if row}
 
 
 def _shared_values(old: Sequence[str], new: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +183,15 @@ def _shared_values(old: Sequence[str], new: Sequence[str]) -> tuple[np.ndarray, 
     return tuple(np.array(pairs).T)
 
 
+def _same_space(
+    old: EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None,
+    new: EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None,
+) -> bool:
+    """Whether vectors mean the same, whatever items they are of."""
+    sides = [each if isinstance(each, tuple) else () if each is None else (each,) for each in (old, new)]
+    return len(sides[0]) == len(sides[1]) and not any(a.space_difference(b) for a, b in zip(*sides, strict=True))
+
+
 def _same_centers(old: ClustersMetadata | None, new: ClustersMetadata | None) -> bool:
     return old is not None and new is not None and old.same_centers(new)
 
@@ -140,9 +199,10 @@ def _same_centers(old: ClustersMetadata | None, new: ClustersMetadata | None) ->
 def _variables(
     layer: keras.Layer, path: str = "", found: set[int] | None = None
 ) -> Iterator[tuple[str, keras.Variable]]:
-    """Trainable variables by the names of the layers that hold them; a shared layer counts where it is found first."""
+    """What training changes, by the names of the layers that hold it; a shared layer counts where it is found first."""
     found = set() if found is None else found
-    for variable in layer._trainable_variables:
+    moments = [layer.moving_mean, layer.moving_variance] if isinstance(layer, Dice) else []
+    for variable in [*layer._trainable_variables, *moments]:
         if id(variable) not in found:
             found.add(id(variable))
             yield f"{path}{variable.name}", variable
