@@ -229,15 +229,6 @@ BENCHMARKS = {
             full="2 hours",
         ),
         Benchmark(
-            "retrieval_tiktok",
-            "benchmarks.retrieval.tiktok",
-            "Recommenders on TikTok",
-            "recall and NDCG over all items of the recommenders of the paper's Table 2, all tuned with the same effort",
-            needs="TikTok's public vectors",
-            quick="4 minutes",
-            full="an hour",
-        ),
-        Benchmark(
             "remote_training",
             "benchmarks.storage.remote_training",
             "Training on a dataset in an object store",

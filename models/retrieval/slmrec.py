@@ -94,8 +94,10 @@ class SlmRec(Recommender):
         """Users and items of each view after propagation."""
         items = [self.item_embeddings.value]
         items += [projection(each) for projection, each in zip(self.projections, self.features, strict=True)]
-        starts = (tf.concat([self.user_embeddings.value, each], axis=0) for each in items)
-        return [self.split(mean_of_layers(self.propagate, start, self.config.layers)) for start in starts]
+        # Side by side through one propagation: the graph is read once for all views.
+        users = tf.tile(self.user_embeddings.value, [1, len(items)])
+        passed = mean_of_layers(self.propagate, tf.concat([users, tf.concat(items, 1)], 0), self.config.layers)
+        return [self.split(each) for each in tf.split(passed, len(items), axis=1)]
 
     def _vectors_of(self, views: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
         users, items = (tf.concat([view[side] for view in views], axis=1) for side in range(2))
