@@ -25,6 +25,7 @@ COMMANDS = (
     "export.serve",
     "export.client",
     "export.daily",
+    "export.viewer",
     "export.endpoint_check",
     "export.trusted_digests",
 )

@@ -256,9 +256,15 @@ class Ranker(DistributedFit, tfrs.Model):
 
     def call(self, page: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Scores pages; see the class."""
-        return self._scores(self.logits(page, training), page["item"] != PADDING)
+        return self.scores_of_logits(self.logits(page, training), page["item"] != PADDING)
 
-    def _scores(self, logits: dict[str, tf.Tensor], present: tf.Tensor) -> dict[str, tf.Tensor]:
+    def scores_of_logits(self, logits: dict[str, tf.Tensor], present: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What the call makes of `logits`: corrected for `negative_rate` and calibrated, and tasks joined.
+
+        Args:
+            logits: as `logits` gives them.
+            present: bool `(batch, candidates)`, false at padding.
+        """
         scores = {"ctr": tf.sigmoid(self.calibrator.apply(logits["ctr"] + self._correction))}
         if "cvr" in logits:
             scores["ctcvr"] = scores["ctr"] * tf.sigmoid(logits["cvr"])
@@ -483,7 +489,7 @@ class Ranker(DistributedFit, tfrs.Model):
             weights = counts * _fitting(weight, counts, name)
             total += self.task_weights[name] * global_mean(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
         if self._click_metrics:
-            ctr = self._scores(_mean_over_members(logits), present > 0)["ctr"]
+            ctr = self.scores_of_logits(_mean_over_members(logits), present > 0)["ctr"]
             for metric in self._click_metrics:
                 metric.update(tf.cast(labels["clicked"] == 1, tf.float32), ctr, present)
         return total

@@ -97,7 +97,10 @@ def make_toy_ranker(path, image_feature="cluster_id", **architecture):
         notice="toy notice",
     )
     records = [encode_page(page) for page in toy_pages()]
-    return RankerRun.save(path, ranker, metadata, config, items=items, users=users, example_records=records)
+    seen = np.arange(len(ITEM_IDS)) % 3
+    return RankerRun.save(
+        path, ranker, metadata, config, items=items, users=users, example_records=records, training_counts=seen
+    )
 
 
 def toy_rows():
