@@ -22,7 +22,7 @@ def _parser() -> ArgumentParser:
         "--method",
         metavar="NAME",
         default="bpr",
-        help="bpr, mmgcn, dualgnn, lattice, slmrec, bm3 or mgcn; or MODULE:CLASS of your own",
+        help="bpr, mmgcn, dualgnn, lattice, slmrec, bm3, mgcn or two_tower; or MODULE:CLASS of your own",
     )
     parser.add_argument(
         "--embeddings",

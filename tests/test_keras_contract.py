@@ -59,12 +59,16 @@ from models.ranker.ranker import Ranker
 from models.retrieval.bm3 import Bm3
 from models.retrieval.bpr import Bpr
 from models.retrieval.dualgnn import DualGnn
+from models.retrieval.interactions import Interactions
 from models.retrieval.lattice import Lattice
 from models.retrieval.mgcn import Mgcn
 from models.retrieval.mmgcn import Mmgcn
 from models.retrieval.recommender import Recommender
 from models.retrieval.slmrec import SlmRec
 from models.retrieval.triples import TrainingTriples
+from models.retrieval.two_tower.history_pooling import HistoryPooling
+from models.retrieval.two_tower.item_encoder import ItemEncoder
+from models.retrieval.two_tower.two_tower import TwoTower, TwoTowerConfig
 from models.text.bert import Bert, BertBlock
 from models.text.encoder import TextEncoder
 from models.training.adam import Adam
@@ -161,6 +165,10 @@ LAYERS: dict[str, Case] = {
     "M6": Case(lambda **o: M6(4, 8, 1, 2, 3, 6, 1, 1.5, 9, **o), PICTURES),
     "TitleContrast": Case(lambda **o: TitleContrast(text_encoder(**o), 0.2, True, False, **o), (TOKENS,)),
     "HistoryEncoder": Case(lambda **o: HistoryEncoder(6, 2, 4, **o), (STEPS, mask(3, 5))),
+    "HistoryPooling": Case(lambda **o: HistoryPooling(6, 8, **o), (STEPS, mask(3, 5))),
+    "ItemEncoder": Case(
+        lambda **o: ItemEncoder(4, 3, [8], 6, 0.1, **o), (np.array([0, 4, 1]), np.array([2, 0, 1]), [draw(3, 8)])
+    ),
     "FeatureTable": Case(lambda **o: FeatureTable(ITEM_FEATURES, 5, **o), ROWS),
     "FeatureEmbeddings": Case(feature_embeddings, (item_values().features,)),
     "DenseFeatures": Case(
@@ -433,7 +441,14 @@ def triples() -> tf.data.Dataset:
     return batches.from_step(0).take(2).apply(tf.data.experimental.assert_cardinality(2))
 
 
-RECOMMENDERS = ("Mmgcn", "DualGnn", "Lattice", "SlmRec", "Bm3", "Mgcn")
+def two_tower(**options: Any) -> TwoTower:
+    dataset = SHOP["pages"].dataset
+    model = TwoTower(40, 30, [5], TwoTowerConfig(dim=4, hidden_units=5, id_dropout=0.0), **options)
+    model.adapt(Interactions.from_pages(dataset), [draw_features(30)], dataset)
+    return model
+
+
+RECOMMENDERS = ("Mmgcn", "DualGnn", "Lattice", "SlmRec", "Bm3", "Mgcn", "TwoTower")
 """With `Bpr`; all of them compute in float32 whatever the policy."""
 
 
@@ -449,6 +464,7 @@ MODELS: dict[str, ModelCase] = {
     "SlmRec": ModelCase(lambda **o: recommender(SlmRec, **o), triples, ranked_pairs, graph=False),
     "Bm3": ModelCase(lambda **o: recommender(Bm3, **o), triples, ranked_pairs, graph=False),
     "Mgcn": ModelCase(lambda **o: recommender(Mgcn, **o), triples, ranked_pairs, graph=False),
+    "TwoTower": ModelCase(two_tower, lambda: SHOP["pages"].batches(16).take(2), objective, graph=False),
     "ImageEncoder": ModelCase(encoder, pictures, own_loss),
     "TextEncoder": ModelCase(lambda **o: TextEncoder(Bert(9, 1, 8, 2, positions=4, **o), 4, **o), titles, own_loss),
     "Courier": ModelCase(lambda **o: Courier(encoder(**o), **o), courier_pages, objective),

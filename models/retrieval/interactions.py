@@ -13,7 +13,9 @@ from models.data.dataset import Dataset
 from models.data.pages import page_records, page_timestamps, split_by_share
 
 Kind = Literal["click", "payment"]
-_LABEL = {"click": "clicked", "payment": "converted"}
+LABELS: dict[str, Literal["clicked", "converted"]] = {"click": "clicked", "payment": "converted"}
+"""The label of a page that each kind counts."""
+
 _PARSE_TOGETHER = 1024
 
 
@@ -49,6 +51,7 @@ class Interactions:
         user_ids, item_ids: string IDs by row.
         train, validation, test: the parts; the latter two may be empty.
         counts: what became of the rows read: `rows`, and those left out by reason.
+        kind: what counts on pages, if they come from pages.
 
     Raises:
         InputError: there is nothing to learn from.
@@ -64,6 +67,7 @@ class Interactions:
     validation: Pairs
     test: Pairs
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    kind: Kind = "click"
 
     def __post_init__(self) -> None:
         if not len(self.train):
@@ -108,17 +112,18 @@ class Interactions:
         """
         if kind not in get_args(Kind):
             raise InputError(f"`kind` must be one of {', '.join(get_args(Kind))}. Received: {kind}")
-        train = _pairs_of_pages(dataset, "train", _LABEL[kind])
+        train = _pairs_of_pages(dataset, "train", LABELS[kind])
         if not len(train):
             raise InputError(f"the train pages of {dataset.path} have no candidate with a {kind}")
         window = dataset.split("train").window
         _, later, _ = split_by_share(page_timestamps(dataset, "train"), window, validation_share)
         assert train.times is not None
         is_later = train.times >= later.first
-        test = _pairs_of_pages(dataset, "test", _LABEL[kind]) if "test" in dataset.manifest.splits else _nothing()
+        test = _pairs_of_pages(dataset, "test", LABELS[kind]) if "test" in dataset.manifest.splits else _nothing()
         user_ids = dataset.users()["user_id"].to_pylist()
         item_ids = dataset.items()["item_id"].to_pylist()
-        return cls.of(user_ids, item_ids, train.take(~is_later), train.take(is_later), test)
+        parts = cls.of(user_ids, item_ids, train.take(~is_later), train.take(is_later), test)
+        return dataclasses.replace(parts, kind=kind)
 
     @property
     def num_users(self) -> int:

@@ -9,10 +9,11 @@ from models.retrieval.dualgnn import DualGnn
 from models.retrieval.lattice import Lattice
 from models.retrieval.mgcn import Mgcn
 from models.retrieval.mmgcn import Mmgcn
-from models.retrieval.recommender import Recommender
+from models.retrieval.retriever import Retriever
 from models.retrieval.slmrec import SlmRec
+from models.retrieval.two_tower.two_tower import TwoTower
 
-METHODS: dict[str, type[Recommender]] = {
+METHODS: dict[str, type[Retriever]] = {
     "bpr": Bpr,
     "mmgcn": Mmgcn,
     "dualgnn": DualGnn,
@@ -20,14 +21,16 @@ METHODS: dict[str, type[Recommender]] = {
     "slmrec": SlmRec,
     "bm3": Bm3,
     "mgcn": Mgcn,
+    "two_tower": TwoTower,
 }
 
 
-def find_method(name: str) -> type[Recommender]:
+def find_method(name: str) -> type[Retriever]:
     """The recommender of a name.
 
     Args:
-        name: one of `METHODS`, or `MODULE:CLASS` of a class that can be imported, derived from `Recommender`.
+        name: one of `METHODS`, or `MODULE:CLASS` of a class that can be imported, derived from `Recommender` or
+            another `Retriever`.
 
     Raises:
         InputError: there is none.
@@ -41,6 +44,6 @@ def find_method(name: str) -> type[Recommender]:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"`method`: {name} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Recommender)):
-        raise InputError(f"`method`: {name} is no class derived from Recommender")
+    if not (isinstance(found, type) and issubclass(found, Retriever)):
+        raise InputError(f"`method`: {name} is no class derived from Retriever")
     return found

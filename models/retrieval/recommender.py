@@ -1,49 +1,22 @@
 """The base of all recommenders: tables of users and items, what is given about them, and training by triples."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from beam_pipelines.format.errors import InputError
-from models.config import Config
+from models.data.dataset import Dataset
 from models.retrieval.interactions import Interactions, Pairs
 from models.retrieval.losses import bpr_loss
 from models.retrieval.propagation import Propagation, normalized_bipartite
+from models.retrieval.retriever import Reading, RecommenderConfig, Retriever
+from models.retrieval.triples import TrainingTriples
 from models.training.distributed_fit import DistributedFit
 
-Reading = Literal["never", "optional", "always"]
-"""Whether a recommender reads item features."""
-
 _USERS, _ITEMS, _FEATURES = "seen_users", "seen_items", "features_"
-_SCORES_TOGETHER = 1 << 24
-
-
-class RecommenderConfig(Config):
-    """What all recommenders and their training have in common; a method adds its own keys.
-
-    Attributes:
-        dim: length of the embeddings.
-        learning_rate: of Adam.
-        regularization: weight of the penalty on the embeddings of a batch.
-        batch_size: interactions per step.
-        epochs: at most.
-        patience: epochs without a higher recall@20 on the validation interactions after which training ends.
-        validation_share: of the train pages of a page dataset, the latest, which validate.
-        checkpoint_minutes: time between checkpoints; 0 writes one after every step.
-    """
-
-    dim: PositiveInt = 64
-    learning_rate: float = Field(1e-3, gt=0)
-    regularization: NonNegativeFloat = 0.0
-    batch_size: PositiveInt = 2048
-    epochs: PositiveInt = 1000
-    patience: PositiveInt = 20
-    validation_share: float = Field(0.1, gt=0, lt=1)
-    checkpoint_minutes: NonNegativeFloat = 5.0
 
 
 class EpochBegins(keras.callbacks.Callback):
@@ -55,8 +28,8 @@ class EpochBegins(keras.callbacks.Callback):
             self.model.begin_epoch()
 
 
-class Recommender(DistributedFit, keras.Model):
-    """A model that has a vector for each user and each item; what suits a user has a high product with the user's.
+class Recommender(Retriever, DistributedFit, keras.Model):
+    """A retriever that learns a vector for each user and each item.
 
     A method implements `representations`, and `compute_loss` if it learns otherwise than by BPR. Its weights are made
     in the constructor (`add_table`, and layers that it builds); what follows from the interactions and the features, in
@@ -172,6 +145,27 @@ class Recommender(DistributedFit, keras.Model):
             callbacks = [EpochBegins(), *(callbacks or [])]
         return super().fit(x, *args, callbacks=callbacks, **options)
 
+    @classmethod
+    def of(
+        cls,
+        interactions: Interactions,
+        features: Sequence[np.ndarray],
+        dataset: Dataset | None,
+        config: RecommenderConfig,
+    ) -> Self:
+        """One of the interactions' users and items; see `Retriever`. The pages themselves are not read."""
+        dims = [each.shape[1] for each in features]
+        model = cls(interactions.num_users, interactions.num_items, feature_dims=dims, config=config)
+        model.adapt(interactions, features)
+        return model
+
+    @classmethod
+    def training_steps(
+        cls, interactions: Interactions, dataset: Dataset | None, config: RecommenderConfig, seed: int
+    ) -> TrainingTriples:
+        """The triples of the train interactions."""
+        return TrainingTriples(interactions.train, interactions.num_items, config.batch_size, seed)
+
     def adapt(self, interactions: Interactions, features: Sequence[np.ndarray] = ()) -> None:
         """Tells the model what it is about, before it is trained.
 
@@ -197,39 +191,6 @@ class Recommender(DistributedFit, keras.Model):
         """The vectors of all users and of all items, float32: what an index of a server needs."""
         users, items = self._vectors()
         return users.numpy(), items.numpy()
-
-    def recommend(self, users: Sequence[int] | np.ndarray, k: int = 20) -> tuple[np.ndarray, np.ndarray]:
-        """The best items for users, without those that they have in the interactions learned from.
-
-        Args:
-            users: user rows, `(n,)`.
-            k: how many items.
-
-        Returns:
-            Item rows int32 `(n, k)` and scores float32 `(n, k)`, best first. Where a user has fewer than `k` items
-            left, the row is -1 and the score minus infinity.
-
-        Raises:
-            InputError: the model knows no interactions yet.
-        """
-        if self.seen is None:
-            raise InputError(f"{type(self).__name__} knows no interactions yet; call `adapt`")
-        users = np.asarray(users, np.int64)
-        user_vectors, item_vectors = self._vectors()
-        order = np.argsort(self.seen.users, kind="stable")
-        starts = np.searchsorted(self.seen.users[order], np.arange(self.num_users + 1))
-        k = min(k, self.num_items)
-        rows, scores = np.empty((len(users), k), np.int32), np.empty((len(users), k), np.float32)
-        step = max(1, _SCORES_TOGETHER // self.num_items)
-        for first in range(0, len(users), step):
-            block = users[first : first + step]
-            product = tf.matmul(tf.gather(user_vectors, block), item_vectors, transpose_b=True).numpy()
-            for number, user in enumerate(block):
-                product[number, self.seen.items[order[starts[user] : starts[user + 1]]]] = -np.inf
-            top = tf.math.top_k(product, k)
-            scores[first : first + step] = top.values
-            rows[first : first + step] = tf.where(tf.math.is_finite(top.values), top.indices, -1)
-        return rows, scores
 
     def add_table(self, name: str, rows: int, dim: int | None = None) -> keras.Variable:
         """A trained table of vectors, from Glorot's uniform distribution.

@@ -18,7 +18,7 @@ from beam_pipelines.format.text_file import read_json, write_json
 from models.artifact import ArtifactFiles, Metadata, read_metadata
 from models.retrieval.interactions import Interactions
 from models.retrieval.item_features import FeatureSource
-from models.retrieval.recommender import Recommender
+from models.retrieval.retriever import Retriever
 
 MODEL_FILE = "recommender.keras"
 CONFIG_FILE = "config.yaml"
@@ -92,7 +92,7 @@ class RetrievalRun(ArtifactFiles):
     def save(
         cls,
         path: Path,
-        model: Recommender,
+        model: Retriever,
         metadata: RetrievalMetadata,
         interactions: Interactions,
         history: Mapping[str, Sequence[float | None]],
@@ -119,7 +119,7 @@ class RetrievalRun(ArtifactFiles):
         return cls(path)
 
     @functools.cached_property
-    def model(self) -> Recommender:
+    def model(self) -> Retriever:
         """The recommender, not compiled.
 
         Raises:

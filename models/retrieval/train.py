@@ -17,9 +17,9 @@ from models.retrieval.full_ranking import measure_ranking
 from models.retrieval.interactions import Interactions
 from models.retrieval.item_features import ItemFeatures
 from models.retrieval.methods import find_method
-from models.retrieval.recommender import EpochBegins, Recommender, RecommenderConfig
+from models.retrieval.recommender import EpochBegins
+from models.retrieval.retriever import RecommenderConfig, Retriever
 from models.retrieval.run import RetrievalMetadata, RetrievalRun
-from models.retrieval.triples import TrainingTriples
 from models.training.checkpoints import Checkpoints
 from models.training.lazy_adam import LazyAdam
 from models.training.resumable_fit import resumable_fit
@@ -92,7 +92,7 @@ def train_retrieval(
     with about("data"):
         if not np.isin(interactions.validation.users, interactions.train.users).any():
             raise InputError("no user to learn from has a validation interaction to choose the epoch by")
-        triples = TrainingTriples(interactions.train, interactions.num_items, config.batch_size, seed)
+        steps = kind.training_steps(interactions, dataset, config, seed)
     notice = dataset.manifest.notice if dataset is not None else ""
     with whole_directory(output, overwrite=overwrite, inputs=[dataset.path] if dataset else []) as directory:
         if notice:
@@ -110,20 +110,14 @@ def train_retrieval(
             restart=restart,
         )
         keras.utils.set_random_seed(seed)
-        model = kind(
-            interactions.num_users,
-            interactions.num_items,
-            feature_dims=[each.vectors.shape[1] for each in features],
-            config=config,
-        )
+        model = kind.of(interactions, [each.vectors for each in features], dataset, config)
         model.compile(LazyAdam(config.learning_rate))
-        model.adapt(interactions, [each.vectors for each in features])
         with checkpoints:
             history = resumable_fit(
                 model,
-                triples.from_step,
+                steps.from_step,
                 checkpoints,
-                steps_per_epoch=triples.steps_per_epoch,
+                steps_per_epoch=steps.steps_per_epoch,
                 epochs=config.epochs,
                 checkpoint_minutes=config.checkpoint_minutes,
                 monitor=f"val_{MONITOR}",
@@ -155,7 +149,7 @@ def train_retrieval(
     return RetrievalRun(output)
 
 
-def _check_features(kind: type[Recommender], method: str, features: Sequence[ItemFeatures]) -> None:
+def _check_features(kind: type[Retriever], method: str, features: Sequence[ItemFeatures]) -> None:
     if features and kind.reads_features == "never":
         raise InputError(f"`embeddings` are of no use to the method {method}")
     if kind.reads_features == "always" and not features:

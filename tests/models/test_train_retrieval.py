@@ -67,6 +67,20 @@ def test_pages_of_a_dataset(tmp_path):
     assert run.item_ids[0] == "item00000"
 
 
+def test_two_towers_learn_from_pages(tmp_path):
+    tiny = write_tiny_dataset(tmp_path / "tiny", items=60, pages=120)
+    options = ("--method", "two_tower", "--embeddings", str(tiny.embeddings), "--set", "learning_rate=0.01")
+    train(tiny.data, tmp_path / "run", *options)
+    run = RetrievalRun(tmp_path / "run")
+    assert run.history()["loss"][-1] < run.history()["loss"][0]
+    user = run.user_ids[int(run.model.seen.users[0])]
+    (best,) = run.recommend([user], 4)
+    row = run.user_ids.index(user)
+    order = [run.item_ids[item] for item in np.argsort(-(run.item_vectors @ run.user_vectors[row]))]
+    seen = {run.item_ids[item] for item in run.model.seen.items[run.model.seen.users == row]}
+    assert best == [item for item in order if item not in seen][:4]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
