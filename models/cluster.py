@@ -28,6 +28,12 @@ def _parser() -> ArgumentParser:
         "--like", metavar="CLUSTERS", help="assign pictures to the centers of these clusters; learn nothing"
     )
     parser.add_argument(
+        "--replace",
+        metavar="CLUSTERS",
+        help="new centers, as many as these clusters have unless told; each takes the place of the old one that most "
+        "of its items are from, so that --warm-start of models.train_ctr goes on with what was learned of it",
+    )
+    parser.add_argument(
         "--no-normalize",
         dest="normalize",
         action="store_false",
@@ -64,6 +70,10 @@ def main(options: argparse.Namespace) -> str:
         wrote += f" of {pictures} pictures"
     if metadata.deeper is not None:
         wrote += f" at {metadata.levels} levels ({metadata.deeper.sharing} pictures share their semantic ID)"
+    if metadata.replaced is not None:
+        old = metadata.replaced
+        wrote += f"; {old.matched} take the place of one of the {old.num_clusters} of {options.replace}, with "
+        wrote += f"{old.pictures} pictures,"
     return f"{wrote} to {options.output} (mean squared distance {metadata.mean_squared_distance:.4f})"
 
 

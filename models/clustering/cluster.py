@@ -17,6 +17,7 @@ from models.clustering.clusters import Backend, Clusters
 from models.clustering.hash_ids import hash_clusters
 from models.clustering.kmeans import Clustering, KMeans, Pass, PassState, assign_to_centers
 from models.clustering.points import Level, Points
+from models.clustering.replacement import Replacement, match_clusters
 from models.embeddings.embeddings import Embeddings
 from models.training.checkpoints import Checkpoint, Checkpoints
 
@@ -34,6 +35,7 @@ def cluster(
     levels: int = 1,
     backend: Backend = "scann",
     like: Clusters | Location | str | None = None,
+    replace: Clusters | Location | str | None = None,
     normalize: bool = True,
     spherical: bool = False,
     threshold: float = 0.0,
@@ -59,6 +61,10 @@ def cluster(
             time for. `hash` learns nothing: the hash value of an embedding is its ID, the paper's rejected variant.
         like: clusters to whose centers pictures are assigned; nothing is learnt. How they were made goes for `backend`
             and `normalize`, too.
+        replace: clusters that the new ones replace: as many unless `num_clusters` says otherwise, and each takes the
+            place of the old one that most of its items are from, one to one; see `match_clusters`. A ranker that is
+            warm-started goes on with what was learned of the old IDs. They are of the same items, or of embeddings by
+            the same encoder.
         normalize: whether to scale embeddings, and what is left of them, to unit length, for cosine instead of
             Euclidean distance.
         spherical: whether to keep centers at unit length, too.
@@ -110,10 +116,18 @@ def cluster(
         for name, given in of_new.items():
             if given:
                 raise InputError(f"`{name}` is of new centers; leave it out with `like`")
+        if replace is not None:
+            raise InputError("`replace` is of new centers; leave it out with `like`")
         return _assign(embeddings, output, like, workers, overwrite)
 
     metadata = embeddings.metadata
     pictures = metadata.items_with_image
+    if replace is not None and not isinstance(replace, Clusters):
+        with about("replace"):
+            replace = Clusters.load(replace)
+    old_ids = None if replace is None else _ids_of_old(embeddings, replace, workers)
+    if num_clusters is None and replace is not None:
+        num_clusters = min(replace.metadata.num_clusters, pictures)
     if num_clusters is None:
         num_clusters = max(1, pictures // ITEMS_PER_CLUSTER)
     if not 1 <= num_clusters <= pictures:
@@ -128,7 +142,8 @@ def cluster(
     if backend == "hash":
         with whole_directory(output, overwrite=overwrite, inputs=[embeddings.path]) as directory:
             hashed = _hashed(embeddings, num_clusters, normalize, seed)
-            written = _save(directory, embeddings, backend, normalize, spherical, seed, [hashed])
+            replacement = _replacement(hashed, replace, old_ids)
+            written = _save(directory, embeddings, backend, normalize, spherical, seed, [hashed], replacement)
         return Clusters(output, written.metadata)
     # Checkpoints of other values are those of another run.
     options = {
@@ -160,7 +175,8 @@ def cluster(
         say(f"{pictures} pictures into {num_clusters} clusters ({backend}{of_levels})")
         with checkpoints:
             found = _fit(kmeans, embeddings, normalize, levels, checkpoints)
-        written = _save(directory, embeddings, backend, normalize, spherical, seed, found)
+        replacement = _replacement(found[0], replace, old_ids)
+        written = _save(directory, embeddings, backend, normalize, spherical, seed, found, replacement)
     checkpoints.remove()
     return Clusters(output, written.metadata)
 
@@ -281,6 +297,7 @@ def _save(
     spherical: bool,
     seed: int,
     levels: Sequence[Clustering],
+    replacement: Replacement | None = None,
 ) -> Clusters:
     first, *deeper = levels
     return Clusters.save(
@@ -294,7 +311,31 @@ def _save(
         mean_squared_distance=first.mean_squared_distance,
         seed=seed,
         deeper=deeper,
+        replacement=replacement,
     )
+
+
+def _ids_of_old(embeddings: Embeddings, old: Clusters, workers: int | None) -> np.ndarray:
+    """The old clusters of these items: their own if they are the same items, else those of the nearest old centers."""
+    made = old.metadata
+    if made.embeddings.item_ids_sha256 == embeddings.metadata.item_ids_sha256:
+        return old.ids
+    if made.backend == "hash" or made.embeddings.space_difference(embeddings.metadata):
+        raise ArtifactError(
+            f"`replace`: {old.path} is neither of the items of `embeddings` {embeddings.path} nor of the same encoder; "
+            "assign these items to it first, with `like`"
+        )
+    points = _points(embeddings, made.normalize, [])
+    return assign_to_centers(points, old.centers, search=_search(made.backend), workers=workers).ids
+
+
+def _replacement(found: Clustering, old: Clusters | None, old_ids: np.ndarray | None) -> Replacement | None:
+    if old is None or old_ids is None:
+        return None
+    matched = match_clusters(found.ids, old_ids, len(found.centers), old.metadata.num_clusters)
+    pictured = (found.ids >= 0) & (old_ids >= 0)
+    pictures = int((matched[found.ids[pictured]] == old_ids[pictured]).sum())
+    return Replacement(matched, pictures, old.metadata.centers_sha256, old.metadata.num_clusters)
 
 
 def _search(backend: Backend) -> Search:

@@ -12,6 +12,7 @@ from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.location import Location
 from models.artifact import ArtifactFiles, Metadata, check_digest, read_metadata
 from models.clustering.kmeans import Clustering
+from models.clustering.replacement import ReplacedClusters, Replacement
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import EmbeddingsMetadata
 
@@ -21,6 +22,7 @@ CLUSTER_IDS_FILE = "cluster_ids.npy"
 CENTERS_FILE = "centers.npy"
 DEEPER_IDS_FILE = "deeper_ids.npy"
 DEEPER_CENTERS_FILE = "deeper_centers.npy"
+REPLACED_FILE = "replaced.npy"
 
 
 class DeeperLevels(pydantic.BaseModel):
@@ -56,6 +58,7 @@ class ClustersMetadata(Metadata):
         cluster_ids_sha256: digest of `cluster_ids.npy`.
         embeddings: what was clustered, or assigned to centers that were there before.
         deeper: the levels below the first one, which everything else is about; `None` without.
+        replaced: the clusters whose place these take; `None` if they take nobody's.
     """
 
     kind: Literal["clusters"] = "clusters"
@@ -70,6 +73,7 @@ class ClustersMetadata(Metadata):
     embeddings: EmbeddingsMetadata
     # Left out where there are none: the digests of clusters that were made before stay.
     deeper: DeeperLevels | None = pydantic.Field(None, exclude_if=lambda deeper: deeper is None)
+    replaced: ReplacedClusters | None = pydantic.Field(None, exclude_if=lambda replaced: replaced is None)
 
     @property
     def levels(self) -> int:
@@ -118,6 +122,8 @@ class Clusters(ArtifactFiles):
         if metadata.deeper is not None:
             check_digest(files.file(DEEPER_CENTERS_FILE), metadata.deeper.centers_sha256)
             check_digest(files.file(DEEPER_IDS_FILE), metadata.deeper.ids_sha256)
+        if metadata.replaced is not None:
+            check_digest(files.file(REPLACED_FILE), metadata.replaced.replaced_sha256)
         return cls(files.path, metadata)
 
     @classmethod
@@ -134,6 +140,7 @@ class Clusters(ArtifactFiles):
         mean_squared_distance: float,
         seed: int,
         deeper: Sequence[Clustering] = (),
+        replacement: Replacement | None = None,
     ) -> "Clusters":
         """Writes a directory of clusters.
 
@@ -143,6 +150,7 @@ class Clusters(ArtifactFiles):
             centers: float32 `(clusters, dim)`.
             embeddings, backend, normalize, spherical, mean_squared_distance, seed: see `ClustersMetadata`.
             deeper: the levels below, of as many clusters.
+            replacement: whose place they take.
 
         Raises:
             ValueError: `ids` or `centers` does not go with the embeddings.
@@ -172,6 +180,16 @@ class Clusters(ArtifactFiles):
                 centers_sha256=file_sha256(path / DEEPER_CENTERS_FILE),
                 ids_sha256=file_sha256(path / DEEPER_IDS_FILE),
             )
+        replaced = None
+        if replacement is not None:
+            np.save(path / REPLACED_FILE, replacement.old)
+            replaced = ReplacedClusters(
+                centers_sha256=replacement.centers_sha256,
+                num_clusters=replacement.num_clusters,
+                matched=int((replacement.old >= 0).sum()),
+                pictures=replacement.pictures,
+                replaced_sha256=file_sha256(path / REPLACED_FILE),
+            )
         metadata = ClustersMetadata(
             num_clusters=len(centers),
             backend=backend,
@@ -183,6 +201,7 @@ class Clusters(ArtifactFiles):
             cluster_ids_sha256=file_sha256(path / CLUSTER_IDS_FILE),
             embeddings=embeddings,
             deeper=levels,
+            replaced=replaced,
         )
         metadata.write(path)
         return cls(path, metadata)
@@ -210,6 +229,11 @@ class Clusters(ArtifactFiles):
         if self.metadata.deeper is None:
             return self.centers[None]
         return np.concatenate([self.centers[None], np.load(self.file(DEEPER_CENTERS_FILE))])
+
+    @functools.cached_property
+    def replaced(self) -> np.ndarray | None:
+        """The old cluster whose place each takes, -1 for none: int32 `(clusters,)`; `None` if they take nobody's."""
+        return None if self.metadata.replaced is None else np.load(self.file(REPLACED_FILE))
 
     @property
     def semantic_ids(self) -> np.ndarray:

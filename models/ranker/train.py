@@ -134,6 +134,7 @@ def train_ranker(
         say(f"{len(train)} pages to learn on, {len(later)} later ones to validate")
         embeddings = pictured.embeddings_metadata()
         clusters = pictured.clusters.metadata if pictured.clusters else None
+        replaced = pictured.clusters.replaced if pictured.clusters else None
         items, users = dataset.items(), dataset.users()
         adapted = adapt_to_pages(
             train,
@@ -165,7 +166,7 @@ def train_ranker(
             ranker.compile(default_optimizer(config))
             ranker.fill(adapted.features)
             if earlier is not None:
-                say(earlier.fill(ranker, items, users, embeddings, clusters))
+                say(earlier.fill(ranker, items, users, embeddings, clusters, replaced))
         later_batches = page_batches(
             dataset,
             "train",

@@ -14,6 +14,8 @@ from models.features.adapt import image_table, similarity_of
 from models.features.known import KnownFeatures
 from models.features.tables import FeatureTable
 from models.layers.dice import Dice
+from models.layers.id_embedding import IdEmbedding
+from models.ranker.pictures.pictures import SummedEncoders
 from models.ranker.ranker import Ranker
 from models.ranker.run import RankerRun
 
@@ -95,6 +97,7 @@ class WarmStart:
         users: pa.Table,
         embeddings: EmbeddingsMetadata | tuple[EmbeddingsMetadata, ...] | None,
         clusters: ClustersMetadata | None,
+        replaced: np.ndarray | None = None,
     ) -> str:
         """Writes into a new ranker what it shares with the earlier one.
 
@@ -102,6 +105,8 @@ class WarmStart:
             ranker: the new one, its tables filled.
             items, users: the dataset's tables.
             embeddings, clusters: where the image features of the new one come from.
+            replaced: `Clusters.replaced`: if the clusters take the place of those that the earlier ranker knows, what
+                it has learned of an old one goes to the one in its place.
 
         Returns:
             What was carried over, in words.
@@ -128,9 +133,15 @@ class WarmStart:
                 for member in ranker.members[: len(self.ranker.members)]:
                     embeddings_layer = member.items.features if section == "item" else member.users
                     shared[id(embeddings_layer.embeddings[name].embeddings)] = (f"{section}.{name}", *pairs)
+        if not _takes_place_of(self.metadata.clusters, clusters):
+            replaced = None
         stale = set()
-        for member in ranker.members:
+        for number, member in enumerate(ranker.members):
             encoder = member.items.picture_encoder
+            if replaced is not None and number < len(self.ranker.members):
+                rows = np.concatenate([[0], np.flatnonzero(replaced >= 0) + 1])
+                old_rows = np.concatenate([[-1], replaced[replaced >= 0]]) + 1
+                shared |= {id(each): ("cluster_id", old_rows, rows) for each in _cluster_embeddings(encoder)}
             # What it encodes means something else if it comes from other pictures.
             same_clusters = clusters is None or _same_centers(self.metadata.clusters, clusters)
             if encoder is not None and not (same_clusters and _same_space(self.metadata.embeddings, embeddings)):
@@ -194,6 +205,23 @@ def _same_space(
 
 def _same_centers(old: ClustersMetadata | None, new: ClustersMetadata | None) -> bool:
     return old is not None and new is not None and old.same_centers(new)
+
+
+def _takes_place_of(old: ClustersMetadata | None, new: ClustersMetadata | None) -> bool:
+    return (
+        old is not None
+        and new is not None
+        and new.replaced is not None
+        and new.replaced.centers_sha256 == old.centers_sha256
+    )
+
+
+def _cluster_embeddings(encoder: keras.layers.Layer | None) -> list[keras.Variable]:
+    """The embedding of cluster IDs, if there is one."""
+    layers = encoder.encoders if isinstance(encoder, SummedEncoders) else [encoder]
+    return [
+        layer.embeddings for layer in layers if isinstance(layer, IdEmbedding) and layer.name == "cluster_embedding"
+    ]
 
 
 def _variables(

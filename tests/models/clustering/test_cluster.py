@@ -13,6 +13,8 @@ from beam_pipelines.format.errors import ArtifactError, InputError
 from beam_pipelines.shell.progress import shown_progress
 from models.clustering.cluster import cluster
 from models.clustering.clusters import Clusters
+from models.clustering.replacement import match_clusters
+from models.embeddings.embeddings import Embeddings
 from models.embeddings.vectors import l2_normalize
 from tests.models.planted import planted
 from tests.models.saved_embeddings import save_embeddings
@@ -296,3 +298,49 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path):
     metadata = [json.loads((tmp_path / name / "metadata.json").read_text()) for name in ("c", "whole")]
     assert metadata[0] == metadata[1]
     assert not (tmp_path / "c.checkpoints").exists()
+
+
+def test_new_clusters_take_the_place_of_old_ones(embeddings, tmp_path):
+    old = cluster(embeddings, tmp_path / "old", num_clusters=6, seed=1)
+    # Planted clusters are found again, by other numbers.
+    new = cluster(embeddings, tmp_path / "new", replace=tmp_path / "old", seed=4)
+    replaced = new.metadata.replaced
+    assert (replaced.matched, replaced.num_clusters, replaced.pictures) == (6, 6, 108)
+    assert replaced.centers_sha256 == old.metadata.centers_sha256
+    np.testing.assert_array_equal(new.replaced[new.ids[HAS_IMAGE]], old.ids[HAS_IMAGE])
+    assert Clusters.load(tmp_path / "new").metadata == new.metadata
+    (tmp_path / "new" / "replaced.npy").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"replaced.npy is missing or is not the file"):
+        Clusters.load(tmp_path / "new")
+    # Of more clusters, some are nobody's heirs.
+    more = cluster(embeddings, tmp_path / "more", replace=old, num_clusters=9)
+    assert more.metadata.replaced.matched == 6
+    assert sorted(more.replaced) == [-1, -1, -1, *range(6)]
+
+
+def test_other_items_are_those_of_the_nearest_old_centers(embeddings, tmp_path):
+    vectors = planted(160, 6, 8)
+    old = cluster(embeddings, tmp_path / "old", num_clusters=6)
+    later = Embeddings.save(
+        tmp_path / "later",
+        vectors,
+        np.arange(160) % 10 != 0,
+        encoder=embeddings.metadata.encoder,
+        item_ids_sha256="more items",
+        pictures_sha256="",
+    )
+    new = cluster(later, tmp_path / "new", replace=old, seed=3)
+    assigned = cluster(later, tmp_path / "assigned", like=old)
+    np.testing.assert_array_equal(new.replaced, match_clusters(new.ids, assigned.ids, 6, 6))
+    other = Embeddings.save(
+        tmp_path / "other",
+        vectors,
+        np.ones(160, bool),
+        encoder=embeddings.metadata.encoder.model_copy(update={"weights_sha256": "others"}),
+        item_ids_sha256="more items",
+        pictures_sha256="",
+    )
+    with pytest.raises(ArtifactError, match=r"`replace`: .*old is neither of the items of .* nor of the same encoder"):
+        cluster(other, tmp_path / "c", replace=old)
+    with pytest.raises(InputError, match="`replace` is of new centers; leave it out with `like`"):
+        cluster(later, tmp_path / "c", like=old, replace=old)

@@ -5,6 +5,7 @@ import pytest
 from beam_pipelines.format.errors import ArtifactError
 from beam_pipelines.format.manifest import Window, ids_sha256
 from models.clustering.clusters import ClustersMetadata, DeeperLevels
+from models.clustering.replacement import ReplacedClusters
 from models.embeddings.embeddings import EmbeddingsMetadata
 from models.features.adapt import adapt_features
 from models.features.spec import STATISTICS, FeaturesConfig, HashFeature, IdFeature, resolve_features
@@ -165,6 +166,27 @@ def test_clusters_of_other_centers_mean_something_else(old):
     before = ranker.members[0].items.picture_encoder.get_weights()[0]
     said = WarmStart(run).fill(ranker, NEW_ITEMS, NEW_USERS, None, clusters_of("others"))
     np.testing.assert_array_equal(ranker.members[0].items.picture_encoder.get_weights()[0], before)
+    assert "initialised: member/items/cluster_embedding/embeddings" in said
+
+
+def test_what_was_learned_of_a_cluster_goes_to_the_one_in_its_place(old):
+    run, earlier = old
+    ranker = make(NEW_ITEMS, NEW_USERS, [9] * 5)
+    before, learned = (each.members[0].items.picture_encoder.get_weights()[0] for each in (ranker, earlier))
+    replaced = ReplacedClusters(centers_sha256="same", num_clusters=3, matched=2, pictures=4, replaced_sha256="")
+    clusters = clusters_of("others").model_copy(update={"replaced": replaced})
+    said = WarmStart(run).fill(ranker, NEW_ITEMS, NEW_USERS, None, clusters, np.array([2, -1, 0]))
+    # Row 0 is none; the second cluster is nobody's heir.
+    after = ranker.members[0].items.picture_encoder.get_weights()[0]
+    np.testing.assert_array_equal(after, np.stack([learned[0], learned[3], before[2], learned[1]]))
+    assert "cluster_id 2 of 3" in said
+    assert "initialised" not in said
+    # They are the heirs of others than the ranker knows.
+    ranker = make(NEW_ITEMS, NEW_USERS, [9] * 5)
+    strangers = replaced.model_copy(update={"centers_sha256": "strangers"})
+    said = WarmStart(run).fill(
+        ranker, NEW_ITEMS, NEW_USERS, None, clusters.model_copy(update={"replaced": strangers}), np.array([2, -1, 0])
+    )
     assert "initialised: member/items/cluster_embedding/embeddings" in said
 
 
