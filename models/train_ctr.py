@@ -14,14 +14,14 @@ def _parser() -> ArgumentParser:
         "--image-feature",
         metavar="NAMES",
         default="cluster_id",
-        help="how pictures enter: none, or vector, simscore, simtier, cluster_id, semantic_id, several joined by "
+        help="how pictures enter: none, or vector, simscore, simtier, cluster_id, semantic_id, make, several joined by "
         "commas",
     )
     parser.add_argument(
         "--embeddings",
         nargs="+",
         default=["artifacts/embeddings"],
-        help="from models.embed or models.whiten, one or several (vector, simscore, simtier)",
+        help="from models.embed or models.whiten, one or several (vector, simscore, simtier, make)",
     )
     parser.add_argument(
         "--clusters", default="artifacts/clusters", help="from models.cluster (cluster_id, semantic_id)"

@@ -12,7 +12,7 @@ from models.data.pages import PageLengths
 from models.features.spec import FeaturesConfig
 
 Monitor = Literal["gauc_page_mean", "gauc_user_mean", "auc"]
-ImageFeature = Literal["none", "vector", "simscore", "simtier", "cluster_id", "semantic_id"]
+ImageFeature = Literal["none", "vector", "simscore", "simtier", "cluster_id", "semantic_id", "make"]
 IMAGE_FEATURES: tuple[ImageFeature, ...] = get_args(ImageFeature)
 
 
@@ -155,6 +155,8 @@ class TrainingConfig(Config):
         monitor: the metric of the validation pages by which the best epoch is chosen: `gauc_page_mean`; where most
             pages have one candidate or no click, `gauc_user_mean` or `auc`.
         patience: epochs without a better one after which training stops.
+        make_epochs: of the image feature `make`, largest number of passes over the training pages in which pictures
+            learn alone, before everything else; the best one is chosen likewise.
         learning_rate: of Adam.
         weight_decay: of Adam, coupled; of embeddings, only rows that a step has read decay.
         average_weights: whether validation sees, and the run keeps, an average of the weights after each step, of the
@@ -175,6 +177,7 @@ class TrainingConfig(Config):
     epochs: PositiveInt = 7
     monitor: Monitor = "gauc_page_mean"
     patience: PositiveInt = 3
+    make_epochs: PositiveInt = 7
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: NonNegativeFloat = 0.0
     average_weights: bool = True

@@ -65,6 +65,7 @@ class Ranker(DistributedFit, tfrs.Model):
     - `cluster_id`: an ID like the category: embedded in the item tower, compared with every history step in the
       attention, and the share and number of steps with the same one. What a shop with few clicks cannot learn of its
       clusters, which of them look alike, their centers tell: their cosines enter as those of `simscore` do.
+    - `make`: what a click model of pictures alone says, which has learned before the ranker, see `PictureRanker`.
     - `semantic_id`: the same of the prefixes of a semantic ID, each of them an ever finer cluster.
 
     All this is a `RankerMember`. With several `members`, there are as many, each with weights of its own that begin
@@ -423,13 +424,15 @@ class Ranker(DistributedFit, tfrs.Model):
         has the ranker after training; see `AveragedWeights`.
 
         Raises:
-            ValueError: the feature tables are empty.
+            ValueError: the feature tables are empty, or `make` has not been trained.
         """
         if not self.is_adapted():
             raise ValueError(
                 "The feature tables of this ranker are empty: make it with `Ranker.adapt(pages)`, or call `fill`, "
                 "before `fit`."
             )
+        if not all(tower.is_trained() for tower in self.items.pictures.towers):
+            raise ValueError("What the image feature make reads learns before the ranker: see `PictureRanker`.")
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [AveragedWeights(), *keras.tree.flatten(callbacks)] if callbacks else [AveragedWeights()]
         # Keras warns of shuffling, which batches do themselves, unless it is switched off.

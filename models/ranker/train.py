@@ -22,6 +22,7 @@ from models.metrics.log_loss import candidate_weights
 from models.ranker.adapt import PictureSources, adapt_to_pages, check_negatives, picture_inputs, resolve
 from models.ranker.calibrator import Calibrator, fit_isotonic, fit_platt, to_logits
 from models.ranker.config import Monitor, RankerConfig, TrainingConfig
+from models.ranker.picture_ranker import PictureRanker
 from models.ranker.ranker import LOSS_WEIGHT, Ranker, default_optimizer
 from models.ranker.restarted_embeddings import RestartedEmbeddings
 from models.ranker.run import RankerMetadata, RankerRun
@@ -144,21 +145,20 @@ def train_ranker(
             allow_window_overlap=allow_window_overlap,
             known=earlier.known(items, users, embeddings, clusters) if earlier and extend else None,
         )
-        checkpoints = Checkpoints(
-            output.with_name(f"{output.name}.checkpoints"),
-            {
-                **config.flat(exclude=_MAY_CHANGE),
-                "image feature": pictured.image_feature,
-                "seed": seed,
-                "dataset": manifest.digest(),
-                "damaged shards": dataset.bad_shards,
-                "embeddings": ", ".join(each.metadata.digest() for each in pictured.embeddings) or None,
-                "clusters": clusters.digest() if clusters else None,
-                "warm start": earlier.metadata.digest() if earlier else None,
-                **({"extend": True} if extend else {}),
-            },
-            writes=chief,
-            restart=restart,
+        of_run = {
+            **config.flat(exclude=_MAY_CHANGE),
+            "image feature": pictured.image_feature,
+            "seed": seed,
+            "dataset": manifest.digest(),
+            "damaged shards": dataset.bad_shards,
+            "embeddings": ", ".join(each.metadata.digest() for each in pictured.embeddings) or None,
+            "clusters": clusters.digest() if clusters else None,
+            "warm start": earlier.metadata.digest() if earlier else None,
+            **({"extend": True} if extend else {}),
+        }
+        checkpoints, picture_checkpoints = (
+            Checkpoints(output.with_name(f"{output.name}.{name}"), of_run, writes=chief, restart=restart)
+            for name in ("checkpoints", "make.checkpoints")
         )
         keras.utils.set_random_seed(seed)
         with strategy.scope():
@@ -175,8 +175,18 @@ def train_ranker(
             window=later.window,
             to_longest=GROUPS,
         )
+        if ranker.items.pictures.towers:
+            say("pictures learn first, alone")
+            with strategy.scope():
+                picture_ranker = PictureRanker(ranker)
+                picture_ranker.compile(default_optimizer(config))
+            with picture_checkpoints:
+                _fit(picture_ranker, config, config.make_epochs, train, later_batches, picture_checkpoints, seed)
+            with strategy.scope():
+                picture_ranker.give_to(ranker)
+            keras.utils.set_random_seed(seed)  # whatever of this stage an earlier run has done
         with checkpoints:
-            history = _fit(ranker, config, train, later_batches, checkpoints, seed)
+            history = _fit(ranker, config, config.epochs, train, later_batches, checkpoints, seed)
         if scratch is None:  # not the chief
             return None
         scores = score_pages(ranker, later_batches)
@@ -210,6 +220,7 @@ def train_ranker(
             training_counts=adapted.occurrences + (earlier.training_counts(items) if earlier and extend else 0),
         )
     checkpoints.remove()
+    picture_checkpoints.remove()
     return RankerRun(output)
 
 
@@ -246,8 +257,9 @@ def _check_monitor(config: TrainingConfig, later: Outcomes) -> None:
 
 
 def _fit(
-    ranker: Ranker,
+    ranker: Ranker | PictureRanker,
     config: TrainingConfig,
+    epochs: int,
     train: Pages,
     later_batches: tf.data.Dataset,
     checkpoints: Checkpoints,
@@ -262,12 +274,12 @@ def _fit(
         pages=len(train),
         lengths=ranker.config.lengths,
         batch_size=config.batch_size,
-        epochs=config.epochs,
+        epochs=epochs,
         seed=seed,
     )
     weigh = _loss_weights(config.loss_half_life_days, train.window.last)
     callbacks: list[keras.callbacks.Callback] = [ValidationMetrics(later_batches, ranker.negative_rate)]
-    if config.restart_embeddings:
+    if config.restart_embeddings and isinstance(ranker, Ranker):
         callbacks.append(RestartedEmbeddings(batches.steps_per_epoch, seed))
     verbose = (1 if sys.stdout.isatty() else 2) if is_progress_shown() else 0
     return resumable_fit(
@@ -277,7 +289,7 @@ def _fit(
         ),
         checkpoints,
         steps_per_epoch=batches.steps_per_epoch,
-        epochs=config.epochs,
+        epochs=epochs,
         checkpoint_minutes=config.checkpoint_minutes,
         monitor=f"val_{config.monitor}",
         patience=config.patience,

@@ -79,7 +79,8 @@ def make_toy_ranker(path, image_feature="cluster_id", **architecture):
     keras.utils.set_random_seed(0)
     adapted = adapt_features(features, items, users, counts, token_buckets=config.ranker.token_buckets, **pictures)
     ranker = Ranker(config.ranker, adapted.sizes, image_feature)
-    for variable in ranker.trainable_variables:  # zero biases would hide that they are not exported
+    towers = [variable for tower in ranker.items.pictures.towers for variable in tower.variables]
+    for variable in ranker.trainable_variables + towers:  # zero biases would hide that they are not exported
         variable.assign(variable + 0.1 * random.standard_normal(variable.shape))
     ranker.fill(adapted)
 

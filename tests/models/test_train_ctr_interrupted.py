@@ -71,3 +71,29 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys
         np.testing.assert_array_equal(actual, expected)
     assert history(output) == history(whole)
     assert RankerRun(output).ranker().calibrator == RankerRun(whole).ranker().calibrator
+
+
+def test_pictures_that_learn_first_go_on_where_they_were(tiny, tmp_path, capsys):
+    whole, output = tmp_path / "whole", tmp_path / "ranker"
+    changes = {"epochs": 1, "make_epochs": 2, "ranker__attention__histories": "none"}
+    changes["ranker__attention__recent_steps"] = 0
+    make = ["--image-feature", "make", "--embeddings", str(tiny.embeddings)]
+    command = [*ranker_arguments(tiny, output, **changes), *make]
+    first = output.with_name("ranker.make")
+    terminator = threading.Thread(target=terminate_at, args=(first, 3))
+    terminator.start()
+    with pytest.raises(SystemExit):
+        train_ctr.main(command)
+    terminator.join()
+    assert re.search(r"pictures learn first, alone", capsys.readouterr().out)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints_of(first).name]
+    train_ctr.main(command)
+    assert re.search(rf"resuming at step \d+ of {2 * STEPS}\n", capsys.readouterr().out)
+    assert [path.name for path in tmp_path.iterdir()] == ["ranker"]
+
+    train_ctr.main([*ranker_arguments(tiny, whole, **changes, checkpoint_minutes=10), *make])
+    actual, expected = (RankerRun(run).ranker() for run in (output, whole))
+    for mine, theirs in zip(actual.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert actual.items.pictures.towers[0].is_trained()
+    assert history(output) == history(whole)

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from models.features.spec import FeatureSizes
+from models.ranker.pictures.picture_din import PictureDin
 from models.ranker.pictures.similarities import Similarities
 
 Tables = Mapping[str, tf.Tensor]
@@ -38,12 +39,15 @@ class PictureFeature:
         tables: name to form, of those that it reads.
         compares: the table of unit vectors whose cosines it reads; `None` without any. Their scale,
             `similarity_of` it, is a table, too.
+        tower: a layer that has learned of pictures before the ranker learns, which does not change it; `None` without.
+            `Pictures` holds it.
         id_count: int. Number of its `ids`.
         pair_features, pooled_dim: int. Number of tensors and sum of the last sizes that `compare` gives.
     """
 
     reads: ClassVar[Literal["embeddings", "clusters"] | None] = None
     compares: str | None = None
+    tower: PictureDin | None = None
     id_count = 0
     pair_features = 0
     pooled_dim = 0

@@ -11,6 +11,7 @@ from models.features.adapt import similarity_of
 from models.features.spec import FeatureSizes
 from models.ranker.config import ImageFeature, image_features_of
 from models.ranker.pictures.cluster_id import ClusterIdFeature
+from models.ranker.pictures.make import MakeFeature
 from models.ranker.pictures.picture_feature import PictureFeature
 from models.ranker.pictures.semantic_id import SemanticIdFeature
 from models.ranker.pictures.similarities import Similarities
@@ -25,6 +26,7 @@ PICTURE_FEATURES: dict[ImageFeature, type[PictureFeature]] = {
     "simtier": SimTierFeature,
     "cluster_id": ClusterIdFeature,
     "semantic_id": SemanticIdFeature,
+    "make": MakeFeature,
 }
 
 
@@ -70,6 +72,7 @@ class Pictures(keras.layers.Layer):
     Attributes:
         features: the picture features.
         tables: name to its non-trainable values. Features share them.
+        towers: what features have learned before the ranker learns, see `PictureRanker`; the ranker does not change it.
         compared: names of the tables whose vectors are compared.
         id_count, pair_features, pooled_dim: of all features together.
 
@@ -113,6 +116,9 @@ class Pictures(keras.layers.Layer):
                     self.tables[name] = self.add_weight(
                         name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False, autocast=False
                     )
+        self.towers = [feature.tower for feature in self.features if feature.tower is not None]
+        for tower in self.towers:
+            tower.trainable = False
         self.compared = [*dict.fromkeys(feature.compares for feature in self.features if feature.compares)]
         self.id_count = sum(feature.id_count for feature in self.features)
         self.pair_features = sum(feature.pair_features for feature in self.features)

@@ -15,6 +15,7 @@ class Similarities:
         scale: mean and standard deviation of the cosines of two items.
 
     Attributes:
+        candidates, steps: as given.
         cosines: `(batch, candidates, steps)`.
         present: bool, that shape: whether both have a picture; false at padding.
         step_present: bool `(batch, steps)`.
@@ -23,6 +24,7 @@ class Similarities:
     """
 
     def __init__(self, candidates: tf.Tensor, steps: tf.Tensor, mask: tf.Tensor, scale: tf.Tensor) -> None:
+        self.candidates, self.steps = candidates, steps
         self._mean, self._deviation = tf.unstack(scale)
         candidate_present, step_present = (tf.reduce_any(each != 0, axis=-1) for each in (candidates, steps))
         self.step_present = step_present & mask

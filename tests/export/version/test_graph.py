@@ -135,7 +135,7 @@ def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows
     assert np.std(np.concatenate(expected)) > 0.01  # the weights are not such that everything looks alike
 
 
-@pytest.mark.parametrize("image_feature", ["vector", "simscore,simtier,cluster_id,semantic_id"])
+@pytest.mark.parametrize("image_feature", ["vector", "simscore,simtier,cluster_id,semantic_id,make"])
 def test_every_image_feature_and_task_is_exported(tmp_path, image_feature):
     options = {"lengths": LENGTHS.model_copy(update={"pay": 0, "cart": 0}), "match_recency": True}
     by_similarity = AttentionConfig(recent_steps=0, similarity_aware=True, similarity_buckets=5)

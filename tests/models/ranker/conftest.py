@@ -79,7 +79,8 @@ def make(tiny, dataset, counts, resolve):
         ranker = Ranker(config, tables.sizes, image_feature, **options)
         # Larger weights than the initial ones, so that every input moves the scores visibly.
         rng = np.random.default_rng(seed)
-        for variable in ranker.trainable_variables:
+        towers = [variable for tower in ranker.items.pictures.towers for variable in tower.variables]
+        for variable in ranker.trainable_variables + towers:
             variable.assign(rng.normal(0, 0.25, variable.shape))
         ranker.fill(tables)
         return ranker

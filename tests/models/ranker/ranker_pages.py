@@ -18,7 +18,7 @@ CONFIG = RankerConfig(
 )
 
 
-IMAGE_FEATURE_SETS = ("none", "vector", "simscore", "cluster_id", "vector,simscore,simtier,cluster_id,semantic_id")
+IMAGE_FEATURE_SETS = ("none", "vector", "simscore", "cluster_id", "vector,simscore,simtier,cluster_id,semantic_id,make")
 """The last one reads two embeddings, and attends by their similarity."""
 
 PAGE_LENGTHS = RankerLengths(candidates=6, click=7, pay=4, cart=3)

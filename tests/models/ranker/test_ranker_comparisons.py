@@ -88,7 +88,7 @@ def test_half_precision_vectors_fill_the_same_table_whatever_their_scale(tiny, d
 
 def test_histories_and_images_move_the_scores(make, page):
     tables = [("vector", "image"), ("simscore", "image"), ("cluster_id", "cluster"), ("cluster_id", "center")]
-    tables += [("simtier", "image"), ("semantic_id", "semantic")]
+    tables += [("simtier", "image"), ("semantic_id", "semantic"), ("make", "image")]
     for image_feature, table in tables:
         ranker = make(image_feature)
         before = ctr(ranker, page)
