@@ -70,6 +70,8 @@ ARMS = {
     "simscore,cluster_id": Arm("simscore,cluster_id"),
     "semantic_id": Arm("semantic_id"),
     "simscore,semantic_id": Arm("simscore,semantic_id"),
+    "make": Arm("make"),
+    "simscore,make": Arm("simscore,make"),
     "semantic_id, embedded": Arm("semantic_id", ("ranker.embed_clusters=true",)),
     "cluster_id, embedded": Arm("cluster_id", ("ranker.embed_clusters=true",)),
     "similarity_aware": Arm("simscore", ("ranker.attention.similarity_aware=true",)),

@@ -150,6 +150,8 @@ class Ranker(DistributedFit, tfrs.Model):
                 "ranker.attention: similarity_aware and similarity_buckets need an image feature that compares. "
                 f"Received: {self.image_feature}"
             )
+        if pictures.towers and not self.histories:
+            raise ConfigurationError("ranker.lengths: the image feature make needs a history; all are 0")
         # Tables, and what is compared, are float32 under any policy.
         item_table = FeatureTable(features.item, sizes.items + 1, name="features", dtype="float32")
         self.items = ItemTable(item_table, pictures, name="items", dtype="float32")

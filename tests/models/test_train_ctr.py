@@ -191,21 +191,27 @@ def test_pictures_may_enter_in_several_ways_from_several_embeddings(tiny, tmp_pa
     shutil.copytree(tiny.embeddings, again)
     edit(again / "metadata.json", lambda m: m["encoder"].update(notice="another"))
     lengths = ["--set", "ranker.lengths.click=0", "--set", "ranker.lengths.pay=0", "--set", "epochs=1"]
-    options = ["--image-feature", "vector,cluster_id,semantic_id", "--embeddings", tiny.embeddings, again, *lengths]
+    with_make = [*lengths, "--set", "make_epochs=1", "--set", "ranker.lengths.click=3"]
+    features = "vector,cluster_id,semantic_id,make"
+    options = ["--image-feature", features, "--embeddings", tiny.embeddings, again, *with_make]
     with pytest.raises(CommandError, match=r"clusters has one level, and semantic_id needs clusters of several levels"):
         train(tiny, tmp_path / "run", *map(str, options))
     tiny = tiny._replace(clusters=cluster(tiny.embeddings, tmp_path / "levels", num_clusters=3, levels=2).path)
     train(tiny, tmp_path / "run", *map(str, options))
     metadata = read_metadata(RankerMetadata, tmp_path / "run", "models.train_ctr")
-    assert metadata.image_feature == "vector,cluster_id,semantic_id"
+    assert metadata.image_feature == features
     assert metadata.embeddings == tuple(
         read_metadata(EmbeddingsMetadata, path, "models.embed") for path in (tiny.embeddings, again)
     )
     assert metadata.clusters == read_metadata(ClustersMetadata, tiny.clusters, "models.cluster")
     ranker = RankerRun(tmp_path / "run").ranker()
-    assert len(ranker.sizes.image_dims) == 2
+    assert len(ranker.sizes.image_dims) == len(ranker.items.pictures.towers) == 2
+    assert all(tower.is_trained() for tower in ranker.items.pictures.towers)
+    assert not (tmp_path / "run.make.checkpoints").exists()
     numbers = ranker.items.pictures.tables["semantic"].numpy() - 1
     np.testing.assert_array_equal(numbers, [*Clusters.load(tiny.clusters).semantic_ids, -1])
+    with pytest.raises(CommandError, match="lengths: the image feature make needs a history; all are 0"):
+        train(tiny, tmp_path / "other", "--image-feature", "make", *lengths)
     with pytest.raises(CommandError, match=r"--image-feature must be of none, vector, .* Received: pixels"):
         train(tiny, tmp_path / "other", "--image-feature", "pixels")
 

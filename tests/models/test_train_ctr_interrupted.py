@@ -73,6 +73,7 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys
     assert RankerRun(output).ranker().calibrator == RankerRun(whole).ranker().calibrator
 
 
+@pytest.mark.kill
 def test_pictures_that_learn_first_go_on_where_they_were(tiny, tmp_path, capsys):
     whole, output = tmp_path / "whole", tmp_path / "ranker"
     changes = {"epochs": 1, "make_epochs": 2, "ranker__attention__histories": "none"}
