@@ -54,7 +54,9 @@ from models.pretraining.title_contrast import TitleContrast
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths
 from models.ranker.item_table import ItemTable, ItemValues
 from models.ranker.item_tower import ItemTower
+from models.ranker.pictures.picture_din import PictureDin
 from models.ranker.pictures.pictures import Pictures, PictureValues
+from models.ranker.pictures.semantic_id import PrefixEmbedding
 from models.ranker.ranker import Ranker
 from models.retrieval.bm3 import Bm3
 from models.retrieval.bpr import Bpr
@@ -175,6 +177,8 @@ LAYERS: dict[str, Case] = {
         lambda **o: DenseFeatures(NUMBERS, 4, **o), ({"price": draw(3, 4), "impressions": draw(3, 4, seed=1)},)
     ),
     "Pictures": Case(lambda **o: Pictures("vector,simscore,cluster_id", SIZES, embed_clusters=False, **o), ROWS),
+    "PrefixEmbedding": Case(lambda **o: PrefixEmbedding(3, 2, 7, 4, **o), (np.array([0, 9, 4], np.int64),)),
+    "PictureDin": Case(lambda **o: PictureDin(8, **o), (CANDIDATES, STEPS, mask(3, 5), PAIRS[0])),
     "SummedEncoders": Case(
         lambda **o: Pictures("vector,cluster_id", SIZES).item_encoder(4, o.get("dtype")),
         ((draw(3, 3), np.array([1, 2, 0], np.int32)),),

@@ -22,7 +22,7 @@ class MakeFeature(ImageSimilarityFeature):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tower = PictureDin(self.sizes.image_dims[self.embedding], name=f"din_{self.embedding}", dtype="float32")
+        self.tower = PictureDin(self.sizes.image_dims[self.embedding], name=f"din_{self.embedding}")
 
     def compare(self, similarities: Similarities) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The vector, and behind it the logit."""

@@ -20,7 +20,8 @@ class PictureDin(keras.layers.Layer):
     """DIN on pictures alone: what a history's pictures say of whether a candidate is clicked.
 
     Candidate and steps are projected; the steps are weighed by DIN's activation unit, which is told their cosine; and
-    an MLP reads the candidate, what it has found in the history, and the product of both.
+    an MLP reads the candidate, what it has found in the history, and the product of both. All of it is float32,
+    whatever the policy: half precision would round log-odds.
 
     Args:
         input_dim: int. Length of an embedding.
@@ -32,23 +33,22 @@ class PictureDin(keras.layers.Layer):
         cosines: of both, standardised, `(batch, candidates, steps)`.
 
     Output: what the last hidden layer says, `(batch, candidates, 8)`, and its part of the log-odds of a click,
-    `(batch, candidates)`: those of all histories add up. Both are 0 until it is trained.
+    `(batch, candidates)`: those of all histories add up, and are 0 until it is trained.
     """
 
     def __init__(self, input_dim: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.input_dim = input_dim
-        policy = self.dtype_policy
         # Without a bias: no picture is zeros.
-        self.projection = keras.layers.Dense(_DIM, use_bias=False, name="projection", dtype=policy)
+        self.projection = keras.layers.Dense(_DIM, use_bias=False, name="projection", dtype="float32")
         self.projection.build((None, None, input_dim))
-        self.attention = TargetAttention(_ATTENTION_UNITS, "none", pair_features=1, name="attention", dtype=policy)
+        self.attention = TargetAttention(_ATTENTION_UNITS, "none", pair_features=1, name="attention", dtype="float32")
         self.attention.build((None, None, _DIM), (None, None, _DIM))
-        self.hidden = keras.layers.Dense(_HIDDEN_UNITS, activation="relu", name="hidden", dtype=policy)
+        self.hidden = keras.layers.Dense(_HIDDEN_UNITS, activation="relu", name="hidden", dtype="float32")
         self.hidden.build((None, None, 3 * _DIM))
-        self.vector = keras.layers.Dense(VECTOR_DIM, activation="relu", name="vector", dtype=policy)
+        self.vector = keras.layers.Dense(VECTOR_DIM, activation="relu", name="vector", dtype="float32")
         self.vector.build((None, None, _HIDDEN_UNITS))
-        self.logit = keras.layers.Dense(1, kernel_initializer="zeros", name="logit", dtype=policy)
+        self.logit = keras.layers.Dense(1, kernel_initializer="zeros", name="logit", dtype="float32")
         self.logit.build((None, None, VECTOR_DIM))
         self.built = True
 
