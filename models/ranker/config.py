@@ -78,6 +78,10 @@ class TasksConfig(Config):
             the difference, a mean over the pairs of a page and then over pages, as GAUC is. It adds no output; its cost
             grows with the square of a page's candidates. What it adds to GAUC it takes from the AUC over all pages if
             `ctr` weighs little beside it.
+        jrc: that of a page's candidates a clicked one has the largest log-odds and an unclicked one the smallest: the
+            log loss of choosing it from all by a softmax of half of these, or of their negatives, a mean over the
+            candidates of a page and then over pages (joint optimization of ranking and calibration). It adds no output;
+            its cost grows like that of `pairwise`.
         ctcvr: probability of a click and a conversion, the product of click and conversion probability (ESMM).
         long_visit: probability of a click and a visit of at least `RankerConfig.long_visit_seconds`, a product like
             `ctcvr`.
@@ -86,6 +90,7 @@ class TasksConfig(Config):
 
     ctr: float = Field(1.0, gt=0)
     pairwise: NonNegativeFloat = 0.0
+    jrc: NonNegativeFloat = 0.0
     ctcvr: NonNegativeFloat = 0.0
     long_visit: NonNegativeFloat = 0.0
     dwell: NonNegativeFloat = 0.0

@@ -72,9 +72,9 @@ class Ranker(DistributedFit, tfrs.Model):
     otherwise and learn as they would alone; the log-odds are the mean of theirs. They share the tables, and the
     embeddings of numbers in quantiles that pages carry for candidates.
 
-    Tasks share everything but the layer of their logit; the pairwise one has that of the click. The probabilities of a
-    conversion and of a long visit are learned over all candidates, as factors of those together with the click (ESMM),
-    so that they are not biased towards what is clicked.
+    Tasks share everything but the layer of their logit; `pairwise` and `jrc` have that of the click. The probabilities
+    of a conversion and of a long visit are learned over all candidates, as factors of those together with the click
+    (ESMM), so that they are not biased towards what is clicked.
 
     Labels are never inputs, nor are positions, of which training alone learns what each adds (`position_bias`).
 
@@ -112,7 +112,8 @@ class Ranker(DistributedFit, tfrs.Model):
 
     Reference: the paper's appendices A and B; Zhou et al., Deep Interest Network (KDD 2018); Ma et al., Entire Space
     Multi-Task Model (SIGIR 2018); Wang et al., DCN V2 (WWW 2021); Burges et al., Learning to Rank using Gradient
-    Descent (ICML 2005), the pairwise task; Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty
+    Descent (ICML 2005), the pairwise task; Sheng et al., Joint Optimization of Ranking and Calibration with
+    Contextualized Hybrid Model (KDD 2023), `jrc`; Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty
     Estimation using Deep Ensembles (NeurIPS 2017), the members.
     """
 

@@ -238,6 +238,7 @@ def _check_tasks(ranker: RankerConfig, outcomes: Outcomes) -> None:
     seconds, clicked = ranker.long_visit_seconds, f"none of the {outcomes.clicks} clicked candidates to learn on"
     for task, count, missing in (
         ("pairwise", outcomes.mixed_pages, "no page to learn on has clicked and unclicked candidates"),
+        ("jrc", outcomes.mixed_pages, "no page to learn on has clicked and unclicked candidates"),
         ("ctcvr", outcomes.conversions, f"{clicked} converted"),
         ("long_visit", outcomes.longest_visit >= seconds, f"{clicked} has a dwell time of {seconds:g} seconds or more"),
         ("dwell", outcomes.visits, f"{clicked} has a dwell time"),

@@ -199,10 +199,10 @@ def test_every_weight_learns_and_no_table_does(make, page, image_feature):
 
 
 @pytest.mark.parametrize(("image_feature", "sizes"), [("simscore", (7, 1)), ("cluster_id", (5, 0))])
-@pytest.mark.parametrize("pairwise", [0.0, 2.0])
-def test_two_replicas_equal_one(make, page, image_feature, sizes, pairwise):
+@pytest.mark.parametrize("within_page", [0.0, 2.0])
+def test_two_replicas_equal_one(make, page, image_feature, sizes, within_page):
     page = last(page, sum(sizes))
-    config = with_tasks(pairwise=pairwise)
+    config = with_tasks(pairwise=within_page, jrc=within_page)
     expected_loss, expected = gradients_of(make(image_feature, config), page)
     strategy = two_replicas()
     with strategy.scope():

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from models.features.spec import STATISTICS
 from models.ranker.ranker import LOSS_WEIGHT, Ranker
-from models.ranker.tasks import and_logit
+from models.ranker.tasks import and_logit, make_targets
 from tests.models.ranker.ranker_pages import (
     CONFIG,
     all_tasks,
@@ -191,3 +191,60 @@ def test_loss_weights_move_the_loss_and_not_the_metric(make, page):
     repeated = {name: tf.gather(values, order) for name, values in page.items()}
     assert weighted == pytest.approx(float(loss_of(ranker, repeated)), rel=1e-5)
     assert abs(weighted - plain) > 1e-4
+
+
+def jrc_of(logits, clicked, present):
+    """The loss of a member, and its gradient on the log-odds."""
+    logits = tf.Variable(logits[None], dtype=tf.float32)
+    labels = {"clicked": tf.constant(clicked, tf.int64)}
+    with tf.GradientTape() as tape:
+        target = make_targets(["ctr", "jrc"], labels, {"ctr": logits}, tf.constant(present, tf.float32), 30.0)["jrc"]
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(target.label[None], target.prediction)
+        loss = tf.reduce_sum(losses * target.weight) / tf.reduce_sum(target.weight)
+    return float(loss), tape.gradient(loss, logits).numpy()[0]
+
+
+def jrc_by_hand(logits, clicked, present):
+    of_pages = []
+    for page in range(len(logits)):
+        s, y = logits[page][present[page]], clicked[page][present[page]]
+        if len(s) > 1:
+            chosen = [np.log(np.exp(sign * s / 2).sum()) - sign * s[i] / 2 for i, sign in enumerate(np.where(y, 1, -1))]
+            of_pages.append(np.mean(chosen))
+    return np.mean(of_pages)
+
+
+@pytest.mark.parametrize(("pages", "candidates"), [(1, 2), (3, 5), (8, 4)])
+def test_jrc_is_the_mean_log_loss_of_choosing_a_candidate_from_its_page(pages, candidates):
+    rng = np.random.default_rng(candidates)
+    logits, clicked = rng.normal(0, 2, (pages, candidates)), rng.random((pages, candidates)) < 0.4
+    present = np.arange(candidates) < rng.integers(1, candidates + 1, (pages, 1))
+    present[0] = True
+    loss, gradient = jrc_of(logits, clicked, present)
+    assert loss == pytest.approx(jrc_by_hand(logits, clicked, present), rel=1e-5)
+    assert jrc_of(np.zeros_like(logits), clicked, present)[0] == pytest.approx(
+        np.mean([np.log(n) for n in present.sum(axis=1) if n > 1]), rel=1e-5
+    )
+    # A page's level is none of its business; nor is padding, whatever it holds; nor a candidate without another.
+    np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-6)
+    np.testing.assert_array_equal(gradient[~present | (present.sum(axis=1, keepdims=True) < 2)], 0)
+    level = rng.normal(0, 3, (pages, 1))
+    other, moved = jrc_of(np.where(present, logits + level, 50), clicked, present)
+    assert other == pytest.approx(loss, rel=1e-4)
+    np.testing.assert_allclose(moved, gradient, atol=1e-5)
+
+
+def test_jrc_moves_the_clicked_up_and_the_others_down_without_an_end():
+    loss, gradient = jrc_of(np.array([[60.0, -60, -60, 0]]), np.array([[1, 0, 0, 0]]), np.array([[1, 1, 1, 1]]))
+    assert loss == pytest.approx((0 + 2 * np.log(2) + 30 + np.log(2)) / 4, rel=1e-5)
+    assert np.isfinite(gradient).all()
+    _, gradient = jrc_of(np.zeros((1, 3)), np.array([[1, 0, 0]]), np.ones((1, 3)))
+    np.testing.assert_allclose(gradient, [[-2 / 9, 1 / 9, 1 / 9]], atol=1e-6)
+
+
+def test_the_ranker_adds_jrc_to_the_loss_of_clicks(make, page):
+    ranker, plain = make("none", with_tasks(jrc=0.5)), make("none")
+    logits = np.float64(ranker.logits(inputs_of(page))["ctr"])
+    expected = jrc_by_hand(logits, page["clicked"].numpy() == 1, page["item"].numpy() != -1)
+    assert float(loss_of(ranker, page)) == pytest.approx(float(loss_of(plain, page)) + 0.5 * expected, rel=1e-5)
+    assert list(ranker(inputs_of(page))) == ranker.outputs == ["ctr"]
