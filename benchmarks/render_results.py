@@ -86,7 +86,7 @@ def headline(results: Mapping[str, Mapping[str, Any]]) -> str:
     ranker, kuai, served = figures["ranker_speed"], figures["kuairand"], figures["serving"]
     clusters, encoder, quality = figures["clustering"], figures["encoder_speed"], figures["encoder_quality"]
     gpu = figures["encoder_gpu"]
-    gap = kuai["ours"]["differences"]["auc"]
+    gap = kuai["systems"]["ours"]["differences"]["auc"]
     rows = [
         [
             "cluster IDs in the ranker, sample (simulated clicks): GAUC over items unseen in training, less none",
@@ -101,7 +101,7 @@ def headline(results: Mapping[str, Mapping[str, Any]]) -> str:
             difference(quality["gain_over_random"], *quality["gain_over_random_interval"]),
         ],
         [
-            "ranker (four members) less FuxiCTR's DIN, KuaiRand: AUC",
+            "ranker of one network less FuxiCTR's DIN, KuaiRand: AUC",
             f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]",
         ],
         [

@@ -364,45 +364,69 @@ def ranker_speed(figures: Figures) -> str:
 
 
 def kuairand(figures: Figures) -> str:
-    """Metrics of both sides."""
-    ours, theirs, averaged = (figures[side] for side in ("ours", "fuxictr", "fuxictr_averaged"))
+    """Metrics of every system, and what separates them from the peer."""
+    networks = "one network" if figures["members"] == 1 else f"{figures['members']} members"
+    as_one = f"its {figures['seeds']} seeds averaged as one"
+    names = {"fuxictr": "FuxiCTR's DIN", "ours": f"ours, {networks}", "fuxictr_averaged": f"FuxiCTR's DIN, {as_one}"}
+    names["ours_averaged"] = f"{names['ours']}, {as_one}"
     rows = []
-    for name, key in (
-        ("AUC", "auc"),
-        ("GAUC by user", "gauc_user_mean"),
-        ("GAUC by page", "gauc_page_mean"),
-        ("log loss", "log_loss"),
-        ("COPC", "copc"),
-    ):
-        gap = ours["differences"].get(key)
-        text = "" if gap is None else _four_places(gap)
-        rows.append([name, *(f"{side[key]:.4f}" for side in (ours, theirs)), text, f"{averaged[key]:.4f}"])
+    for name, system in figures["systems"].items():
+        cells = [names[name]]
+        for key in ("auc", "gauc_user_mean"):
+            gap = system.get("differences", {}).get(key)
+            cells += [f"{system[key]:.4f}", "" if gap is None else _four_places(gap)]
+        rows.append([*cells, *(f"{system[key]:.4f}" for key in ("gauc_page_mean", "log_loss", "copc"))])
     head = (
         f"{figures['candidates']:,} candidates, {figures['seeds']} seeds",
-        "ours",
-        "FuxiCTR's DIN",
-        "difference",
-        "its seeds averaged as one",
+        "AUC",
+        "less FuxiCTR's",
+        "GAUC by user",
+        "less FuxiCTR's",
+        "GAUC by page",
+        "log loss",
+        "COPC",
     )
-    whole = table(head, rows)
-    return whole if "one_member" not in figures else f"{whole}\n\n{_kuairand_one_member(figures['one_member'])}"
+    gaps = [_four_places(figures["averaged_less_averaged"][key]) for key in ("auc", "gauc_user_mean")]
+    text = f"Averaged less averaged: AUC {gaps[0]}, GAUC by user {gaps[1]}."
+    return f"{table(head, rows)}\n\n{text}"
 
 
 def _four_places(gap: Mapping[str, float]) -> str:
-    return f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+    text = f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+    return f"**{text}**" if gap["low"] > 0 or gap["high"] < 0 else text
 
 
-def _kuairand_one_member(arms: Figures) -> str:
-    """Networks that are not averaged, beside the peer's."""
-    theirs = arms["fuxictr"]
-    rows = [["FuxiCTR's DIN", str(theirs["seeds"]), f"{theirs['auc']:.4f}", "", f"{theirs['gauc_user_mean']:.4f}", ""]]
-    for name, arm in arms.items():
-        if name != "fuxictr":
-            cells = [name, str(arm["seeds"])]
-            for key in ("auc", "gauc_user_mean"):
-                cells += [f"{arm[key]:.4f}", _four_places(arm["differences"][key])]
-            rows.append(cells)
-    return table(("one network", "seeds", "AUC", "less FuxiCTR's", "GAUC by user", "less FuxiCTR's"), rows)
+def kuairand_tasks(figures: Figures) -> str:
+    """AUC of each task in both windows, and the public protocol beside a factorisation machine."""
+    names = {"ctr": "click", "ctcvr": "click and long view", "long_visit": "click and 30 seconds"}
+    rows = []
+    for window, found in figures["windows"].items():
+        for task, name in names.items():
+            each = found["tasks"][task]
+            cells = [f"{window}: {name}", number(each["rate"])]
+            for part in ("all", "few"):
+                low, high = each[part]["auc_interval"]
+                deviation = each[part]["auc_deviation"]
+                cells.append(f"{each[part]['auc']:.4f} ± {deviation:.4f} [{low:.4f}, {high:.4f}]")
+            low, high = each["all"]["gauc_user_interval"]
+            rows.append([*cells, f"{each['all']['gauc_user_mean']:.4f} [{low:.4f}, {high:.4f}]"])
+    head = (
+        "trained: task",
+        "rate",
+        f"AUC, mean ± deviation of {figures['seeds']} runs",
+        f"shown fewer than {figures['few']} times in seven days",
+        "GAUC by user",
+    )
+    tasks = table(head, rows)
+    rows = []
+    for window, found in figures["windows"].items():
+        machine, ours = found["protocol"]["fm"], found["protocol"]["ours"]
+        for metric, title in (("gauc", "GAUC by long views"), ("ndcg_5", "nDCG@5")):
+            values = [f"{side[metric]['value']:.4f}" for side in (machine, ours)]
+            rows.append([f"{window}: {title}", *values, _four_places(ours[metric])])
+        best = f"best possible {found['users_with_a_long_view']:.4f}"
+        rows[-1][0] += f" ({best})"
+    return f"{tasks}\n\n{table(('long views', 'factorisation machine', 'ours', 'difference'), rows)}"
 
 
 def position_bias(figures: Figures) -> str:
@@ -646,6 +670,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         label_consistency,
         ranker_speed,
         kuairand,
+        kuairand_tasks,
         position_bias,
         pictures_sample,
         pictures_hm,

@@ -10,16 +10,19 @@ the query as an ID; the newest 50 clicks as item and its ID columns, as ours. It
 
 Both are tuned alike: learning rate, dropout of the MLP and weight decay (the peer's is of embeddings alone) are those
 of the same grid that are best on the same validation pages by the AUC, the mean of all seeds (two seeds of one point
-differ by more than two points do). By this AUC every training also stops early and chooses its epoch; no choice sees
-the test pages. Otherwise both train as they do of their own accord: ours validates and keeps averages of its weights,
-the peer lowers its learning rate when validation stops improving. (GAUC over pages says little here: most pages show
-one video.) Test scores of both are measured by the same code; intervals are over users, with the metrics of seeds
-averaged; differences are paired.
+differ by more than two points do). The grid is one point unless options say otherwise: the one that grids of learning
+rates 1e-3, 2e-3 and 4e-3 and weight decays 0 and 1e-5 chose for both. By this AUC every training also stops early and
+chooses its epoch; no choice sees the test pages. Otherwise both train as they do of their own accord: ours validates
+and keeps averages of its weights and lets embeddings begin anew in every epoch, the peer lowers its learning rate when
+validation stops improving. (GAUC over pages says little here: most pages show one video.) Test scores of both are
+measured by the same code; intervals are over users, with the metrics of seeds averaged; differences are paired.
 
-A ranker of ours has `--members` networks whose log-odds it averages; a peer is one network. So that it can be seen
-what averaging does, the last column has the peer's seeds averaged likewise, as one.
+A ranker of ours has `--members` networks whose log-odds it averages, one unless the option says otherwise; a peer is
+one network. What averaging does is shown on both sides: the seeds of each averaged as one. As members learn as they
+would alone, that is a ranker of as many members, but that each has chosen its epoch by itself.
 
-What the work directory holds is not made again. `--quick` tries one point of the grid with one seed for two epochs.
+What the work directory holds is not made again, and a training that was interrupted goes on: the command may be stopped
+and started at any time. `--quick` tries one point of the grid with one seed for two epochs.
 """
 
 import argparse
@@ -29,18 +32,20 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import tensorflow as tf
+from scipy.special import expit
 from tqdm import tqdm
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Window
 from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark, run_module
+from benchmarks.tables import kuairand
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps, split_by_share
@@ -56,7 +61,7 @@ from models.ranker.run import CONFIG_FILE, HISTORY_FILE, RankerRun
 
 SPLIT_TIMES = "2022-04-25,2022-05-04"
 STEPS = 50  # newest clicks that both read
-LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (4e-3, 2e-3, 1e-3), (0.0, 0.2), (0.0, 1e-5)
+LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (4e-3,), (0.0,), (0.0,)
 """The grid, unless options say otherwise."""
 CONFIG = (
     "batch_size=256",
@@ -83,8 +88,8 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
     """Candidates as rows, with what the ranker's tables know of them.
 
     Returns:
-        - by row `(n,)`: `part`, number in `PARTS`; `page`; `clicked`; `item`, row in `items`; `ids` `(n, i)` and
-          `numbers` `(n, j)` with their `id_names`, `id_sizes` and `number_names`.
+        - by row `(n,)`: `part`, number in `PARTS`; `page`; `clicked`; `converted`; `item`, row in `items`; `ids`
+          `(n, i)` and `numbers` `(n, j)` with their `id_names`, `id_sizes` and `number_names`.
         - by page: `history`, rows in `items` of the newest clicks `(pages, STEPS)`, -1 is padding.
         - `items`: IDs by item row `(rows, k)`, with `item_names` and `item_sizes`.
     """
@@ -101,6 +106,7 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
                 "user": page["user"].numpy()[page_row],
                 "query": page["query"].numpy()[page_row],
                 "clicked": page["clicked"].numpy()[page_row, place] == 1,
+                "converted": page["converted"].numpy()[page_row, place] == 1,
                 "page": pages + page_row,
                 "part": np.full(len(page_row), number),
                 "history": page["click_item"].numpy(),
@@ -133,7 +139,7 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
                 items[name] = values, sizes[name] + 1
     return {
         **{name: rows[name].astype(np.int32) for name in ("item", "page", "part", "history")},
-        "clicked": rows["clicked"].astype(np.float32),
+        **{name: rows[name].astype(np.float32) for name in ("clicked", "converted")},
         "ids": np.stack([values for values, _ in ids.values()], axis=1).astype(np.int32),
         "id_names": np.array(list(ids)),
         "id_sizes": np.array([size for _, size in ids.values()]),
@@ -145,12 +151,12 @@ def make_rows(ranker: Ranker, dataset: Dataset, windows: dict[str, tuple[str, Wi
     }
 
 
-def open_dataset(source: Path, work_dir: Path) -> Dataset:
+def open_dataset(source: Path, work_dir: Path, split_times: str = SPLIT_TIMES) -> Dataset:
     """The dataset of the work directory, built from KuaiRand's files if it is not there."""
     logs, path = work_dir / "logs", work_dir / "dataset"
     if not path.exists():
         run_module("beam_pipelines.datasets.kuairand", "--source", source, "--output", logs, log=work_dir / "logs.log")
-        split = ("--split-by-time", SPLIT_TIMES)
+        split = ("--split-by-time", split_times)
         run_module("beam_pipelines.build", "--logs", logs, "--output", path, *split, log=work_dir / "dataset.log")
     return Dataset(path)
 
@@ -162,9 +168,9 @@ class Point(NamedTuple):
     dropout: float
     weight_decay: float
 
-    def name(self, side: str, seed: int) -> str:
+    def name(self, system: str, seed: int) -> str:
         """Of what a training with it makes."""
-        return "_".join(str(part) for part in (side, *self, seed))
+        return "_".join(str(part) for part in (system, *self, seed))
 
 
 class Ours:
@@ -173,17 +179,21 @@ class Ours:
     Args:
         dataset: to learn on.
         work_dir: keeps the runs.
+        system: what they are called.
+        options: what they have besides `CONFIG`.
     """
 
-    def __init__(self, dataset: Dataset, work_dir: Path) -> None:
+    def __init__(self, dataset: Dataset, work_dir: Path, system: str, options: Sequence[str]) -> None:
         self.dataset = dataset
+        self.system = system
         self._work_dir = work_dir
+        self._options = (*CONFIG, *options)
 
-    def run(self, point: Point, seed: int, *options: str) -> Path:
+    def run(self, point: Point, seed: int) -> Path:
         """The run directory of a ranker, trained if it is not there."""
-        path = self._work_dir / point.name("ours", seed)
-        overrides = [*CONFIG, f"learning_rate={point.learning_rate}", f"ranker.mlp_dropout={point.dropout}"]
-        overrides += [f"weight_decay={point.weight_decay}", *options]
+        path = self._work_dir / point.name(self.system, seed)
+        overrides = [*self._options, f"learning_rate={point.learning_rate}", f"ranker.mlp_dropout={point.dropout}"]
+        overrides += [f"weight_decay={point.weight_decay}"]
         if not path.exists():
             words = [word for override in overrides for word in ("--set", override)]
             arguments = ("--data", self.dataset.path, "--output", path, "--image-feature", "none", "--seed", str(seed))
@@ -222,17 +232,16 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     axes = (args.learning_rates, args.dropouts, args.weight_decays)
     grid = list(itertools.starmap(Point, itertools.product(*axes)))[: 1 if args.quick else None]
     seeds = range(1 if args.quick else args.seeds)
-    # Trainings of other lengths do not mix.
-    runs_dir = args.work_dir / ("quick" if args.quick else f"runs_{args.members}")
+    runs_dir = args.work_dir / ("quick" if args.quick else "runs")  # trainings of other lengths do not mix
     runs_dir.mkdir(exist_ok=True)
-    ours = Ours(dataset, runs_dir)
-    our_options = ("epochs=2" if args.quick else "epochs=4", f"ranker.members={args.members}")
+    options = [f"ranker.members={args.members}", f"epochs={2 if args.quick else 4}"]
+    ours = Ours(dataset, runs_dir, f"ours_{args.members}", options)
     peer_options = ("--epochs", "2") if args.quick else ()
 
     tried: dict[str, dict[Point, list[float]]] = {side: {point: [] for point in grid} for side in ("ours", "fuxictr")}
     trainings = list(itertools.product(grid, seeds))
-    for point, seed in tqdm(trainings, desc="grid of ours", unit="training"):
-        run = ours.run(point, seed, *our_options)
+    for point, seed in tqdm(trainings, desc="ours", unit="training"):
+        run = ours.run(point, seed)
         history = json.loads((run / HISTORY_FILE).read_text())
         tried["ours"][point].append(max(history["val_auc"]))
     windows = part_windows(dataset, load_config(TrainingConfig, str(run / CONFIG_FILE)))
@@ -241,52 +250,65 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     clicked = rows["clicked"] == 1
     parts = {part: rows["part"] == number for number, part in enumerate(PARTS)}
     print(", ".join(f"{part}: {chosen.sum()} candidates" for part, chosen in parts.items()), flush=True)
-    for point, seed in tqdm(trainings, desc="grid of FuxiCTR", unit="training"):
+    for point, seed in tqdm(trainings, desc="fuxictr", unit="training"):
         scores = peer_scores(file, point, seed, *peer_options)
         tried["fuxictr"][point].append(auc(scores[parts["validation"]], clicked[parts["validation"]]))
-    mean = {side: {point: statistics.fmean(aucs) for point, aucs in points.items()} for side, points in tried.items()}
-    for side, points in tried.items():
+    mean = {name: {point: statistics.fmean(aucs) for point, aucs in points.items()} for name, points in tried.items()}
+    for name, points in tried.items():
         for point, aucs in points.items():
             of_seeds = ", ".join(f"{value:.4f}" for value in aucs)
-            print(f"{side}, {point}: validation AUC {mean[side][point]:.4f} ({of_seeds})", flush=True)
+            print(f"{name}, {point}: validation AUC {mean[name][point]:.4f} ({of_seeds})", flush=True)
 
-    best = {side: max(points, key=points.__getitem__) for side, points in mean.items()}
-    scores = [ours.scores(ours.run(best["ours"], seed, *our_options), *windows["test"]) for seed in seeds]
-    first = scores[0]
+    best = {name: max(points, key=points.__getitem__) for name, points in mean.items()}
+    scored = [ours.scores(ours.run(best["ours"], seed), *windows["test"]) for seed in seeds]
+    first = scored[0]
     if not np.array_equal(first.clicked, clicked[parts["test"]]):
         raise InputError("the rows and the scores of the ranker are not in the same order")
     theirs = [peer_scores(file, best["fuxictr"], seed, *peer_options)[parts["test"]] for seed in seeds]
-    candidates = Candidates.of(first.page, first.user, first.clicked, 1.0)
-    counts = bootstrap_counts(int(candidates.user.max()) + 1)
-    averaged = 1 / (1 + np.exp(-np.mean([to_logits(each) for each in theirs], axis=0)))
-    samples = metric_samples([*theirs, *(side.ctr for side in scores), averaged], candidates, counts)
-    runs = {"fuxictr": range(len(seeds)), "ours": range(len(seeds), 2 * len(seeds))}
-    peer, mine, together = summaries(mean_over_runs(samples, runs | {"fuxictr_averaged": [2 * len(seeds)]}))
-    result = {
+    mine = [each.ctr for each in scored]
+    averaged = {"fuxictr_averaged": [average(theirs)], "ours_averaged": [average(mine)]}
+    figures = {
         "notice": dataset.manifest.notice,
         "seeds": len(seeds),
         "grid": dict(zip(("learning_rates", "dropouts", "weight_decays"), axes, strict=True)),
         "candidates": len(first.clicked),
-        "ours": mine,
-        "fuxictr": peer,
-        "fuxictr_averaged": together,
-        "of_seeds": {side: samples[list(rows), : len(METRICS), 0].tolist() for side, rows in runs.items()},
-        "tuned": {side: point._asdict() for side, point in best.items()},
-        "validation_auc": {side: max(points.values()) for side, points in mean.items()},
+        "tuned": {name: point._asdict() for name, point in best.items()},
+        "validation_auc": {name: max(points.values()) for name, points in mean.items()},
+        "members": args.members,
+        "systems": compare(first, {"fuxictr": theirs, "ours": mine, **averaged}),
+        "averaged_less_averaged": compare(first, averaged)["ours_averaged"]["differences"],
     }
-    print(f"{'test':24s}{'ours':>10s}{'fuxictr':>10s}  {'difference [95 %]':28s}fuxictr, seeds averaged")
-    for name, gap in mine["differences"].items():
-        interval = f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
-        print(f"{name:24s}{mine[name]:10.4f}{peer[name]:10.4f}  {interval:28s}{together[name]:.4f}")
-    print(f"mean of {len(seeds)} seeds, {len(first.clicked)} candidates; TensorFlow {tf.__version__}")
-    return result
+    print(kuairand(figures))
+    return figures
+
+
+def average(predictions: Sequence[np.ndarray]) -> np.ndarray:
+    """The probabilities of the mean log-odds."""
+    return expit(np.mean([to_logits(each) for each in predictions], axis=0))
+
+
+def compare(pages: ScoredPages, predictions: dict[str, list[np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """Metrics of systems, the means of their runs, and paired differences from the first one.
+
+    Args:
+        pages: what was scored.
+        predictions: name of each system to what its runs predict.
+    """
+    candidates = Candidates.of(pages.page, pages.user, pages.clicked, 1.0)
+    counts = bootstrap_counts(int(candidates.user.max()) + 1)
+    samples = metric_samples([each for runs in predictions.values() for each in runs], candidates, counts)
+    numbers = iter(range(len(samples)))
+    runs = {name: list(itertools.islice(numbers, len(each))) for name, each in predictions.items()}
+    found = dict(zip(runs, summaries(mean_over_runs(samples, runs)), strict=True))
+    place = METRICS.index("auc")
+    return {name: found[name] | {"auc_of_seeds": samples[rows, place, 0].tolist()} for name, rows in runs.items()}
 
 
 def main() -> None:
     """Runs the benchmark."""
     parser = benchmark_parser(__doc__, quick="one point of the grid, one seed, two epochs")
     add = parser.add_argument
-    add("--members", type=int, default=4, help="networks of a ranker of ours")
+    add("--members", type=int, default=1, help="networks of a ranker of ours")
     add("--source", type=Path, default=Path("../shared/data/kuairand_impressions"), help="KuaiRand's files")
     add("--work-dir", type=Path, default=WORK / "kuairand", help="what is there is reused")
     add("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, metavar="LR", help="of the grid")
