@@ -1,0 +1,130 @@
+"""One encoder of the study: trained, embedded, whitened, clustered and measured."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.clustering.label_consistency import LABELS, K
+from benchmarks.hm.similarity_pages import SimilarityPages, similarity_aucs
+from benchmarks.study.plan import AS_PUBLISHED, FORMS, PUBLISHED_START, UNTRAINED, WHITENED_DIM, Encoder
+from models.clustering.cluster import cluster
+from models.config import load_config
+from models.data.dataset import Dataset
+from models.embeddings.embed import embed
+from models.embeddings.embeddings import Embeddings
+from models.embeddings.label_consistency import label_codes, label_consistency, label_shares, title_groups
+from models.embeddings.neighbours import Neighbours
+from models.embeddings.page_contents import item_texts
+from models.embeddings.probes import linear_probe, probe_split
+from models.embeddings.whiten import whiten
+from models.pretraining.config import PretrainConfig
+from models.pretraining.methods import PRESETS
+from models.pretraining.pretrain import pretrain
+
+
+class Trained(NamedTuple):
+    """An encoder's embeddings and what training it took.
+
+    Attributes:
+        path: holds `encoder`, and for each form `FORM/embeddings` and `FORM/clusters`.
+        seconds: of the training.
+        overrides: of its preset.
+    """
+
+    path: Path
+    seconds: float
+    overrides: list[str]
+
+    def embeddings(self, form: str) -> Embeddings:
+        """The embeddings, `raw` or `whitened`."""
+        return Embeddings.load(self.path / form / "embeddings")
+
+
+def overrides_of(encoder: Encoder, chosen: tuple[str, ...], seed: int, epochs: int) -> list[str]:
+    """The configuration of an encoder, less its method's preset.
+
+    Args:
+        encoder: of the plan.
+        chosen: what tuning has chosen.
+        seed: of everything random.
+        epochs: passes over the pages.
+    """
+    start = PUBLISHED_START if encoder.start == "published" else ()
+    frozen = ("epochs=1", "optimizer.learning_rate=1e-12") if encoder.method == UNTRAINED else (f"epochs={epochs}",)
+    # The published start has no projection unless something after it says so.
+    projection = ("encoder.embedding_dim=null",) if start else ()
+    return [*start, *projection, *frozen, *chosen, *encoder.changes, f"seed={seed}"]
+
+
+def train(dataset: Dataset, path: Path, encoder: Encoder, chosen: tuple[str, ...], seed: int, epochs: int) -> Trained:
+    """Trains an encoder, embeds all items and whitens; what is there already is kept.
+
+    Args:
+        dataset: with the pre-training view that the encoder needs.
+        path: directory to keep it in.
+        encoder, chosen, seed, epochs: see `overrides_of`.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    overrides = overrides_of(encoder, chosen, seed, epochs)
+    start = time.monotonic()
+    if not (path / "encoder").exists():
+        if encoder.method == AS_PUBLISHED:
+            pretrain(None, path / "encoder", method="none")
+        else:
+            method = "courier" if encoder.method == UNTRAINED else encoder.method
+            pretrain(
+                dataset,
+                path / "encoder",
+                config=load_config(PretrainConfig, PRESETS[method], overrides),
+                method=method,
+            )
+        (path / "seconds").write_text(f"{time.monotonic() - start:.1f}\n")
+    if not (path / "raw/embeddings").exists():
+        (path / "raw").mkdir(exist_ok=True)
+        embed(dataset, path / "encoder", path / "raw/embeddings")
+    raw = Embeddings.load(path / "raw/embeddings")
+    if not (path / "whitened/embeddings").exists():
+        (path / "whitened").mkdir(exist_ok=True)
+        whiten(raw, path / "whitened/embeddings", data=dataset, dim=min(WHITENED_DIM, raw.dim), l2=True)
+    return Trained(path, float((path / "seconds").read_text()), overrides)
+
+
+def make_clusters(trained: Trained, form: str) -> Path:
+    """Clusters the embeddings of a form, unless that is done."""
+    path = trained.path / form / "clusters"
+    if not path.exists():
+        cluster(trained.embeddings(form), path)
+    return path
+
+
+def similarity(trained: Trained, pages: SimilarityPages) -> dict[str, np.ndarray]:
+    """AUC of SimScore on each page, by form."""
+    return {form: similarity_aucs(np.asarray(trained.embeddings(form).vectors), pages) for form in FORMS}
+
+
+def label_knowledge(trained: Trained, dataset: Dataset) -> dict[str, Any]:
+    """How well neighbours agree on labels, by form, and how well a linear probe tells the product type.
+
+    Returns:
+        `consistency`: label, then form, to mean and standard error over products; `probe`: top-1, top-5 and the
+        standard error of top-1.
+    """
+    has_image = trained.embeddings("raw").has_image
+    items, seeds = dataset.items(), np.flatnonzero(has_image)
+    labels = {name: label_codes(item_texts(items, column)) for name, column in LABELS.items()}
+    products = title_groups(label_codes(item_texts(items, "title")))
+    consistency: dict[str, dict[str, list[float]]] = {name: {} for name in labels}
+    for form in FORMS:
+        vectors = np.asarray(trained.embeddings(form).vectors)
+        rows = np.concatenate([b.rows for b in Neighbours(vectors, has_image, "euclidean").blocks(seeds, K)])
+        for name, codes in labels.items():
+            found = label_consistency(label_shares(codes[seeds], codes[rows]), products[seeds])
+            consistency[name][form] = [round(found.mean, 4), round(found.standard_error, 4)]
+    vectors, codes = np.asarray(trained.embeddings("raw").vectors)[seeds], labels["type"][seeds]
+    probe = linear_probe(vectors, codes, probe_split(codes, products[seeds]))
+    return {
+        "consistency": consistency,
+        "probe": {name: round(getattr(probe, name), 4) for name in ("top1", "top5", "standard_error")},
+    }

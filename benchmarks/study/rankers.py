@@ -1,0 +1,102 @@
+"""One ranker of the study: trained with an encoder's pictures and measured on the draws of the test pages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.hm.runs import TEST
+from benchmarks.pictures.hm import ATTRIBUTES, CONFIG, Measurement, Pages, item_features, read_pages
+from benchmarks.study.encoders import Trained, make_clusters
+from benchmarks.study.plan import RANKER_FEATURES
+from models.clustering.clusters import Clusters
+from models.config import load_config
+from models.data.dataset import Dataset
+from models.data.pages import GROUPS, page_batches
+from models.embeddings.embeddings import Embeddings
+from models.evaluation.scored_pages import score_pages
+from models.metrics.auc import placements
+from models.ranker.config import TrainingConfig
+from models.ranker.train import train_ranker
+
+MEMBERS = 2
+
+
+class TestPages(NamedTuple):
+    """The draws of the test pages.
+
+    Attributes:
+        draws: the datasets.
+        pages: of each draw.
+        measurement: turns scores into AUCs of pages.
+        users: users of the pages, ascending: the rows of the sums that the AUC is made of.
+    """
+
+    draws: Sequence[Dataset]
+    pages: Sequence[Pages]
+    measurement: Measurement
+    users: np.ndarray
+
+    @classmethod
+    def read(cls, draws: Sequence[Dataset]) -> "TestPages":
+        """Reads the test pages of all draws."""
+        pages = [read_pages(draw, TEST) for draw in draws]
+        learned = read_pages(draws[0], "train")
+        seen = np.unique(np.concatenate([learned.item.ravel(), *(steps.ravel() for steps in learned.histories)]))
+        measurement = Measurement(pages, [~np.isin(each.item[each.valid], seen) for each in pages])
+        return cls(draws, pages, measurement, np.unique(pages[0].user))
+
+
+def train(
+    dataset: Dataset, path: Path, feature: str, trained: Trained | None, form: str, seed: int, epochs: int | None
+) -> None:
+    """Trains a ranker, unless it is there.
+
+    Args:
+        dataset: to learn on.
+        path: run directory.
+        feature: of `RANKER_FEATURES`, or `none`.
+        trained: the encoder, `None` for none.
+        form: of its embeddings.
+        seed: of the ranker.
+        epochs: at most so many; `None` for the usual ones.
+    """
+    if path.exists():
+        return
+    name, changes = RANKER_FEATURES.get(feature, ("none", ()))
+    pictures: list[Embeddings | Clusters] = []
+    if trained is not None:
+        clustered = name == "cluster_id"
+        pictures = [Clusters.load(make_clusters(trained, form)) if clustered else trained.embeddings(form)]
+    settings = [*CONFIG, item_features("category", *ATTRIBUTES), f"ranker.members={MEMBERS}", *changes]
+    settings += [f"epochs={epochs}"] if epochs is not None else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = load_config(TrainingConfig, None, settings)
+    train_ranker(dataset, path, pictures=pictures, image_feature=name, config=config, seed=seed)
+
+
+def measure(ranker: Any, tests: TestPages) -> dict[str, Any]:
+    """Scores all draws and measures.
+
+    Returns:
+        `pages`: AUC of each page, of `all` and of `unseen` candidates; `placements`: by user the summed placements of
+        clicked and of unclicked candidates among the others, a mean over draws; `auc`: over all candidates.
+    """
+    scores, sums, aucs = [], [], []
+    for draw, pages in zip(tests.draws, tests.pages, strict=True):
+        lengths = ranker.config.lengths
+        scored = score_pages(ranker, page_batches(draw, TEST, lengths, batch_size=128, to_longest=GROUPS))
+        if not np.array_equal(scored.item, pages.item[pages.valid]):
+            raise AssertionError("the scores are of other candidates, or in another order")
+        scores.append(scored.ctr)
+        placement, row = placements(scored.ctr, scored.clicked), np.searchsorted(tests.users, scored.user)
+        sums.append(
+            [np.bincount(row, placement * chosen, len(tests.users)) for chosen in (scored.clicked, ~scored.clicked)]
+        )
+        aucs.append(placement[scored.clicked].mean())
+    return {
+        "auc": round(float(np.mean(aucs)), 5),
+        "pages": {part: np.round(values, 4).tolist() for part, values in tests.measurement.aucs(scores).items()},
+        "placements": np.round(np.mean(sums, axis=0), 3).tolist(),
+    }

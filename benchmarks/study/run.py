@@ -1,0 +1,279 @@
+"""The study of ways to pre-train: each cell by itself, so that what was interrupted goes on with the cells it lacks.
+
+    python -m benchmarks.study.run [--source DIR] [--work-dir DIR] [--only PATTERN] [--list] [--quick]
+
+What is measured, and what each way gets, is in `benchmarks/study/plan.py`. A cell is a process and a result file,
+`benchmarks/results/study/KIND/NAME.json`:
+
+- `tuning`: one try of one way, measured on the train window's pages;
+- `encoders`: one way and one seed, with what tuning chose: SimScore on the test pages, labels of neighbours, a probe;
+- `rankers`: a ranker that reads an encoder's pictures by one feature, measured on five draws of the test pages.
+
+Encoders, embeddings and rankers are kept in the work directory. `--only 'rankers/courier-*'` runs cells by their name,
+also with `--again` where they are there: so each row can be repeated. `python -m benchmarks.study.report` makes
+`docs/study.md` of the files.
+"""
+
+import argparse
+import fnmatch
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from tqdm import tqdm
+
+from beam_pipelines.format.text_file import read_json, write_json
+from benchmarks.base import RESULTS, WORK, commit, machine, run_module
+from benchmarks.hm.runs import TEST, VALIDATION
+from benchmarks.hm.similarity_pages import read_pages
+from benchmarks.pictures.hm import open_draws
+from benchmarks.study.plan import (
+    AS_PUBLISHED,
+    EPOCHS,
+    FORMS,
+    METHODS,
+    RANKER_FEATURES,
+    SEEDS,
+    THROUGH_RANKER,
+    UNTRAINED,
+    Encoder,
+    methods,
+    tries,
+    variants,
+)
+from models.data.dataset import Dataset
+
+FOLDER = RESULTS / "study"
+
+
+class Cell(NamedTuple):
+    """One thing to measure.
+
+    Attributes:
+        kind: `tuning`, `encoders` or `rankers`.
+        name: of its file.
+        encoder: to train, or whose pictures a ranker reads; `None` for the ranker without.
+        seed: of everything random.
+        tried: which try of tuning.
+        feature: how pictures enter the ranker.
+    """
+
+    kind: str
+    name: str
+    encoder: Encoder | None
+    seed: int = 0
+    tried: str = ""
+    feature: str = ""
+
+    @property
+    def path(self) -> str:
+        """Kind and name, as `--only` matches them."""
+        return f"{self.kind}/{self.name}"
+
+
+def cells(seeds: int) -> Iterator[Cell]:
+    """All cells, what others need first."""
+    yield from (Cell("rankers", f"none-{seed}", None, seed, feature="none") for seed in range(seeds))
+    for encoder in methods():
+        yield from _cells_of(encoder, seeds, RANKER_FEATURES)
+    for encoder in variants():
+        yield from _cells_of(encoder, seeds, RANKER_FEATURES if encoder.variant in THROUGH_RANKER else ())
+
+
+def _cells_of(encoder: Encoder, seeds: int, features: Any) -> Iterator[Cell]:
+    if encoder.method in METHODS and not encoder.variant:
+        for name, tried in tries(encoder.method, encoder.start).items():
+            yield Cell("tuning", f"{encoder.name}-{name}", tried, tried=name)
+    of_seeds = range(1 if encoder.method == AS_PUBLISHED else seeds)  # nothing in it is random
+    yield from (Cell("encoders", f"{encoder.name}-{seed}", encoder, seed) for seed in of_seeds)
+    for feature in features:
+        yield from (
+            Cell("rankers", f"{encoder.name}-{feature}-{seed}", encoder, seed, feature=feature) for seed in range(seeds)
+        )
+
+
+class Study(NamedTuple):
+    """Where everything lies.
+
+    Attributes:
+        draws: the datasets, which differ in what is sampled of their pages.
+        work_dir: keeps encoders and rankers.
+        results: keeps the files of cells.
+        quick: whether training is cut short.
+    """
+
+    draws: list[Dataset]
+    work_dir: Path
+    results: Path
+    quick: bool
+
+    def dataset(self, view: str) -> Dataset:
+        """The dataset with a view of the pre-training pages."""
+        path = self.work_dir / f"dataset-{view}"
+        if view == "page":
+            return self.draws[0]
+        if not path.exists():
+            split = ",".join(str(each) for each in self.draws[0].manifest.options["split_by_time"])
+            options = ("--logs", self.draws[0].path.parent / "logs", "--output", path, "--pretraining-view", view)
+            run_module("beam_pipelines.build", *options, "--split-by-time", split, log=self.work_dir / f"{view}.log")
+        return Dataset(path)
+
+    def chosen(self, encoder: Encoder) -> tuple[tuple[str, ...], str]:
+        """What tuning has chosen for an encoder: configuration and form."""
+        if encoder.method == UNTRAINED:
+            return (), self._best_form([f"encoders/{encoder.name}-0"])[1]
+        if encoder.method == AS_PUBLISHED:
+            return (), self._best_form([f"encoders/{encoder.name}-0"])[1]
+        tried = tries(encoder.method, encoder.start)
+        prefix = f"tuning/{encoder.method}-{encoder.start}"
+        name, form = self._best_form([f"{prefix}-{each}" for each in tried])
+        return tried[name.removeprefix(f"{prefix}-")].changes, form
+
+    def _best_form(self, names: list[str]) -> tuple[str, str]:
+        """Of some cells and both forms, those of the best GAUC on the pages to choose on."""
+        gaucs = {
+            (name, form): read_json(self.results / f"{name}.json")["validation"][form]
+            for name in names
+            for form in FORMS
+        }
+        return max(gaucs, key=gaucs.__getitem__)
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        """Does the work of a cell."""
+        return _rank(self, cell) if cell.kind == "rankers" else _encode(self, cell)
+
+
+def _encode(study: Study, cell: Cell) -> dict[str, Any]:
+    from benchmarks.study.encoders import label_knowledge, similarity, train
+
+    encoder = cell.encoder
+    assert encoder is not None
+    dataset = study.dataset(encoder.view)
+    untuned = cell.tried or encoder.method in (UNTRAINED, AS_PUBLISHED)
+    chosen = () if untuned else study.chosen(encoder)[0]
+    path = study.work_dir / "runs" / f"{cell.kind}-{cell.name}"
+    trained = train(dataset, path, encoder, chosen, cell.seed, 1 if study.quick else EPOCHS[encoder.start])
+    has_image = trained.embeddings("raw").has_image
+    validation = similarity(trained, read_pages(dataset, VALIDATION, has_image))
+    figures: dict[str, Any] = {
+        "overrides": trained.overrides,
+        "training_seconds": trained.seconds,
+        "validation": {form: round(float(aucs.mean()), 5) for form, aucs in validation.items()},
+    }
+    if not cell.tried:
+        test = similarity(trained, read_pages(dataset, TEST, has_image))
+        figures["test"] = {form: np.round(aucs, 4).tolist() for form, aucs in test.items()}
+        figures |= label_knowledge(trained, dataset)
+    return figures
+
+
+def _rank(study: Study, cell: Cell) -> dict[str, Any]:
+    from benchmarks.study.encoders import Trained
+    from benchmarks.study.rankers import TestPages, measure, train
+    from models.ranker.run import RankerRun
+
+    trained, form = None, "raw"
+    if cell.encoder is not None:
+        seed = 0 if cell.encoder.method == AS_PUBLISHED else cell.seed
+        name = f"{cell.encoder.name}-{seed}"
+        form = study.chosen(cell.encoder)[1]
+        trained = Trained(study.work_dir / "runs" / f"encoders-{name}", 0.0, [])
+    path = study.work_dir / "rankers" / cell.name
+    start = time.monotonic()
+    train(study.draws[0], path, cell.feature, trained, form, cell.seed, 1 if study.quick else None)
+    seconds = time.monotonic() - start
+    tests = TestPages.read(study.draws)
+    shared = study.results / "pages.json"
+    if not shared.exists():
+        write_json(shared, _pages(study, tests))
+    return {"form": form, "training_seconds": round(seconds, 1), **measure(RankerRun(path).ranker(), tests)}
+
+
+def _pages(study: Study, tests: Any) -> dict[str, Any]:
+    """What the values of all cells belong to: users of pages, and how many candidates each user has."""
+    draw, pages = study.draws[0], tests.pages[0]
+    rows = np.searchsorted(tests.users, np.repeat(pages.user, pages.valid.sum(axis=1)))
+    clicked = pages.clicked[pages.valid]
+    has_image = draw.image_index()["shard"].to_numpy() >= 0
+    return {
+        "notice": draw.manifest.notice,
+        "similarity_user": read_pages(draw, TEST, has_image).user.tolist(),
+        "ranker_user": {part: user.tolist() for part, user in tests.measurement.user.items()},
+        "users": tests.users.tolist(),
+        "candidates": [np.bincount(rows, chosen, len(tests.users)).tolist() for chosen in (clicked, ~clicked)],
+    }
+
+
+def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> None:
+    """Runs cells that have no file yet, each in a process of its own."""
+    waiting = [cell for cell in chosen if again or not (study.results / f"{cell.path}.json").exists()]
+    with tqdm(waiting, unit="cell", desc="study") as progress:
+        for cell in progress:
+            progress.set_postfix_str(cell.path)
+            log = study.work_dir / "logs" / f"{cell.kind}-{cell.name}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            command = [sys.executable, "-m", "benchmarks.study.run", "--cell", cell.path, *forwarded]
+            with open(log, "w") as file:
+                done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
+            if done.returncode:
+                sys.exit(f"error: {cell.path} failed; {log} ends with: {log.read_text().strip().splitlines()[-1]}")
+
+
+def write_cell(study: Study, cell: Cell) -> None:
+    """Measures a cell in this process and writes its file."""
+    start = time.monotonic()
+    figures = study.measure(cell)
+    path = study.results / f"{cell.path}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "cell": cell.path,
+        "command": f"python -m benchmarks.study.run --only '{cell.path}' --again",
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "seconds": round(time.monotonic() - start),
+        **figures,
+    }
+    write_json(path, result)
+
+
+def main() -> None:
+    """Runs the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add: Callable[..., Any] = parser.add_argument
+    add("--source", type=Path, default=Path("../shared/data/hm_fashion"), help="the H&M competition's files")
+    add("--work-dir", type=Path, default=WORK / "study", help="what is there is reused")
+    add("--data-dir", type=Path, default=WORK / "ranker_hm", help="of the datasets; what is there is reused")
+    add("--only", metavar="PATTERN", default="*", help="cells whose KIND/NAME matches, for example rankers/courier-*")
+    add("--again", action="store_true", help="also cells that have a file already")
+    add("--list", action="store_true", help="print the cells that lack a file")
+    add("--quick", action="store_true", help="one seed and one epoch of everything, in a folder of its own")
+    add("--cell", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    results = RESULTS / "quick/study" if args.quick else FOLDER
+    work_dir = args.work_dir / "quick" if args.quick else args.work_dir
+    every = list(cells(1 if args.quick else SEEDS))
+    chosen = [cell for cell in every if fnmatch.fnmatch(cell.path, args.only)]
+    if args.list:
+        print("\n".join(cell.path for cell in chosen if not (results / f"{cell.path}.json").exists()))
+        return
+    draws, _ = open_draws(args.source, args.data_dir)
+    study = Study(draws, work_dir, results, args.quick)
+    if args.cell is not None:
+        write_cell(study, next(cell for cell in every if cell.path == args.cell))
+        return
+    print(f"notice: {draws[0].manifest.notice}", flush=True)
+    places = ("--source", str(args.source), "--work-dir", str(args.work_dir), "--data-dir", str(args.data_dir))
+    run(study, chosen, [*places, *(["--quick"] if args.quick else [])], args.again)
+
+
+if __name__ == "__main__":
+    main()
