@@ -14,11 +14,18 @@ published weights.) The epoch kept is the best one of SimScore on the latest ten
 and form, raw or whitened to 64 components, are those of the best SimScore GAUC on the train window's pages. Then three
 seeds with what was chosen, and the test pages once.
 
+**When learning from clicks pays**: COURIER from random and from published weights on 1,000 to 64,000 pages of a world
+of simulated shoppers (`benchmarks/study/world.py`), all sizes with as many steps as 64,000 pages make once, with the
+settings that H&M's pages chose; beside it the untrained network and Lite0 as it is. SimScore and a ranker by `simscore`
+on the world's test pages; the form is that of the better SimScore on its train window's pages.
+
 **Variants** of COURIER, those of the paper's tables, take COURIER's choice and change one thing. They are not tuned.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
+
+from benchmarks.study.world import SIZES
 
 Start = Literal["random", "published"]
 
@@ -139,3 +146,14 @@ def variants() -> Iterator[Encoder]:
     """COURIER's variants."""
     for name, changes in VARIANTS.items():
         yield Encoder("courier", "random", changes, name, "causal" if name == "causal" else "page")
+
+
+WORLD_PAGES = 64_000
+"""That an encoder is shown in the simulated world, however many different ones there are."""
+
+
+def growing() -> Iterator[tuple[Encoder, int]]:
+    """Encoders of the simulated world, and how many pages they learn on; 0 for those that do not learn."""
+    yield Encoder(UNTRAINED), 0
+    yield Encoder(AS_PUBLISHED, "published"), 0
+    yield from ((Encoder("courier", start), size) for start in LEARNING_RATES for size in SIZES)

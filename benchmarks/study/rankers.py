@@ -16,7 +16,7 @@ from models.data.dataset import Dataset
 from models.data.pages import GROUPS, page_batches
 from models.embeddings.embeddings import Embeddings
 from models.evaluation.scored_pages import score_pages
-from models.metrics.auc import placements
+from models.metrics.auc import group_auc, placements
 from models.ranker.config import TrainingConfig
 from models.ranker.train import train_ranker
 
@@ -74,6 +74,32 @@ def train(
     path.parent.mkdir(parents=True, exist_ok=True)
     config = load_config(TrainingConfig, None, settings)
     train_ranker(dataset, path, pictures=pictures, image_feature=name, config=config, seed=seed)
+
+
+def train_in_world(
+    dataset: Dataset, path: Path, trained: Trained | None, form: str, seed: int, epochs: int | None
+) -> None:
+    """Trains a ranker of the simulated world, by `simscore` or without pictures, unless it is there.
+
+    It has no IDs: each is on so few pages that it is learned by heart.
+    """
+    if path.exists():
+        return
+    settings = ["ranker.features.user={}", item_features("category"), "ranker.tasks={ctr: 1.0, pairwise: 1.0}"]
+    settings += [f"epochs={epochs}"] if epochs is not None else []
+    pictures = None if trained is None else trained.embeddings(form)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config, name = load_config(TrainingConfig, None, settings), "none" if trained is None else "simscore"
+    train_ranker(dataset, path, pictures=pictures, image_feature=name, config=config, seed=seed)
+
+
+def measure_world(ranker: Any, dataset: Dataset) -> dict[str, Any]:
+    """AUC of each test page that has one, and its user."""
+    lengths = ranker.config.lengths
+    scored = score_pages(ranker, page_batches(dataset, TEST, lengths, batch_size=128, to_longest=GROUPS))
+    found = group_auc(scored.ctr, scored.clicked, scored.page)
+    user = scored.user[np.unique(scored.page, return_index=True)[1]]
+    return {"pages": np.round(found.auc[found.valid], 4).tolist(), "user": user[found.valid].tolist()}
 
 
 def measure(ranker: Any, tests: TestPages) -> dict[str, Any]:

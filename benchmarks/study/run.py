@@ -7,7 +7,8 @@ What is measured, and what each way gets, is in `benchmarks/study/plan.py`. A ce
 
 - `tuning`: one try of one way, measured on the train window's pages;
 - `encoders`: one way and one seed, with what tuning chose: SimScore on the test pages, labels of neighbours, a probe;
-- `rankers`: a ranker that reads an encoder's pictures by one feature, measured on five draws of the test pages.
+- `rankers`: a ranker that reads an encoder's pictures by one feature, measured on five draws of the test pages;
+- `world`, `world_rankers`: encoders and rankers of the simulated world.
 
 Encoders, embeddings and rankers are kept in the work directory. `--only 'rankers/courier-*'` runs cells by their name,
 also with `--again` where they are there: so each row can be repeated. `python -m benchmarks.study.report` makes
@@ -44,11 +45,14 @@ from benchmarks.study.plan import (
     SEEDS,
     THROUGH_RANKER,
     UNTRAINED,
+    WORLD_PAGES,
     Encoder,
+    growing,
     methods,
     tries,
     variants,
 )
+from benchmarks.study.world import SIZES, write_logs
 from models.data.dataset import Dataset
 
 FOLDER = RESULTS / "study"
@@ -58,12 +62,13 @@ class Cell(NamedTuple):
     """One thing to measure.
 
     Attributes:
-        kind: `tuning`, `encoders` or `rankers`.
+        kind: `tuning`, `encoders`, `rankers`, `world` or `world_rankers`.
         name: of its file.
         encoder: to train, or whose pictures a ranker reads; `None` for the ranker without.
         seed: of everything random.
         tried: which try of tuning.
         feature: how pictures enter the ranker.
+        size: pages to learn on in the simulated world.
     """
 
     kind: str
@@ -72,6 +77,7 @@ class Cell(NamedTuple):
     seed: int = 0
     tried: str = ""
     feature: str = ""
+    size: int = 0
 
     @property
     def path(self) -> str:
@@ -86,18 +92,29 @@ def cells(seeds: int) -> Iterator[Cell]:
         yield from _cells_of(encoder, seeds, RANKER_FEATURES)
     for encoder in variants():
         yield from _cells_of(encoder, seeds, RANKER_FEATURES if encoder.variant in THROUGH_RANKER else ())
+    yield from (Cell("world_rankers", f"none-{seed}", None, seed, feature="none") for seed in range(seeds))
+    for encoder, size in growing():
+        for seed in _seeds_of(encoder, seeds):
+            yield Cell("world", f"{encoder.name}-{size}-{seed}", encoder, seed, size=size)
+        for seed in range(seeds):
+            name = f"{encoder.name}-{size}-{seed}"
+            yield Cell("world_rankers", name, encoder, seed, feature="simscore", size=size)
 
 
 def _cells_of(encoder: Encoder, seeds: int, features: Any) -> Iterator[Cell]:
     if encoder.method in METHODS and not encoder.variant:
         for name, tried in tries(encoder.method, encoder.start).items():
             yield Cell("tuning", f"{encoder.name}-{name}", tried, tried=name)
-    of_seeds = range(1 if encoder.method == AS_PUBLISHED else seeds)  # nothing in it is random
+    of_seeds = _seeds_of(encoder, seeds)
     yield from (Cell("encoders", f"{encoder.name}-{seed}", encoder, seed) for seed in of_seeds)
     for feature in features:
         yield from (
             Cell("rankers", f"{encoder.name}-{feature}-{seed}", encoder, seed, feature=feature) for seed in range(seeds)
         )
+
+
+def _seeds_of(encoder: Encoder, seeds: int) -> range:
+    return range(1 if encoder.method == AS_PUBLISHED else seeds)  # nothing in it is random
 
 
 class Study(NamedTuple):
@@ -126,18 +143,30 @@ class Study(NamedTuple):
             run_module("beam_pipelines.build", *options, "--split-by-time", split, log=self.work_dir / f"{view}.log")
         return Dataset(path)
 
+    def world(self, size: int) -> Dataset:
+        """The simulated world with so many pages to learn on; 0: the most."""
+        size = size or max(SIZES)
+        logs, path = (self.work_dir.parent / "world" / f"{kind}-{size}" for kind in ("logs", "dataset"))
+        if not path.exists():
+            logs.parent.mkdir(parents=True, exist_ok=True)
+            if not logs.exists():
+                taste = write_logs(self.draws[0].path.parent / "logs", logs, size)
+                write_json(logs / "taste.json", {"gauc_of_taste": taste})
+            run_module("beam_pipelines.build", "--logs", logs, "--output", path, log=path.with_suffix(".log"))
+        return Dataset(path)
+
     def chosen(self, encoder: Encoder) -> tuple[tuple[str, ...], str]:
         """What tuning has chosen for an encoder: configuration and form."""
         if encoder.method == UNTRAINED:
-            return (), self._best_form([f"encoders/{encoder.name}-0"])[1]
+            return (), self.best_form([f"encoders/{encoder.name}-0"])[1]
         if encoder.method == AS_PUBLISHED:
-            return (), self._best_form([f"encoders/{encoder.name}-0"])[1]
+            return (), self.best_form([f"encoders/{encoder.name}-0"])[1]
         tried = tries(encoder.method, encoder.start)
         prefix = f"tuning/{encoder.method}-{encoder.start}"
-        name, form = self._best_form([f"{prefix}-{each}" for each in tried])
+        name, form = self.best_form([f"{prefix}-{each}" for each in tried])
         return tried[name.removeprefix(f"{prefix}-")].changes, form
 
-    def _best_form(self, names: list[str]) -> tuple[str, str]:
+    def best_form(self, names: list[str]) -> tuple[str, str]:
         """Of some cells and both forms, those of the best GAUC on the pages to choose on."""
         gaucs = {
             (name, form): read_json(self.results / f"{name}.json")["validation"][form]
@@ -148,7 +177,8 @@ class Study(NamedTuple):
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Does the work of a cell."""
-        return _rank(self, cell) if cell.kind == "rankers" else _encode(self, cell)
+        work = {"rankers": _rank, "world": _encode_world, "world_rankers": _rank_world}
+        return work.get(cell.kind, _encode)(self, cell)
 
 
 def _encode(study: Study, cell: Cell) -> dict[str, Any]:
@@ -195,6 +225,41 @@ def _rank(study: Study, cell: Cell) -> dict[str, Any]:
     if not shared.exists():
         write_json(shared, _pages(study, tests))
     return {"form": form, "training_seconds": round(seconds, 1), **measure(RankerRun(path).ranker(), tests)}
+
+
+def _encode_world(study: Study, cell: Cell) -> dict[str, Any]:
+    from benchmarks.study.encoders import similarity, train
+
+    encoder, dataset = cell.encoder, study.world(cell.size)
+    assert encoder is not None
+    chosen = study.chosen(encoder)[0] if cell.size else ()
+    epochs = 1 if study.quick else WORLD_PAGES // (cell.size or WORLD_PAGES)
+    trained = train(dataset, study.work_dir / "world" / cell.name, encoder, chosen, cell.seed, epochs)
+    has_image = trained.embeddings("raw").has_image
+    validation, test = (similarity(trained, read_pages(dataset, split, has_image)) for split in (VALIDATION, TEST))
+    return {
+        "overrides": trained.overrides,
+        "training_seconds": trained.seconds,
+        "gauc_of_taste": read_json(study.world(0).path.with_name(f"logs-{max(SIZES)}") / "taste.json")["gauc_of_taste"],
+        "validation": {form: round(float(aucs.mean()), 5) for form, aucs in validation.items()},
+        "test": {form: np.round(aucs, 4).tolist() for form, aucs in test.items()},
+    }
+
+
+def _rank_world(study: Study, cell: Cell) -> dict[str, Any]:
+    from benchmarks.study.encoders import Trained
+    from benchmarks.study.rankers import measure_world, train_in_world
+    from models.ranker.run import RankerRun
+
+    trained, form, dataset = None, "raw", study.world(cell.size)
+    if cell.encoder is not None:
+        seed = 0 if cell.encoder.method == AS_PUBLISHED else cell.seed
+        name = f"{cell.encoder.name}-{cell.size}-{seed}"
+        form = study.best_form([f"world/{name}"])[1]
+        trained = Trained(study.work_dir / "world" / name, 0.0, [])
+    path = study.work_dir / "world_rankers" / cell.name
+    train_in_world(dataset, path, trained, form, cell.seed, 1 if study.quick else None)
+    return {"form": form, **measure_world(RankerRun(path).ranker(), dataset)}
 
 
 def _pages(study: Study, tests: Any) -> dict[str, Any]:
