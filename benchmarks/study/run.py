@@ -24,13 +24,14 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from tqdm import tqdm
 
+from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.text_file import read_json, write_json
 from benchmarks.base import RESULTS, WORK, commit, machine, run_module
 from benchmarks.hm.runs import TEST, VALIDATION
@@ -39,7 +40,6 @@ from benchmarks.pictures.hm import open_draws
 from benchmarks.study.plan import (
     AS_PUBLISHED,
     EPOCHS,
-    FORMS,
     METHODS,
     RANKER_FEATURES,
     SEEDS,
@@ -54,6 +54,9 @@ from benchmarks.study.plan import (
 )
 from benchmarks.study.world import SIZES, write_logs
 from models.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from benchmarks.study.encoders import Trained
 
 FOLDER = RESULTS / "study"
 
@@ -157,9 +160,7 @@ class Study(NamedTuple):
 
     def chosen(self, encoder: Encoder) -> tuple[tuple[str, ...], str]:
         """What tuning has chosen for an encoder: configuration and form."""
-        if encoder.method == UNTRAINED:
-            return (), self.best_form([f"encoders/{encoder.name}-0"])[1]
-        if encoder.method == AS_PUBLISHED:
+        if encoder.method in (UNTRAINED, AS_PUBLISHED):
             return (), self.best_form([f"encoders/{encoder.name}-0"])[1]
         tried = tries(encoder.method, encoder.start)
         prefix = f"tuning/{encoder.method}-{encoder.start}"
@@ -168,11 +169,11 @@ class Study(NamedTuple):
 
     def best_form(self, names: list[str]) -> tuple[str, str]:
         """Of some cells and both forms, those of the best GAUC on the pages to choose on."""
-        gaucs = {
-            (name, form): read_json(self.results / f"{name}.json")["validation"][form]
-            for name in names
-            for form in FORMS
-        }
+        missing = [name for name in names if not (self.results / f"{name}.json").exists()]
+        if missing:
+            raise InputError(f"this needs the result of {missing[0]}; measure it first, by `--only {missing[0]}`")
+        validation = {name: read_json(self.results / f"{name}.json")["validation"] for name in names}
+        gaucs = {(name, form): gauc for name, forms in validation.items() for form, gauc in forms.items()}
         return max(gaucs, key=gaucs.__getitem__)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
@@ -181,16 +182,27 @@ class Study(NamedTuple):
         return work.get(cell.kind, _encode)(self, cell)
 
 
-def _encode(study: Study, cell: Cell) -> dict[str, Any]:
-    from benchmarks.study.encoders import label_knowledge, similarity, train
+def _trained(study: Study, cell: Cell) -> "Trained":
+    """The encoder of a cell, trained if the work directory lacks it."""
+    from benchmarks.study.encoders import train
 
     encoder = cell.encoder
     assert encoder is not None
-    dataset = study.dataset(encoder.view)
-    untuned = cell.tried or encoder.method in (UNTRAINED, AS_PUBLISHED)
-    chosen = () if untuned else study.chosen(encoder)[0]
-    path = study.work_dir / "runs" / f"{cell.kind}-{cell.name}"
-    trained = train(dataset, path, encoder, chosen, cell.seed, 1 if study.quick else EPOCHS[encoder.start])
+    learns = encoder.method not in (UNTRAINED, AS_PUBLISHED)
+    chosen = study.chosen(encoder)[0] if learns and not cell.tried else ()
+    seed = cell.seed if encoder.method != AS_PUBLISHED else 0
+    if cell.kind.startswith("world"):
+        dataset, folder, name = study.world(cell.size), "world", f"{encoder.name}-{cell.size}-{seed}"
+        epochs = WORLD_PAGES // (cell.size or WORLD_PAGES)
+    else:
+        dataset, folder, epochs = study.dataset(encoder.view), "runs", EPOCHS[encoder.start]
+        name = f"tuning-{cell.name}" if cell.tried else f"{encoder.name}-{seed}"
+    return train(dataset, study.work_dir / folder / name, encoder, chosen, seed, 1 if study.quick else epochs)
+
+
+def _similarities(study: Study, trained: "Trained", dataset: Dataset, with_test: bool) -> dict[str, Any]:
+    from benchmarks.study.encoders import similarity
+
     has_image = trained.embeddings("raw").has_image
     validation = similarity(trained, read_pages(dataset, VALIDATION, has_image))
     figures: dict[str, Any] = {
@@ -198,24 +210,33 @@ def _encode(study: Study, cell: Cell) -> dict[str, Any]:
         "training_seconds": trained.seconds,
         "validation": {form: round(float(aucs.mean()), 5) for form, aucs in validation.items()},
     }
-    if not cell.tried:
+    if with_test:
         test = similarity(trained, read_pages(dataset, TEST, has_image))
         figures["test"] = {form: np.round(aucs, 4).tolist() for form, aucs in test.items()}
-        figures |= label_knowledge(trained, dataset)
     return figures
 
 
+def _encode(study: Study, cell: Cell) -> dict[str, Any]:
+    from benchmarks.study.encoders import label_knowledge
+
+    trained, dataset = _trained(study, cell), study.draws[0]
+    figures = _similarities(study, trained, dataset, with_test=not cell.tried)
+    return figures if cell.tried else {**figures, **label_knowledge(trained, dataset)}
+
+
+def _encode_world(study: Study, cell: Cell) -> dict[str, Any]:
+    trained, dataset = _trained(study, cell), study.world(cell.size)
+    taste = read_json(study.world(0).path.with_name(f"logs-{max(SIZES)}") / "taste.json")
+    return {**taste, **_similarities(study, trained, dataset, with_test=True)}
+
+
 def _rank(study: Study, cell: Cell) -> dict[str, Any]:
-    from benchmarks.study.encoders import Trained
     from benchmarks.study.rankers import TestPages, measure, train
     from models.ranker.run import RankerRun
 
     trained, form = None, "raw"
     if cell.encoder is not None:
-        seed = 0 if cell.encoder.method == AS_PUBLISHED else cell.seed
-        name = f"{cell.encoder.name}-{seed}"
-        form = study.chosen(cell.encoder)[1]
-        trained = Trained(study.work_dir / "runs" / f"encoders-{name}", 0.0, [])
+        trained, form = _trained(study, cell), study.chosen(cell.encoder)[1]
     path = study.work_dir / "rankers" / cell.name
     start = time.monotonic()
     train(study.draws[0], path, cell.feature, trained, form, cell.seed, 1 if study.quick else None)
@@ -227,36 +248,15 @@ def _rank(study: Study, cell: Cell) -> dict[str, Any]:
     return {"form": form, "training_seconds": round(seconds, 1), **measure(RankerRun(path).ranker(), tests)}
 
 
-def _encode_world(study: Study, cell: Cell) -> dict[str, Any]:
-    from benchmarks.study.encoders import similarity, train
-
-    encoder, dataset = cell.encoder, study.world(cell.size)
-    assert encoder is not None
-    chosen = study.chosen(encoder)[0] if cell.size else ()
-    epochs = 1 if study.quick else WORLD_PAGES // (cell.size or WORLD_PAGES)
-    trained = train(dataset, study.work_dir / "world" / cell.name, encoder, chosen, cell.seed, epochs)
-    has_image = trained.embeddings("raw").has_image
-    validation, test = (similarity(trained, read_pages(dataset, split, has_image)) for split in (VALIDATION, TEST))
-    return {
-        "overrides": trained.overrides,
-        "training_seconds": trained.seconds,
-        "gauc_of_taste": read_json(study.world(0).path.with_name(f"logs-{max(SIZES)}") / "taste.json")["gauc_of_taste"],
-        "validation": {form: round(float(aucs.mean()), 5) for form, aucs in validation.items()},
-        "test": {form: np.round(aucs, 4).tolist() for form, aucs in test.items()},
-    }
-
-
 def _rank_world(study: Study, cell: Cell) -> dict[str, Any]:
-    from benchmarks.study.encoders import Trained
     from benchmarks.study.rankers import measure_world, train_in_world
     from models.ranker.run import RankerRun
 
     trained, form, dataset = None, "raw", study.world(cell.size)
     if cell.encoder is not None:
-        seed = 0 if cell.encoder.method == AS_PUBLISHED else cell.seed
-        name = f"{cell.encoder.name}-{cell.size}-{seed}"
-        form = study.best_form([f"world/{name}"])[1]
-        trained = Trained(study.work_dir / "world" / name, 0.0, [])
+        trained = _trained(study, cell)
+        seed = cell.seed if cell.encoder.method != AS_PUBLISHED else 0
+        form = study.best_form([f"world/{cell.encoder.name}-{cell.size}-{seed}"])[1]
     path = study.work_dir / "world_rankers" / cell.name
     train_in_world(dataset, path, trained, form, cell.seed, 1 if study.quick else None)
     return {"form": form, **measure_world(RankerRun(path).ranker(), dataset)}
@@ -333,7 +333,10 @@ def main() -> None:
     draws, _ = open_draws(args.source, args.data_dir)
     study = Study(draws, work_dir, results, args.quick)
     if args.cell is not None:
-        write_cell(study, next(cell for cell in every if cell.path == args.cell))
+        try:
+            write_cell(study, next(cell for cell in every if cell.path == args.cell))
+        except InputError as error:
+            sys.exit(f"error: {error}")
         return
     print(f"notice: {draws[0].manifest.notice}", flush=True)
     places = ("--source", str(args.source), "--work-dir", str(args.work_dir), "--data-dir", str(args.data_dir))
