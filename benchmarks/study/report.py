@@ -1,4 +1,4 @@
-"""Makes `docs/study.md` and its figures of the result files of the study.
+"""Makes `docs/study.md` and its figures of the result files of the study and of `page.md`.
 
     python -m benchmarks.study.report
 
@@ -30,6 +30,7 @@ from benchmarks.study.plan import (
     UNTRAINED,
     VARIANTS,
     Encoder,
+    growing,
     methods,
 )
 from benchmarks.study.run import FOLDER
@@ -290,6 +291,30 @@ def curve(results: Results, prefix: str, values: Mapping[str, float], axis: plt.
     return True
 
 
+def world_table(results: Results) -> str:
+    """SimScore and the ranker's GAUC by the number of pages in the simulated world."""
+    none = results.read("world_rankers/none")
+    rows, taste = [], None
+    for encoder, size in growing():
+        seeds, ranked = (results.read(f"{kind}/{encoder.name}-{size}") for kind in ("world", "world_rankers"))
+        name = f"{row_name(encoder)}, {size:,} pages" if size else row_name(encoder)
+        if not seeds:
+            rows.append([name, MISSING, MISSING, MISSING])
+            continue
+        taste = seeds[0]["gauc_of_taste"]
+        forms = [max(FORMS, key=seed["validation"].__getitem__) for seed in seeds]
+        gaucs = [float(np.mean(seed["test"][form])) for seed, form in zip(seeds, forms, strict=True)]
+        spread = f" (seeds {statistics.stdev(gaucs):.4f})" if len(gaucs) > 1 else ""
+        gain, gauc = MISSING, MISSING
+        if ranked and none:
+            found, without = (np.mean([each["pages"] for each in of], axis=0) for of in (ranked, none))
+            gauc, gain = f"{found.mean():.4f}", results.difference(found - without, ranked[0]["user"]).text()
+        rows.append([name, f"{statistics.mean(gaucs):.4f}{spread}", gauc, gain])
+    head = ("", "SimScore GAUC", "ranker's GAUC by simscore", "less the ranker without pictures")
+    note = "" if taste is None else f"\n\nThe true taste has a GAUC of {taste:.4f} on these pages."
+    return table(head, rows) + note
+
+
 def figures(results: Results, encoders: Sequence[Encoder]) -> list[str]:
     """Draws them; the names of the files."""
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "study"})
@@ -323,7 +348,7 @@ def figures(results: Results, encoders: Sequence[Encoder]) -> list[str]:
 def _save(figure: plt.Figure, name: str) -> str:
     figure.tight_layout()
     path = DOCS / f"study-{name}.svg"
-    with whole_file(path, overwrite=True) as file:
+    with whole_file(path) as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
     plt.close(figure)
     return path.name
@@ -341,7 +366,7 @@ def progress(results: Results) -> str:
 
 
 def tables(results: Results) -> dict[str, str]:
-    """All tables, by the name of their place in the page."""
+    """All tables, by the name of their mark in the page."""
     encoders = list(methods())
     through = [Encoder("courier", "random", VARIANTS[name], name) for name in THROUGH_RANKER]
     drawn = figures(results, encoders)
@@ -353,26 +378,23 @@ def tables(results: Results) -> dict[str, str]:
         "labels": label_table(results, encoders),
         "variants": variant_table(results),
         "variants through the ranker": ranker_table(results, through, lambda each: VARIANT_NAMES[each.variant]),
+        "world": world_table(results),
         "figures": "\n\n".join(f"![{name.removesuffix('.svg')}]({name})" for name in drawn) or MISSING,
     }
 
 
 def fill(page: str, parts: Mapping[str, str]) -> str:
-    """Puts each part between its marks, `<!-- NAME -->` and `<!-- end -->`."""
+    """Puts each part in the place of its mark, `{{NAME}}`."""
     for name, text in parts.items():
-        begin, end = f"<!-- {name} -->\n", "\n<!-- end -->"
-        before, found, rest = page.partition(begin)
-        if not found:
-            raise SystemExit(f"error: docs/study.md has no mark {begin.strip()}")
-        page = before + begin + text + rest[rest.index(end) :]
+        page = page.replace(f"{{{{{name}}}}}", text)
     return page
 
 
 def main() -> None:
-    """Writes the page anew."""
+    """Writes the page."""
     page = DOCS / "study.md"
-    text = fill(page.read_text(), tables(Results(FOLDER)))
-    with whole_file(page, overwrite=True) as file:
+    text = fill(Path(__file__).with_name("page.md").read_text(), tables(Results(FOLDER)))
+    with whole_file(page) as file:
         file.write_text(text)
     print(f"wrote {page.relative_to(ROOT)}")
 
