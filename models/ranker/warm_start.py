@@ -147,7 +147,7 @@ class WarmStart:
             if encoder is not None and not (same_clusters and _same_space(self.metadata.embeddings, embeddings)):
                 stale |= {id(variable) for variable in encoder.variables}
 
-        if self.metadata.embeddings != embeddings:
+        if not _same_space(self.metadata.embeddings, embeddings):
             stale |= {id(variable) for tower in ranker.items.pictures.towers for variable in tower.variables}
 
         embedded: dict[str, None] = {}  # once, however many members there are

@@ -61,7 +61,7 @@ def clusters_of(centers):
     )
 
 
-def make(items, users, counts, features=None, **changes):
+def make(items, users, counts, features=None, image_feature="cluster_id", **changes):
     config = RankerConfig(
         lengths=RankerLengths(candidates=3, click=5, pay=2, cart=0),
         embedding_dim=DIM,
@@ -75,22 +75,42 @@ def make(items, users, counts, features=None, **changes):
     occurrences = TrainingCounts(
         np.array(counts), np.full(len(users), 9), {name: np.array([1.0, 2.0]) for name in STATISTICS}
     )
-    cluster_ids = np.arange(len(items), dtype=np.int32) % 3
+    pictures = {
+        "cluster_ids": np.arange(len(items), dtype=np.int32) % 3,
+        "centers": np.eye(3, 4, dtype=np.float32),
+    }
+    if image_feature == "make":
+        pictures = {"image_embeddings": [np.eye(len(items), 8, dtype=np.float32)]}
     tables = adapt_features(
         config.features,
         items,
         users,
         occurrences,
         token_buckets=config.token_buckets,
-        cluster_ids=cluster_ids,
-        centers=np.eye(3, 4, dtype=np.float32),
+        **pictures,
     )
-    ranker = Ranker(config, tables.sizes, "cluster_id")
+    ranker = Ranker(config, tables.sizes, image_feature)
     rng = np.random.default_rng(len(items))
-    for variable in ranker.trainable_variables:
+    towers = [variable for tower in ranker.items.pictures.towers for variable in tower.variables]
+    for variable in ranker.trainable_variables + towers:
         variable.assign(rng.normal(size=variable.shape))
     ranker.fill(tables)
     return ranker
+
+
+def save(run, ranker, **sources):
+    metadata = RankerMetadata(
+        image_feature=ranker.image_feature,
+        seed=0,
+        dataset_digest="",
+        item_ids_sha256=ids_sha256(OLD_ITEMS["item_id"].to_pylist()),
+        user_ids_sha256=ids_sha256(OLD_USERS["user_id"].to_pylist()),
+        window=WINDOW,
+        validation={},
+        **{"embeddings": None, "clusters": None, **sources},
+        notice="",
+    )
+    RankerRun.save(run, ranker, metadata, TrainingConfig(ranker=ranker.config), items=OLD_ITEMS, users=OLD_USERS)
 
 
 @pytest.fixture(scope="module")
@@ -98,19 +118,7 @@ def old(tmp_path_factory):
     """A run that knows the items a, c and d, and the categories x, y and z."""
     run = tmp_path_factory.mktemp("old")
     ranker = make(OLD_ITEMS, OLD_USERS, [9, 2, 9, 9])
-    metadata = RankerMetadata(
-        image_feature="cluster_id",
-        seed=0,
-        dataset_digest="",
-        item_ids_sha256=ids_sha256(OLD_ITEMS["item_id"].to_pylist()),
-        user_ids_sha256=ids_sha256(OLD_USERS["user_id"].to_pylist()),
-        window=WINDOW,
-        validation={},
-        embeddings=None,
-        clusters=clusters_of("same"),
-        notice="",
-    )
-    RankerRun.save(run, ranker, metadata, TrainingConfig(ranker=ranker.config), items=OLD_ITEMS, users=OLD_USERS)
+    save(run, ranker, clusters=clusters_of("same"))
     return run, ranker
 
 
@@ -188,6 +196,19 @@ def test_what_was_learned_of_a_cluster_goes_to_the_one_in_its_place(old):
         ranker, NEW_ITEMS, NEW_USERS, None, clusters.model_copy(update={"replaced": strangers}), np.array([2, -1, 0])
     )
     assert "initialised: member/items/cluster_embedding/embeddings" in said
+
+
+def test_what_pictures_have_taught_goes_over_if_the_embeddings_mean_the_same(tmp_path):
+    same = clusters_of("").embeddings
+    other = same.model_copy(update={"encoder": same.encoder.model_copy(update={"weights_sha256": "other"})})
+    earlier = make(OLD_ITEMS, OLD_USERS, [9] * 4, image_feature="make")
+    save(tmp_path, earlier, embeddings=same)
+    for embeddings, goes_over in ((same, True), (other, False)):
+        ranker = make(NEW_ITEMS, NEW_USERS, [9] * 5, image_feature="make")
+        said = WarmStart(tmp_path).fill(ranker, NEW_ITEMS, NEW_USERS, embeddings, None)
+        towers = [each.items.pictures.towers[0].logit.get_weights()[0] for each in (earlier, ranker)]
+        assert np.array_equal(*towers) == goes_over
+        assert ("items/pictures/din/logit/kernel" in said) != goes_over
 
 
 def test_what_has_another_form_is_initialised_and_named(old):
