@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from export.client.experiment_client import ExperimentClient
     from export.client.page import History, Page, PageError
     from export.client.predict_client import RankerError
-    from export.client.ranker_client import RankerClient
+    from export.client.ranker_client import RankerClient, Recommendation
+    from export.client.retrieval_client import RetrievalClient
     from export.daily.bounds import DayBounds
     from export.daily.day_check import DayRefusedError
     from export.daily.plan import DailyOptions, run_day
     from export.gates.version_check import VersionError
+    from export.retrieval.publish import publish_retrieval
     from export.server.endpoint import Endpoint
     from export.version.publish import PublishedVersion, publish
 
@@ -37,8 +39,11 @@ _HOMES = {
     "PublishedVersion": "export.version.publish",
     "RankerClient": "export.client.ranker_client",
     "RankerError": "export.client.predict_client",
+    "Recommendation": "export.client.ranker_client",
+    "RetrievalClient": "export.client.retrieval_client",
     "VersionError": "export.gates.version_check",
     "publish": "export.version.publish",
+    "publish_retrieval": "export.retrieval.publish",
     "run_day": "export.daily.plan",
 }
 

@@ -22,6 +22,7 @@ COMMANDS = (
     "models.evaluate",
     "models.ab_report",
     "export.saved_model",
+    "export.retrieval",
     "export.serve",
     "export.client",
     "export.daily",

@@ -1,9 +1,11 @@
 """Asks a served ranker to rank pages and prints the candidates, best first: `python -m export.client`.
 
-In Python: `RankerClient(address).rank(page)`, `ExperimentClient(address, experiment, exposures).rank(page)`.
+In Python: `RankerClient(address).rank(page)` and `.recommend(user)`, `ExperimentClient(address, experiment,
+exposures).rank(page)`.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -40,6 +42,16 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--exposures", type=Path, metavar="FILE", help="with --experiment: append who saw which page in which arm"
     )
+    parser.add_argument(
+        "--user",
+        metavar="ID",
+        help="recommend: rank what a retriever finds for this user, with the histories of the user's newest page in "
+        "--split of --data, if there is one",
+    )
+    parser.add_argument("--k", type=int, default=20, help="with --user: items to print")
+    parser.add_argument("--candidates", type=int, default=200, help="with --user: candidates to rank")
+    parser.add_argument("--retriever-name", default="retrieval", help="with --user: the retriever's name")
+    parser.add_argument("--retriever-address", help="with --user: HOST:PORT of its server (unset: --address)")
     parser.add_argument("--output", default="ctr", help="which score: ctr, ctcvr, long_visit or dwell")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for each page")
     return parser
@@ -58,8 +70,14 @@ def main(options: argparse.Namespace) -> str:
         raise CommandError("--version, --label and --experiment exclude each other")
     if (options.experiment is None) != (options.exposures is None):
         raise CommandError("--experiment and --exposures need each other")
+    if options.user is not None and (options.page is not None or options.experiment is not None):
+        raise CommandError("--user, --experiment and a page exclude each other")
+    if min(options.k, options.candidates) < 1:
+        raise CommandError(f"--k and --candidates must be at least 1. Received: {options.k} and {options.candidates}")
     count = 0
     try:
+        if options.user is not None:
+            return _recommend(options)
         with _client(options) as client:
             pages = _logged_pages(options, client) if options.page is None else _pages_in(options.page)
             for page in pages:
@@ -82,6 +100,59 @@ def _client(options: argparse.Namespace) -> "RankerClient | ExperimentClient":
         return RankerClient(address, name, version=options.version, label=options.label, timeout=timeout)
     with about("experiment"):
         return ExperimentClient(address, options.experiment, options.exposures, name, timeout=timeout)
+
+
+def _recommend(options: argparse.Namespace) -> str:
+    """Prints what a user may be shown, and returns the closing line."""
+    from export.client.ranker_client import RankerClient
+    from export.client.retrieval_client import RetrievalClient
+
+    place = options.retriever_address or options.address
+    retriever = RetrievalClient(place, options.retriever_name, timeout=options.timeout)
+    asked = {"version": options.version, "label": options.label, "timeout": options.timeout}
+    page = _newest_page(options)
+    with RankerClient(options.address, options.model_name, retriever=retriever, **asked) as client:
+        found = client.recommend(page, options.k, candidates=options.candidates, output=options.output)
+    history = ", ".join(f"{len(each.item_ids)} {name}" for name, each in page.histories.items()) or "none"
+    place_of = {item: place for place, item in enumerate(found.candidates, 1)}
+    width = max((len(item) for item in found.scores), default=0)
+    print(f"user {options.user}, history: {history}; {options.output} by item, and its place among the candidates")
+    for rank, (item, score) in enumerate(found.scores.items(), 1):
+        print(f"{rank:4d}  {item.ljust(width)}  {score:.6f}  {place_of[item]:5d}", flush=True)
+    return (
+        f"{len(found.candidates)} candidates of version {found.retrieval_version} in "
+        f"{1e3 * found.retrieval_seconds:.1f} ms, ranked by version {found.ranker_version} in "
+        f"{1e3 * found.ranking_seconds:.1f} ms"
+    )
+
+
+def _newest_page(options: argparse.Namespace) -> Page:
+    """The user's newest page in a dataset, without its items; one of the ID alone if there is none."""
+    if not Path(options.data).is_dir():
+        return Page(options.user, ())
+
+    import tensorflow as tf
+
+    from export.version.request_rows import request_row
+    from models.data.dataset import Dataset
+    from models.data.pages import page_records
+    from models.ranker.run import RowIds
+
+    dataset = Dataset(options.data)
+    ids = RowIds(dataset.items()["item_id"].to_pylist(), dataset.users()["user_id"].to_pylist())
+    if options.user not in ids.users:
+        return Page(options.user, ())
+    row, newest = ids.users.index(options.user), (-1, b"")
+    spec = {name: tf.io.FixedLenFeature([], tf.int64) for name in ("user", "timestamp")}
+    for records in page_records(dataset, options.split).batch(1024):
+        parsed = tf.io.parse_example(records, spec)
+        own = parsed["user"] == row
+        of_user = zip(parsed["timestamp"][own].numpy().tolist(), records[own].numpy().tolist(), strict=True)
+        newest = max([newest, *of_user])
+    if not newest[1]:
+        return Page(options.user, ())
+    page = Page.from_row(request_row(newest[1], ids, ()))
+    return dataclasses.replace(page, item_ids=())
 
 
 def _pages_in(source: str) -> list[Page]:

@@ -21,7 +21,7 @@ _MODELS_TEXT = """\
 # The version before the newest stays loaded, so that requests and labels can go back to it at once.
 model_config_list {{
   config {{
-    name: "ranker"
+    name: "{model}"
     base_path: "{base_path}"
     model_platform: "tensorflow"
     model_version_policy {{
@@ -60,15 +60,16 @@ def published_versions(base_path: Path) -> dict[int, Path]:
     return versions
 
 
-def write_serving_config(base_path: Location) -> None:
+def write_serving_config(base_path: Location, model: str = "ranker") -> None:
     """Writes `models.config` (a `ModelServerConfig`) and `batching.config` (`BatchingParameters`), as text protos.
 
     Those that are there already stay as they are: whoever runs the server may have changed them.
 
     Args:
         base_path: the directory of the versions.
+        model: the model's name in requests.
     """
-    names = {"where": " with this directory mounted at /models/ranker", "base_path": "/models/ranker"}
+    names = {"where": f" with this directory mounted at /models/{model}", "base_path": f"/models/{model}"}
     if is_remote(base_path):
         names = {"where": "", "base_path": str(base_path)}
     for name, text in ((MODELS_CONFIG, _MODELS_TEXT), (BATCHING_CONFIG, _BATCHING_TEXT)):
@@ -76,4 +77,4 @@ def write_serving_config(base_path: Location) -> None:
             exists = (base_path / name).exists()
         if not exists:
             with whole_file(base_path / name) as scratch:
-                scratch.write_text(text.format(**names))
+                scratch.write_text(text.format(model=model, **names))

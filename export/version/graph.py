@@ -67,8 +67,8 @@ class RankerModule(tf.Module):
         self._lengths = ranker.config.lengths
         self._variables = [variable.value for variable in ranker.variables]
         self._unknown_item = len(ids.items)
-        self._items = _table(ids.items, scratch / "item_ids.txt", unknown=self._unknown_item)
-        self._users = _table(ids.users, scratch / "user_ids.txt", unknown=PADDING)
+        self._items = id_table(ids.items, scratch / "item_ids.txt", unknown=self._unknown_item)
+        self._users = id_table(ids.users, scratch / "user_ids.txt", unknown=PADDING)
         self._new_item_encoder = NewItemEncoder(
             ranker.config.features.item or {},
             ranker.vocabulary,
@@ -89,7 +89,7 @@ class RankerModule(tf.Module):
         )
         tf.saved_model.save(self, str(path), signatures={"serving_default": serving_default, "tf_example": tf_example})
         defaults = {name: each.default() for name, each in inputs.items() if not each.required}
-        _add_defaults(path, "serving_default", defaults)
+        add_defaults(path, "serving_default", defaults)
 
     def _score_request(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         pages, candidates = tf.size(inputs["user_id"]), tf.shape(inputs["item_id"])[1]
@@ -218,7 +218,17 @@ def _size_check(pages: tf.Tensor, candidates: tf.Tensor | int, steps: tf.Tensor 
     )
 
 
-def _table(ids: Sequence[str], file: Path, unknown: int) -> tf.lookup.StaticHashTable:
+def id_table(ids: Sequence[str], file: Path, unknown: int) -> tf.lookup.StaticHashTable:
+    """A table from string IDs to their rows, read from an asset file, so that its size is not limited by a graph's.
+
+    Args:
+        ids: by row.
+        file: where to write the asset file; it is needed until the module is saved.
+        unknown: what others are looked up as.
+
+    Raises:
+        ArtifactError: an ID holds a line break.
+    """
     for value in ids:
         if "\n" in value or "\r" in value:
             raise ArtifactError(f"the ID {value!r} holds a line break, which an asset file cannot express")
@@ -229,8 +239,14 @@ def _table(ids: Sequence[str], file: Path, unknown: int) -> tf.lookup.StaticHash
     return tf.lookup.StaticHashTable(initializer, unknown)
 
 
-def _add_defaults(path: Path, signature: str, defaults: dict[str, tf.Tensor]) -> None:
-    """Gives inputs of a signature a default, which TensorFlow Serving takes where a gRPC request leaves one out."""
+def add_defaults(path: Path, signature: str, defaults: dict[str, tf.Tensor]) -> None:
+    """Gives inputs of a signature a default, which TensorFlow Serving takes where a gRPC request leaves one out.
+
+    Args:
+        path: the SavedModel.
+        signature: its name.
+        defaults: by input.
+    """
     file = path / tf.saved_model.SAVED_MODEL_FILENAME_PB
     saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     definition = saved_model.meta_graphs[0].signature_def[signature]

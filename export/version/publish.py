@@ -1,12 +1,10 @@
 """Publishes a ranker: writes a version of it, lets the version pass its gates, and only then makes it appear."""
 
-import contextlib
 import json
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,21 +12,21 @@ import numpy as np
 import tensorflow as tf
 
 from beam_pipelines.format.errors import InputError, about
-from beam_pipelines.format.location import Location, as_location, is_remote
+from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.manifest import Manifest
-from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.shell.progress import say
 from export.gates.loopback_server import loopback_server
+from export.gates.passing import passing
 from export.gates.skew import altered_pages, check_skew, logged_pages
 from export.gates.version_check import Outputs, VersionError, check, replay, session_gates
-from export.version.base_path import MAX_VERSION, RANKER_METADATA_FILE, published_versions, write_serving_config
+from export.version.base_path import RANKER_METADATA_FILE, write_serving_config
 from export.version.graph import RankerModule
 from export.version.inputs import RequestInput, request_inputs
 from export.version.model_card import model_card, read_report, write_card
 from export.version.recorded_requests import GoldenRequest, WarmupRequest, write_golden, write_warmup
 from export.version.reference_pages import ReferencePages
 from export.version.request_rows import UNKNOWN_ID, complete, pad_rows
-from export.version.stored_versions import check_writable, store_version, stored_versions
+from export.version.whole_version import new_version, whole_version
 from models.artifact import METADATA_NAME
 from models.data.dataset import Dataset
 from models.ranker.ranker import Ranker
@@ -88,17 +86,9 @@ def publish(
         >>> publish("artifacts/ranker", "artifacts/serving", report="artifacts/report").path
         PosixPath('artifacts/serving/1')
     """
-    with about("base_path"):
-        base_path = as_location(base_path)
-    if not is_remote(base_path) and base_path.exists() and not base_path.is_dir():
-        raise InputError(f"`base_path`: {base_path} is not a directory")
     if skew_pages < 1:
         raise InputError(f"`skew_pages` must be at least 1. Received: {skew_pages}")
-    with about("base_path"):
-        if is_remote(base_path):
-            check_writable(base_path)
-        taken = stored_versions(base_path) if is_remote(base_path) else published_versions(base_path)
-    number = _version_number(base_path, taken, version)
+    base_path, number = new_version(base_path, version)
     with about("model"):
         run = RankerRun(model)
     with about("report"):
@@ -114,58 +104,29 @@ def publish(
         with about("model"):
             ranker = run.ranker()
             inputs = request_inputs(ranker)
-        with _gate("finite scores in process", run) as passed:
+        with passing("finite scores in process", run.path) as passed:
             examples = ReferencePages.of(ranker, ids, example_records)
             altered = altered_pages(logged.records, len(ids.items))
             pages = ReferencePages.of(ranker, ids, [*logged.records, *altered])
             _refuse_what_is_not_finite([*examples.outputs, *pages.outputs])
             passed.append(f"{len(examples.rows)} example pages, {len(logged.records)} {logged.source}")
-        with _whole_version(base_path / str(number)) as output:
-            # A directory of this one version, which a server can be pointed at before it is published.
-            staged = output / str(number)
+        with whole_version(base_path, number) as staged:
             start = time.perf_counter()
             _write_version(staged, run, ranker, ids, examples, inputs)
             manifest = _manifest_of(dataset, run.metadata)
             write_card(staged, model_card(run, ranker, inputs, manifest, measured))
             size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
             say(
-                f"wrote version {number} as {output.name}: {len(ids.items)} items, {len(ids.users)} users, "
+                f"wrote version {number} as {staged.parent.name}: {len(ids.items)} items, {len(ids.users)} users, "
                 f"{size / 1e6:.1f} MB [{time.perf_counter() - start:.1f} s]"
             )
             _pass_session_gates(run, staged, examples, inputs)
-            with _gate("train / serve skew", run) as passed, loopback_server(output) as server:
+            with passing("train / serve skew", run.path) as passed, loopback_server(staged.parent) as server:
                 largest = check_skew(server, pages, inputs)
                 ways = ", ".join(f"{way} {difference:.1e}" for way, difference in largest.items())
                 passed.append(f"{len(pages.rows)} pages, largest difference: {ways}")
-            for path in [*staged.iterdir()]:
-                path.rename(output / path.name)
-            staged.rmdir()
-            _flush_to_disk(output)
             write_serving_config(base_path)
     return PublishedVersion(number, base_path / str(number), max(largest.values()))
-
-
-def _version_number(base_path: Location, taken: Mapping[int, Location], version: int | None) -> int:
-    number = max(taken, default=0) + 1 if version is None else version
-    if not 1 <= number <= MAX_VERSION:
-        raise InputError(f"`version` must be between 1 and {MAX_VERSION}. Received: {number}")
-    if number in taken or (not is_remote(base_path) and (base_path / str(number)).exists()):
-        raise InputError(f"`version`: {base_path} has a version {number}; a published version never changes")
-    return number
-
-
-@contextlib.contextmanager
-def _whole_version(version: Location) -> Iterator[Path]:
-    """Yields a local directory that becomes the version when the block ends well, and vanishes when it does not."""
-    if not is_remote(version):
-        with whole_directory(version) as output:
-            yield output
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        output = Path(scratch, version.name)
-        output.mkdir()
-        yield output
-        store_version(output, version)
 
 
 def _write_version(
@@ -190,40 +151,15 @@ def _pass_session_gates(
 ) -> None:
     """Lets a version that is written pass the gates that need no server."""
     gates = session_gates(staged, pages, inputs)
-    with _gate("loads in a process without our code", run) as passed:
+    with passing("loads in a process without our code", run.path) as passed:
         replayed = replay(staged, [request for gate in gates for request in gate.requests])
         passed.append(f"{len(replayed.answers)} requests run")
     start = 0
     for gate in gates:
         end = start + len(gate.requests)
-        with _gate(gate.name, run, sum(replayed.seconds[start:end])) as passed:
+        with passing(gate.name, run.path, sum(replayed.seconds[start:end])) as passed:
             passed.append(check(gate, replayed.answers[start:end]))
         start = end
-
-
-@contextlib.contextmanager
-def _gate(name: str, run: RankerRun, seconds: float | None = None) -> Iterator[list[str]]:
-    """Tells of a gate that is passed.
-
-    Args:
-        name: of the gate.
-        run: the ranker, for the error.
-        seconds: how long it took, if that was before.
-
-    Yields:
-        Takes what to tell.
-
-    Raises:
-        VersionError: the gate is not passed.
-    """
-    start = time.perf_counter()
-    passed: list[str] = []
-    try:
-        yield passed
-    except VersionError as error:
-        raise VersionError(f"`model`: {run.path} is not published, it fails the gate `{name}`: {error}") from error
-    seconds = time.perf_counter() - start if seconds is None else seconds
-    say(f"passed `{name}`: {passed[0]} [{seconds:.1f} s]")
 
 
 def _refuse_what_is_not_finite(pages: Sequence[Outputs]) -> None:
@@ -271,13 +207,3 @@ def _manifest_of(dataset: Dataset | None, metadata: RankerMetadata) -> Manifest 
     if dataset is None or dataset.manifest.digest() != metadata.dataset_digest:
         return None
     return dataset.manifest
-
-
-def _flush_to_disk(directory: Path) -> None:
-    """Makes sure that a crash of the machine after the rename cannot leave a version with empty files."""
-    for path in [*directory.rglob("*"), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -3,10 +3,12 @@ import io
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from export import RankerClient, saved_model
+from export.retrieval import __main__ as retrieval
 from export.server.admission import RequestLimits, RequestQueue
 from export.server.endpoint import Endpoint
 from export.server.model_config import ModelConfig
@@ -15,8 +17,10 @@ from export.server.servable import Servable
 from export.server.served_models import ServedModels
 from export.version.reference_pages import MAX_DIFFERENCE, ReferencePages
 from models.ranker.run import RankerRun
+from models.retrieval.run import RetrievalRun
 from tests.conftest import make_once
 from tests.export.toy_ranker import make_toy_ranker, toy_rows
+from tests.export.toy_retriever import make_toy_retriever
 from tests.export.toy_server import save_toy
 
 
@@ -108,3 +112,36 @@ def toy_saved_model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("toy_saved_model") / "model"
     save_toy(path)
     return path
+
+
+class ToyRetrieval(NamedTuple):
+    """A retriever, the base path that the command published it to, and what that printed and said at last."""
+
+    run: RetrievalRun
+    base_path: Path
+    printed: str
+    closing: str
+
+
+@pytest.fixture(scope="session")
+def toy_retrieval(tmp_path_factory) -> ToyRetrieval:
+    """The toy retriever, published by the command."""
+    directory = tmp_path_factory.mktemp("toy_retrieval")
+    run = make_toy_retriever(directory)
+    base_path = directory / "serving"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        closing = retrieval.main(["--model", str(run.path), "--base-path", str(base_path), "--k", "12"])
+    return ToyRetrieval(run, base_path, printed.getvalue(), closing)
+
+
+@pytest.fixture(scope="session")
+def both_stages(toy_base_path, toy_retrieval, tmp_path_factory):
+    """The address of a server of the toy ranker and the toy retriever."""
+    root = tmp_path_factory.mktemp("both_stages")
+    shutil.copytree(toy_base_path / "11", root / "ranker/11")
+    shutil.copytree(toy_retrieval.base_path / "1", root / "retrieval/1")
+    configs = [ModelConfig(name, root / name) for name in ("ranker", "retrieval")]
+    models = ServedModels(configs, root, poll_seconds=0)
+    queue = RequestQueue(2, 8)
+    with Endpoint(models, Ports(port=0, rest_port=0), limits=RequestLimits(row_length=50), queue=queue) as endpoint:
+        yield endpoint.listening.grpc

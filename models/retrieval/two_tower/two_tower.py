@@ -1,6 +1,6 @@
 """The two-tower retriever: a user by what they did, an item by what it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import keras
@@ -137,6 +137,7 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
         self._features: list[tf.Tensor] = []
         self._compiled_users = tf.function(self.encode_users, reduce_retracing=True)
         self._compiled_items = tf.function(self.encode_items, reduce_retracing=True)
+        self._compiled_bases = tf.function(lambda *known: self.items(*known), reduce_retracing=True)
         self.built = True
 
     @classmethod
@@ -275,6 +276,19 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
         base, (clicks, pays) = self._encode(*self._histories({"click_item": click_item, "pay_item": pay_item}))
         return self._users(base, clicks, pays)
 
+    def users_from(self, base: tf.Tensor, click_item: tf.Tensor, pay_item: tf.Tensor) -> tf.Tensor:
+        """As `encode_users`, from the base vectors of all items, which a server keeps instead of what they are made of.
+
+        Args:
+            base: from `base_vectors`.
+            click_item, pay_item: as of `encode_users`.
+        """
+        return self._users(base, *self._histories({"click_item": click_item, "pay_item": pay_item}))
+
+    def base_vectors(self) -> np.ndarray:
+        """What all items are as steps of histories: float32 `(items, dim)`."""
+        return self._of_all_items(self._compiled_bases)
+
     def encode_items(self, ids: tf.Tensor, categories: tf.Tensor, features: Sequence[tf.Tensor]) -> tf.Tensor:
         """Vectors of items by what they are, of those in no table, too.
 
@@ -293,15 +307,11 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
         if self.seen is None:
             raise InputError("TwoTower knows no users and items yet; call `adapt`")
         click, pay = (self._tables[name] for name in LatestHistories._fields)
-        users, items = [np.empty((0, self.config.dim), np.float32)], [np.empty((0, self.config.dim), np.float32)]
+        users = [np.empty((0, self.config.dim), np.float32)]
         for start in range(0, self.num_users, _TOGETHER):
             rows = slice(start, start + _TOGETHER)
             users.append(self._compiled_users(click[rows], pay[rows]).numpy())
-        for start in range(0, self.num_items, _TOGETHER):
-            rows = slice(start, start + _TOGETHER)
-            known = [self._tables[name][rows] for name in ("ids", "categories")]
-            items.append(self._compiled_items(*known, [each[rows] for each in self._features]).numpy())
-        return np.concatenate(users), np.concatenate(items)
+        return np.concatenate(users), self._of_all_items(self._compiled_items)
 
     def save_own_variables(self, store: dict[str, Any]) -> None:
         """Keras' hook: with the weights goes what was given to `adapt`."""
@@ -375,6 +385,14 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
             for pooling, places in ((self.clicks, clicks), (self.pays, pays))
         ]
         return _unit(tf.add_n(pooled) + self.user_tower(tf.concat(pooled, axis=1)))
+
+    def _of_all_items(self, function: Callable[..., tf.Tensor]) -> np.ndarray:
+        ids, categories = self._tensor("ids"), self._tensor("categories")
+        parts = [np.empty((0, self.config.dim), np.float32)]
+        for start in range(0, self.num_items, _TOGETHER):
+            rows = slice(start, start + _TOGETHER)
+            parts.append(function(ids[rows], categories[rows], [each[rows] for each in self._features]).numpy())
+        return np.concatenate(parts)
 
     def _tensor(self, name: str) -> tf.Tensor:
         if self.seen is None:
