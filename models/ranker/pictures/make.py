@@ -8,6 +8,9 @@ from models.ranker.pictures.picture_din import VECTOR_DIM, PictureDin
 from models.ranker.pictures.similarities import Similarities
 from models.ranker.pictures.simscore import ImageSimilarityFeature
 
+_STEPS = 50
+"""Newest steps of a history that it looks at: an activation unit costs many times what a cosine does."""
+
 
 class MakeFeature(ImageSimilarityFeature):
     """The vector and the logit of a `PictureDin`, which the ranker takes as they are; see `PictureFeature`.
@@ -28,6 +31,9 @@ class MakeFeature(ImageSimilarityFeature):
         """The vector, and behind it the logit."""
         assert self.tower is not None
         vectors, logits = self.tower(
-            similarities.candidates, similarities.steps, similarities.step_present, similarities.standard
+            similarities.candidates,
+            similarities.steps[:, :_STEPS],
+            similarities.step_present[:, :_STEPS],
+            similarities.standard[:, :, :_STEPS],
         )
         return [], [tf.concat([vectors, logits[..., None]], axis=-1)]

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.features.spec import FeatureSizes
 from models.metrics.gauc import GAUC
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths
 from models.ranker.picture_ranker import PictureRanker
 from models.ranker.pictures.picture_din import PictureDin
+from models.ranker.pictures.pictures import Pictures
 from models.ranker.ranker import Ranker
 from tests.models.layers.test_target_attention import attention_by_definition, make_inputs
 from tests.models.ranker.ranker_pages import inputs_of, labels_of, sigmoid
@@ -133,3 +135,21 @@ def test_pictures_learn_first_and_the_ranker_leaves_them_alone(shop):
     assert ranker.fit(pages.batches(32), epochs=4, verbose=0).history["gauc"][-1] > 0.9
     for now, before in zip(ranker.items.pictures.towers[0].get_weights(), learned, strict=True):
         np.testing.assert_array_equal(now, before)
+
+
+def test_the_newest_steps_alone_count():
+    rng = np.random.default_rng(0)
+    pictures = Pictures("make", FeatureSizes(items=80, users=1, item={}, user={}, image_dims=(4,)))
+    vectors = rng.normal(size=(81, 4)).astype(np.float32)
+    pictures.fill({"image": vectors, "image_similarity": np.array([0, 1], np.float32)})
+    for variable in pictures.towers[0].variables:
+        variable.assign(rng.normal(0, 0.3, variable.shape))
+
+    def said(steps):
+        mask = tf.ones((1, len(steps)), tf.bool)
+        return pictures.compare([vectors[None, :3]], [tf.constant(vectors[None, steps])], mask).pooled[0].numpy()
+
+    steps = np.arange(10, 70)
+    whole = said(steps)
+    np.testing.assert_allclose(said(steps[:50]), whole, rtol=1e-5)
+    assert np.abs(said(steps[:49]) - whole).max() > 1e-4
