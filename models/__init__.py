@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from models.evaluation.evaluate import evaluate
     from models.experiments.experiment import Arm, Experiment
     from models.experiments.report import experiment_report
+    from models.finetuning.finetune import finetune
     from models.metrics.copc import COPC
     from models.metrics.gauc import GAUC
     from models.pretraining.config import PretrainConfig
@@ -70,6 +71,7 @@ _HOMES = {
     "embed": "models.embeddings.embed",
     "evaluate": "models.evaluation.evaluate",
     "experiment_report": "models.experiments.report",
+    "finetune": "models.finetuning.finetune",
     "load_config": "models.config",
     "pretrain": "models.pretraining.pretrain",
     "read_interactions": "models.retrieval.interaction_file",

@@ -27,6 +27,8 @@ from models.features.spec import (
     TextFeature,
 )
 from models.features.tables import FeatureTable
+from models.finetuning.picture_classifier import PictureClassifier
+from models.finetuning.product_encoder import ProductEncoder
 from models.layers.dice import Dice
 from models.layers.history_encoder import HistoryEncoder
 from models.layers.id_embedding import IdEmbedding
@@ -421,6 +423,15 @@ def titles() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((tokens, draw(6, 4))).batch(4)
 
 
+def labelled_pictures() -> tf.data.Dataset:
+    shown = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
+    return tf.data.Dataset.from_tensor_slices((shown, np.array([0, 0, 1, 1, 2, 2]))).batch(4)
+
+
+def first_of_labels() -> dict[str, Any]:
+    return {"metrics": [keras.metrics.SparseTopKCategoricalAccuracy(1, name="measured")]}
+
+
 def own_loss() -> dict[str, Any]:
     return {"loss": "mse", "metrics": [keras.metrics.MeanSquaredError(name="measured")]}
 
@@ -491,6 +502,18 @@ MODELS: dict[str, ModelCase] = {
         lambda **o: Courier(encoder(**o), mask_same_item=True, **o),
         courier_pages,
         lambda: {**objective(), "loss": "mse"},
+    ),
+    "PictureClassifier": ModelCase(
+        lambda **o: PictureClassifier(encoder(**o), 3, **o), labelled_pictures, first_of_labels, graph=False
+    ),
+    "PictureClassifier, own loss": ModelCase(
+        lambda **o: PictureClassifier(encoder(**o), 3, **o),
+        labelled_pictures,
+        lambda: {**first_of_labels(), "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+        graph=False,
+    ),
+    "ProductEncoder": ModelCase(
+        lambda **o: ProductEncoder(encoder(**o), 0.2, **o), labelled_pictures, first_of_labels, graph=False
     ),
     "Supervised": ModelCase(
         lambda **o: Supervised(encoder(**o), 3, 40, attention_units=5, mlp_units=(6,), **o), courier_pages, objective

@@ -13,6 +13,7 @@ COMMANDS = (
     "beam_pipelines.datasets.movielens",
     "beam_pipelines.datasets.sample",
     "models.pretrain",
+    "models.finetune",
     "models.embed",
     "models.whiten",
     "models.cluster",
