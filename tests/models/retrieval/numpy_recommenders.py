@@ -10,11 +10,18 @@ BATCH = {"user": np.int32([0, 4, 4]), "item": np.int32([1, 2, 3]), "negative": n
 
 
 def make(kind: type[Recommender], kinds: int = 2, **config) -> Recommender:
-    """A recommender of small sizes that knows the drawn interactions and features; item 7 has no first feature."""
+    """A recommender of small sizes that knows the drawn interactions and features; item 7 has no first feature.
+
+    Its biases are drawn, too.
+    """
     features = [draw_features(ITEMS, 5, seed=seed) for seed in range(kinds)]
     if features:
         features[0][7] = 0
     model = kind(USERS, ITEMS, [5] * kinds, {"dim": 4, **config})
+    random = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        if weight.path.endswith("bias"):
+            weight.assign(random.normal(0, 0.3, weight.shape))
     model.adapt(draw_interactions(USERS, ITEMS), features)
     return model
 

@@ -38,10 +38,10 @@ def test_the_weights_of_a_graph_count():
 
 
 @pytest.mark.parametrize("in_graph", [False, True])
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_product_and_gradient_are_those_of_the_dense_matrix(symmetric, in_graph):
+@pytest.mark.parametrize(("columns", "symmetric"), [(4, False), (7, False), (7, True)])
+def test_product_and_gradient_are_those_of_the_dense_matrix(columns, symmetric, in_graph):
     random = np.random.default_rng(1)
-    matrix = random.normal(size=(7, 7 if symmetric else 4)) * (random.random((7, 7 if symmetric else 4)) < 0.4)
+    matrix = random.normal(size=(7, columns)) * (random.random((7, columns)) < 0.4)
     matrix = matrix + matrix.T if symmetric else matrix
     propagate = Propagation(scipy.sparse.coo_array(matrix))
     assert propagate.shape == matrix.shape
