@@ -229,6 +229,17 @@ BENCHMARKS = {
             full="2 hours",
         ),
         Benchmark(
+            "retrieval_speed",
+            "benchmarks.retrieval.speed",
+            "Training speed of a graph recommender",
+            "steps of LightGCN with BPR on Amazon Sports beside an equal script in PyTorch on equal weights",
+            peers=("torch",),
+            environments=("bench",),
+            needs="Amazon's public splits",
+            quick="1 minute",
+            full="2 minutes",
+        ),
+        Benchmark(
             "remote_training",
             "benchmarks.storage.remote_training",
             "Training on a dataset in an object store",

@@ -553,6 +553,23 @@ def serving(figures: Figures) -> str:
     return table(("", ""), rows)
 
 
+def retrieval_speed(figures: Figures) -> str:
+    """Steps, processor time and memory of each side."""
+    names = (("ours", ""), ("PyTorch, CSR", "_torch_csr"), ("PyTorch, COO", "_torch_coo"))
+    rows = [
+        [
+            name,
+            number(figures[f"triples_per_s{side}"], 0),
+            times(figures[f"triples_per_s_ratio{side}"]) if side else "",
+            times(figures[f"triples_per_cpu_s_ratio{side}"]) if side else "",
+            number(figures[f"memory_mb{side}"], 0, " MB"),
+        ]
+        for name, side in names
+    ]
+    head = ("", "triples per second", "ours is faster", "per processor second", "memory of training")
+    return table(head, rows)
+
+
 def experiment_coverage(figures: Figures) -> str:
     """Coverage of intervals and errors of equal arms, by metric."""
     rows = [
@@ -642,6 +659,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         pictures_hm,
         pictures_published,
         pictures_ideas,
+        retrieval_speed,
         remote_training,
         serving,
         experiment_coverage,

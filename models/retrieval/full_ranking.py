@@ -103,4 +103,5 @@ def _positions(
     left_out = tf.fill([tf.shape(masked)[0]], -float("inf"))
     scores = tf.tensor_scatter_nd_update(scores, tf.cast(masked, tf.int32), left_out)
     scores = tf.gather(scores, rows)
-    return tf.math.count_nonzero(scores > own, axis=1), tf.math.count_nonzero(scores == own, axis=1)
+    higher = tf.math.count_nonzero(scores > own, axis=1, dtype=tf.int32)
+    return higher, tf.math.count_nonzero(scores == own, axis=1, dtype=tf.int32)

@@ -50,7 +50,7 @@ def item_graph(vectors: np.ndarray, k: int) -> scipy.sparse.csr_array:
     Edges lead from an item to its nearest, which need not have it among theirs. Negative cosines are no edges, and
     items without a vector (zeros) have none.
 
-    Reference: Zhang et al., Mining Latent Structures for Multimedia Recommendation (MM 2021), equations 2 to 5.
+    Reference: Zhang et al., Mining Latent Structures for Multimedia Recommendation (MM 2021).
     """
     near = nearest_items(vectors, k)
     return normalized(as_matrix(near.items, np.maximum(near.cosines, 0)))

@@ -43,7 +43,7 @@ class Lattice(Recommender):
     Args:
         num_users, num_items, feature_dims, config: see `Recommender`.
 
-    Reference: Zhang et al., Mining Latent Structures for Multimedia Recommendation (MM 2021), equations 2 to 12.
+    Reference: Zhang et al., Mining Latent Structures for Multimedia Recommendation (MM 2021).
     """
 
     Config: ClassVar[type[RecommenderConfig]] = LatticeConfig

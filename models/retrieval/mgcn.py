@@ -44,8 +44,7 @@ class Mgcn(Recommender):
     Args:
         num_users, num_items, feature_dims, config: see `Recommender`.
 
-    Reference: Yu et al., Multi-View Graph Convolutional Network for Multimedia Recommendation (MM 2023), equations 1
-    to 17.
+    Reference: Yu et al., Multi-View Graph Convolutional Network for Multimedia Recommendation (MM 2023).
     """
 
     Config: ClassVar[type[RecommenderConfig]] = MgcnConfig

@@ -34,7 +34,7 @@ class Mmgcn(Recommender):
         num_users, num_items, feature_dims, config: see `Recommender`.
 
     Reference: Wei et al., MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video
-    (MM 2019), equations 3 to 9, with the concatenating combination.
+    (MM 2019), with the concatenating combination.
     """
 
     Config: ClassVar[type[RecommenderConfig]] = MmgcnConfig
