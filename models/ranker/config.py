@@ -150,6 +150,18 @@ class RankerConfig(Config):
     query_tokens: PositiveInt = 16
 
 
+class MakeConfig(Config):
+    """How pictures learn alone, before the ranker that reads what they say; all else is as in its `TrainingConfig`.
+
+    Attributes:
+        epochs: largest number of passes over the training pages; the best one is chosen as the ranker's is.
+        learning_rate: of Adam.
+    """
+
+    epochs: PositiveInt = 20
+    learning_rate: float = Field(3e-3, gt=0)
+
+
 class TrainingConfig(Config):
     """A run of `models.train_ctr`.
 
@@ -160,8 +172,7 @@ class TrainingConfig(Config):
         monitor: the metric of the validation pages by which the best epoch is chosen: `gauc_page_mean`; where most
             pages have one candidate or no click, `gauc_user_mean` or `auc`.
         patience: epochs without a better one after which training stops.
-        make_epochs: of the image feature `make`, largest number of passes over the training pages in which pictures
-            learn alone, before everything else; the best one is chosen likewise.
+        make: how pictures learn alone before everything else, with the image feature `make`.
         learning_rate: of Adam.
         weight_decay: of Adam, coupled; of embeddings, only rows that a step has read decay.
         average_weights: whether validation sees, and the run keeps, an average of the weights after each step, of the
@@ -182,7 +193,7 @@ class TrainingConfig(Config):
     epochs: PositiveInt = 7
     monitor: Monitor = "gauc_page_mean"
     patience: PositiveInt = 3
-    make_epochs: PositiveInt = 7
+    make: MakeConfig = MakeConfig()
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: NonNegativeFloat = 0.0
     average_weights: bool = True

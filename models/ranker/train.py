@@ -177,16 +177,17 @@ def train_ranker(
         )
         if ranker.items.pictures.towers:
             say("pictures learn first, alone")
+            of_pictures = config.model_copy(update={**config.make.model_dump(), "restart_embeddings": False})
             with strategy.scope():
                 picture_ranker = PictureRanker(ranker)
-                picture_ranker.compile(default_optimizer(config))
+                picture_ranker.compile(default_optimizer(of_pictures))
             with picture_checkpoints:
-                _fit(picture_ranker, config, config.make_epochs, train, later_batches, picture_checkpoints, seed)
+                _fit(picture_ranker, of_pictures, train, later_batches, picture_checkpoints, seed)
             with strategy.scope():
                 picture_ranker.give_to(ranker)
             keras.utils.set_random_seed(seed)  # whatever of this stage an earlier run has done
         with checkpoints:
-            history = _fit(ranker, config, config.epochs, train, later_batches, checkpoints, seed)
+            history = _fit(ranker, config, train, later_batches, checkpoints, seed)
         if scratch is None:  # not the chief
             return None
         scores = score_pages(ranker, later_batches)
@@ -260,7 +261,6 @@ def _check_monitor(config: TrainingConfig, later: Outcomes) -> None:
 def _fit(
     ranker: Ranker | PictureRanker,
     config: TrainingConfig,
-    epochs: int,
     train: Pages,
     later_batches: tf.data.Dataset,
     checkpoints: Checkpoints,
@@ -275,12 +275,12 @@ def _fit(
         pages=len(train),
         lengths=ranker.config.lengths,
         batch_size=config.batch_size,
-        epochs=epochs,
+        epochs=config.epochs,
         seed=seed,
     )
     weigh = _loss_weights(config.loss_half_life_days, train.window.last)
     callbacks: list[keras.callbacks.Callback] = [ValidationMetrics(later_batches, ranker.negative_rate)]
-    if config.restart_embeddings and isinstance(ranker, Ranker):
+    if config.restart_embeddings:
         callbacks.append(RestartedEmbeddings(batches.steps_per_epoch, seed))
     verbose = (1 if sys.stdout.isatty() else 2) if is_progress_shown() else 0
     return resumable_fit(
@@ -290,7 +290,7 @@ def _fit(
         ),
         checkpoints,
         steps_per_epoch=batches.steps_per_epoch,
-        epochs=epochs,
+        epochs=config.epochs,
         checkpoint_minutes=config.checkpoint_minutes,
         monitor=f"val_{config.monitor}",
         patience=config.patience,

@@ -191,7 +191,7 @@ def test_pictures_may_enter_in_several_ways_from_several_embeddings(tiny, tmp_pa
     shutil.copytree(tiny.embeddings, again)
     edit(again / "metadata.json", lambda m: m["encoder"].update(notice="another"))
     lengths = ["--set", "ranker.lengths.click=0", "--set", "ranker.lengths.pay=0", "--set", "epochs=1"]
-    with_make = [*lengths, "--set", "make_epochs=1", "--set", "ranker.lengths.click=3"]
+    with_make = [*lengths, "--set", "make.epochs=1", "--set", "ranker.lengths.click=3"]
     features = "vector,cluster_id,semantic_id,make"
     options = ["--image-feature", features, "--embeddings", tiny.embeddings, again, *with_make]
     with pytest.raises(CommandError, match=r"clusters has one level, and semantic_id needs clusters of several levels"):

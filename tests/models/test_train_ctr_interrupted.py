@@ -76,7 +76,7 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny, tmp_path, capsys
 @pytest.mark.kill
 def test_pictures_that_learn_first_go_on_where_they_were(tiny, tmp_path, capsys):
     whole, output = tmp_path / "whole", tmp_path / "ranker"
-    changes = {"epochs": 1, "make_epochs": 2, "ranker__attention__histories": "none"}
+    changes = {"epochs": 1, "make__epochs": 2, "ranker__attention__histories": "none"}
     changes["ranker__attention__recent_steps"] = 0
     make = ["--image-feature", "make", "--embeddings", str(tiny.embeddings)]
     command = [*ranker_arguments(tiny, output, **changes), *make]
