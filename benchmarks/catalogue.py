@@ -183,6 +183,17 @@ BENCHMARKS = {
             full="3 hours",
         ),
         Benchmark(
+            "kuairand_tasks",
+            "benchmarks.ranker.kuairand_tasks",
+            "Three tasks on real impressions",
+            "clicks, long views and long visits on KuaiRand-Pure in two windows, and long views by the public protocol "
+            "beside a factorisation machine",
+            environments=("fuxictr",),
+            needs="KuaiRand's files",
+            quick="10 minutes",
+            full="30 minutes",
+        ),
+        Benchmark(
             "position_bias",
             "benchmarks.ranker.position_bias",
             "What a ranker learns of positions",

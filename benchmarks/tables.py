@@ -396,6 +396,39 @@ def _four_places(gap: Mapping[str, float]) -> str:
     return f"**{text}**" if gap["low"] > 0 or gap["high"] < 0 else text
 
 
+def kuairand_tasks(figures: Figures) -> str:
+    """AUC of each task in both windows, and the public protocol beside a factorisation machine."""
+    names = {"ctr": "click", "ctcvr": "click and long view", "long_visit": "click and 30 seconds"}
+    rows = []
+    for window, found in figures["windows"].items():
+        for task, name in names.items():
+            each = found["tasks"][task]
+            cells = [f"{window}: {name}", number(each["rate"])]
+            for part in ("all", "few"):
+                low, high = each[part]["auc_interval"]
+                deviation = each[part]["auc_deviation"]
+                cells.append(f"{each[part]['auc']:.4f} ± {deviation:.4f} [{low:.4f}, {high:.4f}]")
+            low, high = each["all"]["gauc_user_interval"]
+            rows.append([*cells, f"{each['all']['gauc_user_mean']:.4f} [{low:.4f}, {high:.4f}]"])
+    head = (
+        "trained: task",
+        "rate",
+        f"AUC, mean ± deviation of {figures['seeds']} runs",
+        f"shown fewer than {figures['few']} times in seven days",
+        "GAUC by user",
+    )
+    tasks = table(head, rows)
+    rows = []
+    for window, found in figures["windows"].items():
+        machine, ours = found["protocol"]["fm"], found["protocol"]["ours"]
+        for metric, title in (("gauc", "GAUC by long views"), ("ndcg_5", "nDCG@5")):
+            values = [f"{side[metric]['value']:.4f}" for side in (machine, ours)]
+            rows.append([f"{window}: {title}", *values, _four_places(ours[metric])])
+        best = f"best possible {found['users_with_a_long_view']:.4f}"
+        rows[-1][0] += f" ({best})"
+    return f"{tasks}\n\n{table(('long views', 'factorisation machine', 'ours', 'difference'), rows)}"
+
+
 def position_bias(figures: Figures) -> str:
     """What the later positions add, as it was learned and as it was counted."""
 
@@ -654,6 +687,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         label_consistency,
         ranker_speed,
         kuairand,
+        kuairand_tasks,
         position_bias,
         pictures_sample,
         pictures_hm,

@@ -34,6 +34,7 @@ from models.layers.history_encoder import HistoryEncoder
 from models.layers.id_embedding import IdEmbedding
 from models.layers.mixture_of_experts import MixtureOfExperts
 from models.layers.multi_head_target_attention import MultiHeadTargetAttention
+from models.layers.position_bias import PositionBias
 from models.layers.self_attention import SelfAttention
 from models.layers.target_attention import TargetAttention
 from models.layers.text_embedding import TextEmbedding
@@ -161,6 +162,7 @@ LAYERS: dict[str, Case] = {
         lambda **o: MultiHeadTargetAttention(2, 4, pair_features=1, **o),
         (CANDIDATES, [STEPS, STEPS], [mask(3, 5), mask(3, 5)], [PAIRS, PAIRS]),
     ),
+    "PositionBias": Case(lambda **o: PositionBias(3, **o), (np.array([[0, 5], [2, -1]]),)),
     "SelfAttention": Case(lambda **o: SelfAttention(2, dropout=0.1, **o), (STEPS, mask(3, 5))),
     "BertBlock": Case(lambda **o: BertBlock(2, 6, dropout=0.1, **o), (STEPS, mask(3, 5))),
     "Bert": Case(lambda **o: Bert(9, 1, 8, 2, 6, 4, 1, "cls", 0.1, **o), (TOKENS,)),
