@@ -137,7 +137,8 @@ def test_both_signatures_score_like_the_ranker_in_process(servable, ranker, rows
 
 @pytest.mark.parametrize("image_feature", ["vector", "simscore,simtier,cluster_id,semantic_id,make"])
 def test_every_image_feature_and_task_is_exported(tmp_path, image_feature):
-    options = {"lengths": LENGTHS.model_copy(update={"pay": 0, "cart": 0}), "match_recency": True}
+    lengths = LENGTHS.model_copy(update={"pay": 0, "cart": 0})
+    options = {"lengths": lengths, "match_recency": True, "position_bias": 3}
     by_similarity = AttentionConfig(recent_steps=0, similarity_aware=True, similarity_buckets=5)
     options["attention"] = AttentionConfig(histories="none") if image_feature == "vector" else by_similarity
     run = make_toy_ranker(tmp_path, image_feature, **options, tasks=TasksConfig(ctcvr=0.5, long_visit=0.5, dwell=0.5))
