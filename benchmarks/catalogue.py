@@ -287,5 +287,14 @@ BENCHMARKS = {
             quick="5 seconds",
             full="5 seconds",
         ),
+        Benchmark(
+            "daily",
+            "benchmarks.daily.fourteen_days",
+            "Day after day",
+            "fourteen simulated days of `export.daily` with a growing catalogue and bad days, while a server answers; "
+            "what learning day by day keeps of a training from the beginning",
+            quick="6 minutes",
+            full="30 minutes",
+        ),
     )
 }

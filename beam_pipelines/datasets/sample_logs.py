@@ -212,7 +212,13 @@ def show_pages(
 
 
 def simulate(
-    photos: Sequence[bytes], labels: Sequence[str], images: Sequence[str], users: int, pages: int, seed: int
+    photos: Sequence[bytes],
+    labels: Sequence[str],
+    images: Sequence[str],
+    users: int,
+    pages: int,
+    seed: int,
+    published: np.ndarray | None = None,
 ) -> dict[str, pa.Table]:
     """Simulates the tables of a log directory: the same ones for the same arguments.
 
@@ -223,6 +229,7 @@ def simulate(
         users: number of shoppers.
         pages: number of logged pages.
         seed: of every random choice.
+        published: epoch milliseconds at which each item arrives; `None` as the sample has it.
 
     Returns:
         `impressions`, `events`, `items` and `users`.
@@ -234,7 +241,8 @@ def simulate(
 
     bounds = _START + np.round(np.cumsum([0, *_SPLITS.values()]) * _DAYS * _DAY).astype(np.int64)
     train_end, end = bounds[-2], bounds[-1]
-    published = _publication(garment, train_end, end, rng)
+    if published is None:
+        published = _publication(garment, train_end, end, rng)
 
     warm_up = round(pages * _WARM_UP_DAYS / _DAYS)
     time = np.concatenate(

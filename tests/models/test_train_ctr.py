@@ -334,3 +334,5 @@ def test_a_run_goes_on_from_an_earlier_ranker(tiny, run, tmp_path, capsys):
             np.testing.assert_allclose(before, after, atol=1e-5)
     with pytest.raises(CommandError, match=r"--warm-start: .* has no metadata.json; models.train_ctr makes it"):
         train(tiny, tmp_path / "other", "--warm-start", str(tmp_path))
+    with pytest.raises(CommandError, match="--extend needs --warm-start"):
+        train(tiny, tmp_path / "other", "--extend")
