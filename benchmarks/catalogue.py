@@ -162,6 +162,16 @@ BENCHMARKS = {
             full="30 minutes",
         ),
         Benchmark(
+            "replaced_ids",
+            "benchmarks.clustering.replaced_ids",
+            "Replacing all cluster IDs (H&M)",
+            "a ranker warm-started with old IDs, new ones from zero, and new ones in the place of old ones; and how "
+            "far items that have come since are from old centers",
+            needs=f"{_HM}, and what benchmarks.pictures.published has made",
+            quick="4 minutes",
+            full="10 minutes",
+        ),
+        Benchmark(
             "ranker_speed",
             "benchmarks.ranker.speed",
             "Training and scoring speed of the ranker",

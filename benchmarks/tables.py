@@ -737,6 +737,38 @@ def daily(figures: Figures) -> str:
     )
 
 
+def replaced_ids(figures: Figures) -> str:
+    """The arms, and the age of the centers."""
+    rows = [
+        [
+            name,
+            number(gauc, 4),
+            "" if name not in figures["less_old"] else difference(*figures["less_old"][name].values()),
+        ]
+        for name, gauc in figures["gauc"].items()
+    ]
+    months = [
+        [
+            each["month"],
+            f"{each['items']:,}",
+            number(100 * each["share_new"], 0, " %"),
+            number(each["distance_old"]),
+            number(each["distance_new"]),
+        ]
+        for each in figures["by_month"]
+    ]
+    first, second, test = figures["pages"]
+    text = (
+        f"{figures['clusters']} clusters; {figures['matched']} of the new ones take the place of an old one, with "
+        f"{figures['pictures_in_place']:,} of the {figures['pictures_clustered']:,} pictures that were there. "
+        f"{first:,} pages, then {second:,}, {test:,} test pages; {figures['seeds']} seeds, {figures['epochs']} epochs "
+        "on either half; clusters are embedded, not compared."
+    )
+    ages = ("items that came", "items", "new until then", "squared distance to old centers", "to new ones")
+    arms = ("warm-started on later pages with", "GAUC, test pages", "less old IDs")
+    return f"{table(arms, rows)}\n\n{text}\n\n{table(ages, months)}"
+
+
 TABLES: dict[str, Callable[[Figures], str]] = {
     table_of.__name__: table_of
     for table_of in (
@@ -753,6 +785,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         encoder_chain,
         clustering,
         label_consistency,
+        replaced_ids,
         ranker_speed,
         kuairand,
         kuairand_tasks,

@@ -5,10 +5,12 @@ day takes on so little data is mostly the tracing of graphs.
 """
 
 import argparse
+import contextlib
 import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,34 +117,37 @@ def _make_base(tables: Tables, work: Path, epochs: int) -> None:
 def _work_through(tables: Tables, work: Path, days: int, ends: float) -> dict[str, str]:
     """Does the days that are not done, with a server and a client beside them; returns what bad days printed."""
     refusals: dict[str, str] = read_json(work / "refusals.json") if (work / "refusals.json").exists() else {}
-    asking = None
-    for number in range(days):
-        logs = work / "logs"
-        done = Ledger(work / "state").of(day(number)) if (work / "state" / LEDGER_FILE).exists() else None
-        if done is not None and done.outcome != "refused":
-            continue
-        if time.monotonic() > ends:
-            raise InputError(f"{number} of {days} days are done; the same command goes on")
-        if asking is None and published_versions(work / "serving"):
-            asking = _Asking(work)
-            asking.start()
-        shutil.rmtree(logs, ignore_errors=True)
-        kind = _BAD_ON.get(number)
-        if kind is not None and kind not in refusals:
-            write_logs(tables, logs, day(number + 1))
-            BAD_DAYS[kind](logs, start_of(day(number)))
-            try:
-                daily.main(_words(work, logs, number))
-            except CommandError as error:
-                refusals[kind] = str(error)
-            with whole_file(work / "refusals.json") as path:
-                write_json(path, refusals)
-            shutil.rmtree(logs)
-        write_logs(tables, logs, day(number + 1))
-        print(daily.main(_words(work, logs, number)), flush=True)
-    if asking is not None:
-        asking.stop()
+    with contextlib.ExitStack() as stack:
+        asks = False
+        for number in range(days):
+            done = Ledger(work / "state").of(day(number)) if (work / "state" / LEDGER_FILE).exists() else None
+            if done is not None and done.outcome != "refused":
+                continue
+            if time.monotonic() > ends:
+                raise InputError(f"{number} of {days} days are done; the same command goes on")
+            if not asks and published_versions(work / "serving"):
+                stack.enter_context(_asking(work))
+                asks = True
+            kind = _BAD_ON.get(number)
+            if kind is not None and kind not in refusals:
+                refusals[kind] = _refusal(tables, work, number, BAD_DAYS[kind])
+                with whole_file(work / "refusals.json") as path:
+                    write_json(path, refusals)
+            shutil.rmtree(work / "logs", ignore_errors=True)
+            logs = write_logs(tables, work / "logs", day(number + 1))
+            print(daily.main(_words(work, logs, number)), flush=True)
     return refusals
+
+
+def _refusal(tables: Tables, work: Path, number: int, damage: Callable[[Path, int], None]) -> str:
+    """What the command prints of a day whose logs are bad."""
+    shutil.rmtree(work / "logs", ignore_errors=True)
+    logs = write_logs(tables, work / "logs", day(number + 1))
+    damage(logs, start_of(day(number)))
+    try:
+        return f"not refused: {daily.main(_words(work, logs, number))}"
+    except CommandError as error:
+        return str(error)
 
 
 def _words(work: Path, logs: Path, number: int) -> list[str]:
@@ -152,39 +157,35 @@ def _words(work: Path, logs: Path, number: int) -> list[str]:
     return [str(word) for word in [*words, "--skew-pages", 200, "--keep-days", DAYS + 1]]
 
 
-class _Asking(threading.Thread):
-    """Asks a server that follows the versions for a page, again and again, and counts its answers."""
+@contextlib.contextmanager
+def _asking(work: Path) -> Iterator[None]:
+    """Asks a server that follows the versions for a page, again and again, while the block runs; counts its answers."""
+    path, ended = work / "requests.json", threading.Event()
+    counts: dict[str, Any] = read_json(path) if path.exists() else {"asked": 0, "failed": 0, "by_version": {}}
+    page = Page(user_id="u00001", item_ids=[f"{number:06d}" for number in range(0, 120, 12)])
 
-    def __init__(self, work: Path) -> None:
-        super().__init__(daemon=True)
-        self._work = work
-        self._ended = threading.Event()
-        path = work / "requests.json"
-        self._counts: dict[str, Any] = read_json(path) if path.exists() else {"asked": 0, "failed": 0, "by_version": {}}
+    def ask(client: RankerClient) -> None:
+        told = 0.0
+        while not ended.wait(_PAUSE):
+            counts["asked"] += 1
+            try:
+                version = str(client.ranking(page).version)
+                counts["by_version"][version] = counts["by_version"].get(version, 0) + 1
+            except (RankerError, InputError):
+                counts["failed"] += 1
+            if time.monotonic() - told > 1:
+                told = time.monotonic()
+                with whole_file(path) as scratch:
+                    write_json(scratch, counts)
 
-    def run(self) -> None:
-        """Asks until it is stopped."""
-        page = Page(user_id="u00001", item_ids=[f"{number:06d}" for number in range(0, 120, 12)])
-        serving = self._work / "serving"
-        with loopback_server(serving) as server, RankerClient(server.listening.grpc, timeout=60.0) as client:
-            told = 0.0
-            while not self._ended.wait(_PAUSE):
-                self._counts["asked"] += 1
-                try:
-                    version = str(client.ranking(page).version)
-                    by_version = self._counts["by_version"]
-                    by_version[version] = by_version.get(version, 0) + 1
-                except (RankerError, InputError):
-                    self._counts["failed"] += 1
-                if time.monotonic() - told > 1:
-                    told = time.monotonic()
-                    with whole_file(self._work / "requests.json") as path:
-                        write_json(path, self._counts)
-
-    def stop(self) -> None:
-        """Ends the asking."""
-        self._ended.set()
-        self.join()
+    with loopback_server(work / "serving") as server, RankerClient(server.listening.grpc, timeout=60.0) as client:
+        thread = threading.Thread(target=ask, args=(client,))
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def _seconds(work: Path, days: int) -> dict[str, float]:

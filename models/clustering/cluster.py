@@ -274,7 +274,12 @@ def _assign(
                 )
             except ValueError as error:
                 raise ArtifactError(f"`embeddings` {embeddings.path}: {error}") from error
-        written = _save(directory, embeddings, made.backend, made.normalize, made.spherical, made.seed, levels)
+        replacement = None
+        if made.replaced is not None and like.replaced is not None:
+            of = made.replaced
+            replacement = Replacement(like.replaced, of.pictures, of.centers_sha256, of.num_clusters)
+        how = (made.backend, made.normalize, made.spherical, made.seed)
+        written = _save(directory, embeddings, *how, levels, replacement)
     return Clusters(output, written.metadata)
 
 
