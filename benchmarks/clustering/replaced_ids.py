@@ -21,7 +21,7 @@ from models.clustering.cluster import cluster
 from models.clustering.clusters import Clusters
 from models.data.dataset import Dataset
 from models.data.pages import Pages
-from models.embeddings.embeddings import Embeddings
+from models.embeddings.embeddings import WHITENING_FILE, Embeddings
 from models.embeddings.vectors import l2_normalize
 from models.evaluation.evaluate import evaluate
 from models.ranker.adapt import adapt_to_pages
@@ -101,9 +101,11 @@ def _clusters(
     """Clusters of what was there at the end of the first pages, and of the second; all items assigned to either."""
     made = []
     for name, pages in (("old", first), ("new", second)):
-        metadata = embeddings.metadata
+        metadata, directory = embeddings.metadata, work / f"{name}_embeddings"
+        directory.mkdir()
+        shutil.copyfile(embeddings.file(WHITENING_FILE), directory / WHITENING_FILE)
         known = Embeddings.save(
-            work / f"{name}_embeddings",
+            directory,
             np.where((seen <= pages.window.last)[:, None], embeddings.vectors, 0).astype(np.float32),
             embeddings.has_image & (seen <= pages.window.last),
             encoder=metadata.encoder,
