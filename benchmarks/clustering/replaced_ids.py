@@ -185,7 +185,7 @@ def _ageing(embeddings: Embeddings, seen: np.ndarray, old: Clusters, new: Cluste
         {
             "month": f"{name}, {first:%Y-%m-%d}" if name == "up to then" else name,
             "items": int(chosen.sum()),
-            "share_new": float((pictured & (seen > since) & (months <= months[chosen].max())).sum() / pictured.sum()),
+            "share_new": float((pictured & (seen > since) & (seen <= seen[chosen].max())).sum() / pictured.sum()),
             **{f"distance_{kind}": float(each[chosen].mean()) for kind, each in distances.items()},
         }
         for name, chosen in rows
