@@ -20,8 +20,9 @@ class DayBounds(Config):
         max_duplicates: share of the day's impressions that repeat an item of their page.
         max_join_drop: how far the share of rows whose item, or user, is known may be below the usual one.
         max_picture_drop: how far the share of the catalogue's items with a picture may be below the usual one.
-        max_gauc_loss: GAUC that a candidate may lose, over all pages and in each slice, to the version that serves. It
-            is refused if the whole paired 95 % interval of the difference is below this.
+        max_gauc_loss: GAUC that a candidate may lose to the version that serves. Over all pages, it is refused if it
+            loses more and the paired 95 % interval of the difference is below zero; in a slice, of which there are
+            dozens, if the whole interval is below this.
         max_log_loss_rise: log loss that it may gain over all pages, as a share of that of the version that serves;
             refused if the whole interval is above.
         min_slice_pages: pages with clicked and unclicked candidates that a slice must have to be looked at.

@@ -31,8 +31,10 @@ def report(gauc=SAME, log_loss=(0.0, -0.001, 0.001), slices=()):
     ("measured", "worse"),
     [
         (report(), 0),
-        (report(gauc=(-0.02, -0.03, -0.009)), 0),  # it may be within the bound
-        (report(gauc=(-0.02, -0.03, -0.011)), 1),
+        (report(gauc=(-0.02, -0.03, -0.001)), 1),
+        (report(gauc=(-0.02, -0.05, 0.001)), 0),  # it may be chance
+        (report(gauc=(-0.009, -0.012, -0.006)), 0),  # it is within the bound
+        (report(slices=[("rings", 50, -0.02, -0.03, -0.009)]), 0),  # of many slices, one may lose by chance
         (report(gauc=(0.02, 0.01, 0.03)), 0),
         (report(slices=[("rings", 50, -0.05, -0.08, -0.02)]), 1),
         (report(slices=[("rings", 49, -0.05, -0.08, -0.02)]), 0),  # too few pages to say
