@@ -27,7 +27,7 @@ from export.client.page import Page
 from export.client.predict_client import RankerError
 from export.client.ranker_client import RankerClient
 from export.daily import STEPS
-from export.daily import __main__ as daily
+from export.daily.__main__ import main as work_on_day
 from export.daily.ledger import LEDGER_FILE, Ledger
 from export.daily.state import StateDirectory
 from export.gates.loopback_server import loopback_server
@@ -135,7 +135,7 @@ def _work_through(tables: Tables, work: Path, days: int, ends: float) -> dict[st
                     write_json(path, refusals)
             shutil.rmtree(work / "logs", ignore_errors=True)
             logs = write_logs(tables, work / "logs", day(number + 1))
-            print(daily.main(_words(work, logs, number)), flush=True)
+            print(work_on_day(_words(work, logs, number)), flush=True)
     return refusals
 
 
@@ -145,7 +145,7 @@ def _refusal(tables: Tables, work: Path, number: int, damage: Callable[[Path, in
     logs = write_logs(tables, work / "logs", day(number + 1))
     damage(logs, start_of(day(number)))
     try:
-        return f"not refused: {daily.main(_words(work, logs, number))}"
+        return f"not refused: {work_on_day(_words(work, logs, number))}"
     except CommandError as error:
         return str(error)
 
