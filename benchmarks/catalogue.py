@@ -117,6 +117,16 @@ BENCHMARKS = {
             full="20 minutes",
         ),
         Benchmark(
+            "downstream_tasks",
+            "benchmarks.encoder.downstream_tasks",
+            "Fine-tuning for classification and image search",
+            "top-1 and top-5 of classification and Identity Recall of image search from random, published and "
+            "pre-trained weights: like Tables 5 and 6 of the companion article",
+            needs=_HM,
+            quick="15 minutes",
+            full="an hour",
+        ),
+        Benchmark(
             "encoder_ablations",
             "benchmarks.encoder.ablations",
             "What the parts of COURIER do",

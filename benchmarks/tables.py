@@ -117,6 +117,26 @@ def encoder_fine_tuning_speed(figures: Figures) -> str:
     return table((f"steps of {figures['batch']} pictures of 112 x 80", "pictures/s", "ours is"), rows)
 
 
+def downstream_tasks(figures: Figures) -> str:
+    """A table per task: measures of each start, and what they are more than from random weights."""
+    tables = []
+    for name, task in figures.items():
+        rows = []
+        for start, row in task["rows"].items():
+            measures = list(row["gain"])
+            first = measures[0]
+            gained = "" if start.endswith(", random") else difference(*row["gain"][first])
+            rows.append([start, *(estimate(*row[each]) for each in measures), gained])
+        held_out = (
+            f"{task['queries']:,} queries, {task['gallery']:,} photos in the gallery"
+            if "queries" in task
+            else f"{task['pictures']:,} photos, {task['classes']} classes"
+        )
+        titles = [each.replace("recall_", "R@").replace("top", "top-") for each in measures]
+        tables.append(table((f"{name}: {held_out}", *titles, f"{titles[0]} less random"), rows))
+    return "\n\n".join(tables)
+
+
 def encoder_gpu(figures: Figures) -> str:
     """Rates and memory of training on a GPU."""
     distinct = f"{figures['distinct_share']:.0%}".replace("%", " %")
@@ -780,6 +800,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         encoder_quality,
         encoder_published,
         encoder_fine_tuning,
+        downstream_tasks,
         encoder_ablations,
         encoder_methods,
         encoder_chain,
