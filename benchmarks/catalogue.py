@@ -271,6 +271,15 @@ BENCHMARKS = {
             full="2 minutes",
         ),
         Benchmark(
+            "paper_table_10",
+            "benchmarks.pictures.paper_table_10",
+            "The paper's Table 10",
+            "the paper's ranker with vectors, cosines, cluster IDs and hash IDs beside ours, on H&M and the sample",
+            needs=_HM,
+            quick="15 minutes",
+            full="an hour",
+        ),
+        Benchmark(
             "remote_training",
             "benchmarks.storage.remote_training",
             "Training on a dataset in an object store",

@@ -544,6 +544,23 @@ def pictures_ideas(figures: Figures) -> str:
     return "\n\n".join(tables)
 
 
+def paper_table_10(figures: Figures) -> str:
+    """Gains over `none` of the paper's ranker and of ours, in both shops."""
+    tables = []
+    for shop, name in (("hm", "H&M"), ("sample", "the sample")):
+        found, rows = figures[shop], []
+        for ranker in ("paper", "ours"):
+            for row in (each for each in found if each.endswith(f", {ranker}")):
+                cells = [row.removesuffix(f", {ranker}"), ranker]
+                for part in ("all", "unseen"):
+                    gain = found[row][part].get(f"gain_over_none, {ranker}", (None, None, None))
+                    cells += [estimate(*found[row][part]["gauc"]), difference(*gain)]
+                rows.append(cells)
+        title = f"{name}: {found['pages']['all']} test pages, {figures['seeds']} seeds"
+        tables.append(table((title, "ranker", "GAUC", "less none", "GAUC, unseen items", "less none"), rows))
+    return "\n\n".join(tables)
+
+
 def _gains(figures: Figures, title: str, reference: str) -> str:
     """GAUC of each row of figures and its difference from one of them, over all and unseen items."""
     parts = ("all", "unseen")
@@ -816,6 +833,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         pictures_published,
         pictures_ideas,
         retrieval_speed,
+        paper_table_10,
         remote_training,
         serving,
         experiment_coverage,
