@@ -17,7 +17,7 @@ class RestartedEmbeddings(keras.callbacks.Callback):
     training loss falls and validation gets worse. Embeddings that begin anew cannot; towers, attention and MLP learn
     from every epoch to read embeddings that have seen each page once, which those of the last epoch are.
 
-    Texts, ages of steps and numbers in quantiles go on: their rows are few.
+    Texts and ages of steps go on: their rows are few. Categories and numbers in quantiles begin anew with the IDs.
 
     In a run that goes on after an interruption, an epoch that had begun is not begun anew; the new values depend on the
     seed and the epoch alone.
