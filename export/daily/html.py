@@ -47,7 +47,7 @@ def ledger_page(entries: Sequence[LedgerEntry]) -> str:
     )
     charts = [*_quality(entries), *_volumes(entries), *_drift(entries)]
     days = [entry.day.isoformat() for entry in entries]
-    refused = [entry.outcome == "refused" for entry in entries]
+    refused = [entry.outcome == "refused" or bool(entry.refused_before) for entry in entries]
     figures = "".join(_figure(title, days, lines, refused) for title, lines in charts if lines)
     body = f'<p class="legend">{escape(told)}</p><div class="charts">{figures}</div>{_days(entries)}'
     return html_page("Days", body, _STYLE)
@@ -139,7 +139,7 @@ def _days(entries: Sequence[LedgerEntry]) -> str:
                 *(f"{side['gauc_page_mean']:.4f}" if side else "" for side in (entry.served, entry.candidate)),
                 "{difference:+.4f} [{low:+.4f}, {high:+.4f}]".format(**differs) if differs else "",
                 worst,
-                "; ".join(entry.reasons),
+                "; ".join([*entry.reasons, *(f"refused before: {why}" for why in entry.refused_before)]),
             )
         )
     return f"<section><h2>All days</h2>{html_table(rows)}</section>"

@@ -26,6 +26,7 @@ class LedgerEntry(pydantic.BaseModel):
         outcome: `published`, the candidate serves; `kept`, the day was learned on, but the version before goes on
             serving; `refused`, nothing of the day was used.
         reasons: why it was refused, or its candidate was.
+        refused_before: why earlier attempts at the day were refused, if its logs have been mended since.
         version: the version that serves since, `None` if there is none yet.
         facts: what the logs hold; `None` if they could not be read.
         dataset: counts of what was built: pages, items and pictures, those that are new, and rejected rows by reason.
@@ -44,6 +45,7 @@ class LedgerEntry(pydantic.BaseModel):
     day: datetime.date
     outcome: Outcome
     reasons: list[str] = []
+    refused_before: list[str] = []
     version: int | None = None
     facts: DayFacts | None = None
     dataset: dict[str, Any] = {}
@@ -95,22 +97,30 @@ class Ledger(Sequence[LedgerEntry]):
         """The entry of a day, if there is one."""
         return next((entry for entry in self._entries if entry.day == day), None)
 
-    def add(self, entry: LedgerEntry) -> None:
-        """Adds a day, or replaces the last one if it was refused and has been tried again.
+    def add(self, entry: LedgerEntry) -> LedgerEntry:
+        """Adds a day, or replaces the last one if it was refused and has been tried again; why it was is kept.
 
         The file is replaced by one with the line, so that whoever reads it, or is killed, finds it whole.
+
+        Returns:
+            The entry as it is in the ledger.
 
         Raises:
             ArtifactError: a later day is there, or this one is and was not refused.
         """
         entries = [*self._entries]
         if entries and entries[-1].day == entry.day and entries[-1].outcome == "refused":
-            entries.pop()
+            before = entries.pop()
+            earlier = [*before.refused_before, "; ".join(before.reasons)]
+            again = "; ".join(entry.reasons)  # the same attempt, if it was killed after it was written down
+            kept = [why for why in dict.fromkeys(earlier) if entry.outcome != "refused" or why != again]
+            entry = entry.model_copy(update={"refused_before": kept})
         if entries and entries[-1].day >= entry.day:
             raise ArtifactError(f"{self.path} ends with {entries[-1].day}; {entry.day} must be later")
         self._entries = [*entries, entry]
         with whole_file(self.path) as path:
             path.write_text("".join(f"{_line(each)}\n" for each in self._entries), encoding="utf-8")
+        return entry
 
 
 def _line(entry: LedgerEntry) -> str:

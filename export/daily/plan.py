@@ -210,8 +210,7 @@ class _DayWork:
     def _add(self, **values: Any) -> LedgerEntry:
         facts = self._results["check"]["facts"]
         entry = LedgerEntry.model_validate(finite({"day": self._day, "facts": facts, **values}))
-        self._ledger.add(entry)
-        return entry
+        return self._ledger.add(entry)
 
     def _version(self) -> int | None:
         worked = self._ledger.worked()

@@ -17,10 +17,20 @@ def test_a_day_that_was_refused_is_replaced_and_no_other(tmp_path):
         ledger.add(each)
     again = Ledger(tmp_path)
     assert [each.outcome for each in again] == ["kept", "kept"]
+    assert again[1].refused_before == ["a", "b"]
+    assert "refused before: a; refused before: b" in ledger_page(again)
     for number in (1, 2):
         with pytest.raises(ArtifactError, match=r"ends with 2026-03-02; 2026-03-0\d must be later"):
             again.add(entry(number))
     assert len((tmp_path / LEDGER_FILE).read_text().splitlines()) == 2
+
+
+def test_a_refusal_that_is_written_twice_is_one(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.add(entry(1, "refused", reasons=["a"]))
+    before = ledger.path.read_bytes()
+    assert ledger.add(entry(1, "refused", reasons=["a"])) == ledger[0]
+    assert ledger.path.read_bytes() == before
 
 
 def test_days_that_were_not_refused_say_what_is_usual(tmp_path):
