@@ -23,7 +23,7 @@ def _parser() -> ArgumentParser:
         help="brute_force: exact, on any server; scann: for many items, needs a server with ScaNN's operations",
     )
     parser.add_argument("--leaves", type=int, help="of ScaNN (unset: the square root of the number of items)")
-    parser.add_argument("--leaves-to-search", type=int, help="of ScaNN (unset: a fifth of them)")
+    parser.add_argument("--leaves-to-search", type=int, help="of ScaNN (unset: a fifth of them, more for a large --k)")
     parser.add_argument("--reordered", type=int, help="of ScaNN: items that are scored exactly (unset: 4 times --k)")
     return parser
 

@@ -1,5 +1,6 @@
 """Finds the items whose vectors have the highest products with a user's: among all, or by ScaNN."""
 
+import math
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -68,16 +69,20 @@ class ScannSettings(NamedTuple):
 
     @classmethod
     def of(cls, items: int, k: int) -> "ScannSettings":
-        """As many leaves as the square root of the number of items, of which a fifth is searched."""
+        """As many leaves as the square root of the number of items.
+
+        A fifth of them is searched, and as many as hold four times the items that are found.
+        """
         leaves = max(1, round(items**0.5))
-        return cls(leaves, max(1, -(-leaves // 5)), min(items, 4 * k))
+        share = min(1.0, max(0.2, 4 * k / items))
+        return cls(leaves, math.ceil(share * leaves), min(items, 4 * k))
 
 
 class Scann(tf.Module):
     """A part of the items is compared, those that quantized vectors say are near; needs ScaNN's operations.
 
-    Excluded items are taken out of what was found, so that more are asked for: as many as the request excludes at most
-    for one user, up to `settings.reordered` in all. A user who has more than that gets fewer candidates.
+    `settings.reordered` items are found and excluded ones taken out of them, whoever else is in the batch. A user who
+    has more of them than are left over gets fewer candidates.
 
     Args:
         items: vectors float32 `(items, dim)`.
@@ -108,13 +113,15 @@ class Scann(tf.Module):
 
     def __call__(self, users: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The best items; see `ItemIndex`."""
-        of_user = tf.math.bincount(tf.cast(excluded[:, 0], tf.int32), minlength=1)
-        scores, rows = self._layer(users, k=tf.minimum(self._k + tf.reduce_max(of_user), self._most))
+        scores, rows = self._layer(users, k=self._most)
+        # The leaves that are searched may hold fewer items than are asked for.
+        missing = [[0, 0], [0, tf.maximum(self._k - tf.shape(scores)[1], 0)]]
+        scores, rows = tf.pad(scores, missing, constant_values=float("nan")), tf.pad(rows, missing)
         keys = tf.sort(excluded[:, 0] * self._count + excluded[:, 1])
         keys = tf.concat([keys, [tf.int64.max]], axis=0)
         found = tf.range(tf.shape(rows, tf.int64)[0])[:, None] * self._count + tf.cast(rows, tf.int64)
         place = tf.searchsorted(keys, tf.reshape(found, [-1]))
         is_excluded = tf.reshape(tf.gather(keys, place), tf.shape(found)) == found
-        # The leaves that are searched may hold fewer items than are asked for; the rest is not a number.
+        # Of one user there may be fewer than of the others; the rest is not a number.
         best = tf.math.top_k(tf.where(is_excluded | tf.math.is_nan(scores), -float("inf"), scores), self._k)
         return best.values, tf.gather(rows, best.indices, batch_dims=1)

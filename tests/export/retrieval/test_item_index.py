@@ -37,11 +37,23 @@ def test_no_more_than_there_are():
 
 def test_scann_searches_a_part_and_finds_most():
     settings = ScannSettings.of(90, 10)
-    assert settings == (9, 2, 40)
+    assert settings == (9, 4, 40)
+    assert ScannSettings.of(10_000, 200) == (100, 20, 800)
     _, rows = Scann(ITEMS, 10, settings)(tf.constant(USERS), tf.constant(EXCLUDED[:0]))
     _, expected = by_numpy(10, EXCLUDED[:0])
     shares = [np.isin(one, other).mean() for one, other in zip(expected, rows.numpy(), strict=True)]
     assert 0.2 < np.mean(shares) <= 1
+
+
+def test_scann_finds_what_the_leaves_hold_where_that_is_less_than_asked_for():
+    scores, rows = Scann(ITEMS, 60, ScannSettings(6, 1, 90))(tf.constant(USERS), tf.constant(EXCLUDED[:4]))
+    assert scores.shape == rows.shape == (3, 60)
+    there = np.isfinite(scores)
+    assert (there.sum(axis=1) < 60).all()
+    assert there[:, 0].all()
+    products = np.take_along_axis(USERS @ ITEMS.T, rows.numpy(), axis=1)
+    np.testing.assert_allclose(scores.numpy()[there], products[there], rtol=1e-5)
+    assert not {5} & set(rows.numpy()[0][there[0]])
 
 
 def test_scann_refuses_what_it_cannot_learn_from():
