@@ -103,7 +103,7 @@ class Scann(tf.Module):
             raise InputError(f"`index` scann needs at least {_FEWEST_FOR_SCANN} items; brute_force is fast for few")
         self._count = len(items)
         self._k = min(k, len(items))
-        self._most = settings.reordered
+        self._most = max(settings.reordered, self._k)
         self._layer = ScaNN(
             k=self._k,
             num_leaves=settings.leaves,
@@ -113,15 +113,17 @@ class Scann(tf.Module):
 
     def __call__(self, users: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The best items; see `ItemIndex`."""
-        scores, rows = self._layer(users, k=self._most)
-        # The leaves that are searched may hold fewer items than are asked for.
-        missing = [[0, 0], [0, tf.maximum(self._k - tf.shape(scores)[1], 0)]]
-        scores, rows = tf.pad(scores, missing, constant_values=float("nan")), tf.pad(rows, missing)
+        # One after the other: a batch is searched in another way, with slightly other results.
+        scores, rows = tf.map_fn(self._search, users, fn_output_signature=(tf.float32, tf.int32))
         keys = tf.sort(excluded[:, 0] * self._count + excluded[:, 1])
         keys = tf.concat([keys, [tf.int64.max]], axis=0)
         found = tf.range(tf.shape(rows, tf.int64)[0])[:, None] * self._count + tf.cast(rows, tf.int64)
         place = tf.searchsorted(keys, tf.reshape(found, [-1]))
         is_excluded = tf.reshape(tf.gather(keys, place), tf.shape(found)) == found
-        # Of one user there may be fewer than of the others; the rest is not a number.
-        best = tf.math.top_k(tf.where(is_excluded | tf.math.is_nan(scores), -float("inf"), scores), self._k)
+        best = tf.math.top_k(tf.where(is_excluded, -float("inf"), scores), self._k)
         return best.values, tf.gather(rows, best.indices, batch_dims=1)
+
+    def _search(self, user: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        scores, rows = self._layer(user, k=self._most)
+        missing = [[0, self._most - tf.size(scores)]]  # the leaves that are searched may hold fewer items
+        return tf.pad(scores, missing, constant_values=-float("inf")), tf.pad(rows, missing)
