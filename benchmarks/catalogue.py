@@ -298,6 +298,15 @@ BENCHMARKS = {
             full="10 minutes",
         ),
         Benchmark(
+            "recommend",
+            "benchmarks.serving.recommend",
+            "Retrieve, then rank",
+            "how much of what is clicked on later pages of the sample a two-tower retriever finds among all items, "
+            "where the ranker puts it, and how long each takes",
+            quick="5 minutes",
+            full="10 minutes",
+        ),
+        Benchmark(
             "experiment_coverage",
             "benchmarks.experiments.coverage",
             "Experiments on simulated shoppers",

@@ -640,6 +640,29 @@ def retrieval_speed(figures: Figures) -> str:
     return table(head, rows)
 
 
+def recommend(figures: Figures) -> str:
+    """Recall of both stages, for all items and for those unseen in training, and the time of each."""
+    rows = []
+    for part, text in (("all", "all items"), ("unseen_items", "items on no train page")):
+        of = figures[part]
+        for name in (name for name in of if name.startswith("recall@")):
+            each = of[name]
+            gain = difference(each["difference"], each["low"], each["high"])
+            if int(name.removeprefix("recall@")) == figures["candidates"]:
+                gain = ""  # the ranker orders what the retriever found
+            chance = int(name.removeprefix("recall@")) / figures["items"]
+            rows.append([text, name, number(chance), number(each["retrieved"]), number(each["ranked"]), gain])
+    recall = table(("clicked on", "", "at random", "order of the retriever", "of the ranker", "difference"), rows)
+    latency = table(
+        (f"{figures['candidates']} candidates, over gRPC", "median", "95th percentile"),
+        [
+            [stage, number(figures[f"{stage}_p50_ms"], 1, " ms"), number(figures[f"{stage}_p95_ms"], 1, " ms")]
+            for stage in ("retrieval", "ranking")
+        ],
+    )
+    return f"{recall}\n\n{latency}\n\nScaNN finds {figures['scann_recall']:.3f} of the candidates by brute force."
+
+
 def experiment_coverage(figures: Figures) -> str:
     """Coverage of intervals and errors of equal arms, by metric."""
     rows = [
@@ -836,6 +859,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         paper_table_10,
         remote_training,
         serving,
+        recommend,
         experiment_coverage,
         off_policy,
         daily,
