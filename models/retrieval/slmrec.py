@@ -34,8 +34,9 @@ class SlmRec(Recommender):
     """LightGCN in several views of the items: their ID embeddings, and each kind of features, projected.
 
     The views' vectors, one behind the other, are projected to the vectors of users and items. These learn to find a
-    user's item among the items of the batch. Self-supervision holds the views of an item together: for each pair of
-    views there is a space of its own, in which an item's two are to be found among those of the batch.
+    user's item among the items of the batch, by cosine; products rank, in which lengths count, which tell how popular
+    an item is. Self-supervision holds the views of an item together: for each pair of views there is a space of its
+    own, in which an item's two are to be found among those of the batch.
 
     Without features there is one view, and LightGCN with in-batch contrast remains.
 
@@ -72,7 +73,7 @@ class SlmRec(Recommender):
         self.propagate = self.interaction_graph()
 
     def representations(self, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """The vectors projected from all views, of unit length, as the contrast sees them."""
+        """The vectors projected from all views."""
         return self._vectors_of(self._views())
 
     def compute_loss(
@@ -101,4 +102,4 @@ class SlmRec(Recommender):
 
     def _vectors_of(self, views: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
         users, items = (tf.concat([view[side] for view in views], axis=1) for side in range(2))
-        return tf.math.l2_normalize(self.of_users(users), axis=1), tf.math.l2_normalize(self.of_items(items), axis=1)
+        return self.of_users(users), self.of_items(items)

@@ -12,7 +12,6 @@ from tests.models.retrieval.numpy_recommenders import (
     info_nce,
     light_gcn,
     make,
-    unit,
     weights,
 )
 
@@ -25,8 +24,8 @@ def test_vectors_and_loss_are_those_of_numpy(kinds, regularization, view_weight)
     items += [dense(values, f"projection_{kind}", features.numpy()) for kind, features in enumerate(model.features)]
     views = [light_gcn(np.concatenate([values["user_embeddings"], each]), 2) for each in items]
     together = np.concatenate(views, axis=1)
-    user_vectors = unit(dense(values, "of_users", together[:30]))
-    item_vectors = unit(dense(values, "of_items", together[30:]))
+    user_vectors = dense(values, "of_users", together[:30])
+    item_vectors = dense(values, "of_items", together[30:])
     for made, expected in zip(model.vectors(), (user_vectors, item_vectors), strict=True):
         np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-6)
     expected = info_nce(user_vectors[BATCH["user"]], item_vectors[BATCH["item"]], 0.2)
