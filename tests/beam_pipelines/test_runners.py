@@ -179,12 +179,13 @@ def running(service, log):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # both the document and the worker pool say `python`
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     with open(log, "w") as output:
+        # SIGINT is ignored where tests run in the background. `env` mends that; `preexec_fn` would run handlers of gRPC
+        # at the fork, which abort the child while other threads are in gRPC.
         process = subprocess.Popen(
-            [*command, f"{name}={port}"],
+            ["env", "--default-signal=INT", *command, f"{name}={port}"],
             env=environment,
             stdout=output,
             stderr=output,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in background
         )
     try:
         for _ in range(600):

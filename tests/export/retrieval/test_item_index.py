@@ -52,7 +52,7 @@ def test_scann_finds_what_the_leaves_hold_where_that_is_less_than_asked_for():
     assert (there.sum(axis=1) < 60).all()
     assert there[:, 0].all()
     products = np.take_along_axis(USERS @ ITEMS.T, rows.numpy(), axis=1)
-    np.testing.assert_allclose(scores.numpy()[there], products[there], rtol=1e-5)
+    np.testing.assert_allclose(scores.numpy()[there], products[there], rtol=1e-5, atol=1e-5)
     assert not {5} & set(rows.numpy()[0][there[0]])
 
 
