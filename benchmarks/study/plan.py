@@ -10,7 +10,7 @@ them time and is not taken away. One backbone: the small ConvNet of `courier_cpu
 EfficientNet-Lite0 from ImageNet's, whose first six stages stay as they are. (M6 has a transformer of its own and no
 published weights.) The epoch kept is the best one of SimScore on the latest tenth of the window's pages.
 
-**Tuning.** Four tries each, with one seed: three learning rates, and one more setting at the middle rate, `TRIES`. Try
+**Tuning.** Four tries each, with one seed: three learning rates, and one more setting at the middle rate, `tries`. Try
 and form, raw or whitened to 64 components, are those of the best SimScore GAUC on the train window's pages. Then three
 seeds with what was chosen, and the test pages once.
 

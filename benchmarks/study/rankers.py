@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from beam_pipelines.format.errors import InputError
 from benchmarks.hm.runs import TEST
 from benchmarks.pictures.hm import ATTRIBUTES, CONFIG, Measurement, Pages, item_features, read_pages
 from benchmarks.study.encoders import Trained, make_clusters
@@ -114,7 +115,7 @@ def measure(ranker: Any, tests: TestPages) -> dict[str, Any]:
         lengths = ranker.config.lengths
         scored = score_pages(ranker, page_batches(draw, TEST, lengths, batch_size=128, to_longest=GROUPS))
         if not np.array_equal(scored.item, pages.item[pages.valid]):
-            raise AssertionError("the scores are of other candidates, or in another order")
+            raise InputError("the scores are of other candidates, or in another order")
         scores.append(scored.ctr)
         placement, row = placements(scored.ctr, scored.clicked), np.searchsorted(tests.users, scored.user)
         sums.append(

@@ -35,6 +35,7 @@ from benchmarks.study.plan import (
 )
 from benchmarks.study.run import FOLDER
 from benchmarks.tables import table
+from models.experiments.significance import holm
 
 DOCS = ROOT / "docs"
 DRAWS = 4000
@@ -150,26 +151,16 @@ def _difference(mean: float, samples: np.ndarray) -> Difference:
     return Difference(mean, float(low), float(high), min(1.0, 2 * max(float(beyond), 1 / DRAWS)))
 
 
-def holm(differences: Sequence[Difference | None]) -> list[bool]:
-    """Which of them hold after Holm's correction at 5 %."""
-    known = sorted((each.p, n) for n, each in enumerate(differences) if each is not None)
-    holds = [False] * len(differences)
-    for rank, (p, n) in enumerate(known):
-        if p > LEVEL / (len(known) - rank):
-            break
-        holds[n] = True
-    return holds
+def column(rows: Sequence[Difference | None]) -> list[str]:
+    """A column of the table, with stars."""
+    adjusted = iter(holm([each.p for each in rows if each is not None]))
+    return [MISSING if each is None else each.text(next(adjusted) < LEVEL) for each in rows]
 
 
 def row_name(encoder: Encoder) -> str:
     """Of a way to pre-train and where it starts."""
     start = "" if encoder.method == AS_PUBLISHED else f", {encoder.start} weights"
     return f"{NAMES[encoder.method]}{'' if encoder.method == UNTRAINED else start}"
-
-
-def column(rows: Sequence[Difference | None]) -> list[str]:
-    """A column of the table, with stars."""
-    return [MISSING if each is None else each.text(holds) for each, holds in zip(rows, holm(rows), strict=True)]
 
 
 def compared(results: Results, encoders: Sequence[Encoder], base: Encoder) -> list[Difference | None]:

@@ -176,14 +176,7 @@ class Recommender(Retriever, DistributedFit, keras.Model):
         Raises:
             InputError: there are other numbers of users, items or features.
         """
-        if (interactions.num_users, interactions.num_items) != (self.num_users, self.num_items):
-            raise InputError(
-                f"`interactions` must be of {self.num_users} users and {self.num_items} items. "
-                f"Received: {interactions.num_users} and {interactions.num_items}"
-            )
-        shapes = [np.shape(each) for each in features]
-        if shapes != [(self.num_items, dim) for dim in self.feature_dims]:
-            raise InputError(f"`features` must be of the lengths {self.feature_dims}. Received: shapes {shapes}")
+        self._check_fits(interactions, features)
         self._fill(Pairs(interactions.train.users, interactions.train.items), features)
         self.begin_epoch()
 
@@ -239,16 +232,6 @@ class Recommender(Retriever, DistributedFit, keras.Model):
         if _USERS in names:
             features = [np.asarray(store[f"{_FEATURES}{number}"]) for number in range(len(self.feature_dims))]
             self._fill(Pairs(np.asarray(store[_USERS]), np.asarray(store[_ITEMS])), features)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "num_users": self.num_users,
-            "num_items": self.num_items,
-            "feature_dims": self.feature_dims,
-            "config": self.config.model_dump(mode="json"),
-        }
 
     def _fill(self, seen: Pairs, features: Sequence[np.ndarray]) -> None:
         self.seen = seen

@@ -1,7 +1,7 @@
 """What all recommenders have in common, however they learn: a vector for each user and each item."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import tensorflow as tf
@@ -64,6 +64,7 @@ class Retriever(_Model):
 
     Attributes:
         num_users, num_items: number of rows.
+        feature_dims: lengths of the item features, kind by kind.
         config: of the class `Config`.
         seen: the interactions that it learns from; `None` before it knows them.
     """
@@ -72,6 +73,7 @@ class Retriever(_Model):
     reads_features: ClassVar[Reading] = "never"
     num_users: int
     num_items: int
+    feature_dims: tuple[int, ...]
     config: RecommenderConfig
     seen: Pairs | None
 
@@ -149,3 +151,24 @@ class Retriever(_Model):
             scores[first : first + step] = top.values
             rows[first : first + step] = tf.where(tf.math.is_finite(top.values), top.indices, -1)
         return rows, scores
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_users": self.num_users,
+            "num_items": self.num_items,
+            "feature_dims": self.feature_dims,
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    def _check_fits(self, interactions: Interactions, features: Sequence[np.ndarray]) -> None:
+        """Raises an `InputError` if there are other numbers of users, items or features."""
+        if (interactions.num_users, interactions.num_items) != (self.num_users, self.num_items):
+            raise InputError(
+                f"`interactions` must be of {self.num_users} users and {self.num_items} items. "
+                f"Received: {interactions.num_users} and {interactions.num_items}"
+            )
+        shapes = [np.shape(each) for each in features]
+        if shapes != [(self.num_items, dim) for dim in self.feature_dims]:
+            raise InputError(f"`features` must be of the lengths {self.feature_dims}. Received: shapes {shapes}")

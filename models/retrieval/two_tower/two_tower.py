@@ -186,14 +186,7 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
         Raises:
             InputError: there are other numbers of users, items or features.
         """
-        if (interactions.num_users, interactions.num_items) != (self.num_users, self.num_items):
-            raise InputError(
-                f"`interactions` must be of {self.num_users} users and {self.num_items} items. "
-                f"Received: {interactions.num_users} and {interactions.num_items}"
-            )
-        shapes = [np.shape(each) for each in features]
-        if shapes != [(self.num_items, dim) for dim in self.feature_dims]:
-            raise InputError(f"`features` must be of the lengths {self.feature_dims}. Received: shapes {shapes}")
+        self._check_fits(interactions, features)
         train = interactions.train
         counts = np.bincount(train.items, minlength=self.num_items)
         histories = latest_histories(dataset, _last_moment(interactions), _lengths(dataset, self.config))
@@ -328,16 +321,6 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
         if _TABLES[0] in names:
             features = [np.asarray(store[f"{_FEATURES}{number}"]) for number in range(len(self.feature_dims))]
             self._fill({name: np.asarray(store[name]) for name in _TABLES}, features)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "num_users": self.num_users,
-            "num_items": self.num_items,
-            "feature_dims": self.feature_dims,
-            "config": self.config.model_dump(mode="json"),
-        }
 
     def _fill(self, tables: dict[str, np.ndarray], features: Sequence[np.ndarray]) -> None:
         # Held as tensors, which graphs refer to; an array would become a part of each graph.
