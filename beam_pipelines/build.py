@@ -11,7 +11,7 @@ from pathlib import Path
 
 from beam_pipelines.format.location import as_location
 from beam_pipelines.format.outputs import check_output
-from beam_pipelines.log_options import DEFAULT_LOGS, add_log_options, parse_columns, parse_moments, parse_units
+from beam_pipelines.log_options import DEFAULT_LOGS, add_log_options, parse_log_options, parse_moments
 from beam_pipelines.options import BuildOptions
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 from beam_pipelines.shell.progress import say
@@ -62,9 +62,7 @@ def _parser() -> ArgumentParser:
 
 def _build_options(options: argparse.Namespace) -> BuildOptions:
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(BuildOptions)}
-    values["columns"] = parse_columns(options.columns)
-    values["timestamp_unit"] = parse_units(options.timestamp_unit)
-    values["time_range"] = parse_moments(options.time_range)
+    values |= parse_log_options(options)
     values["split_by_time"] = parse_moments(options.split_by_time)
     return BuildOptions(**values)
 

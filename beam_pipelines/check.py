@@ -7,7 +7,7 @@ Example:
 import argparse
 
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.log_options import DEFAULT_LOGS, add_log_options, parse_columns, parse_moments, parse_units
+from beam_pipelines.log_options import DEFAULT_LOGS, add_log_options, parse_log_options
 from beam_pipelines.options import BuildOptions
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 from beam_pipelines.shell.report import aligned
@@ -25,15 +25,7 @@ def _parser() -> ArgumentParser:
 @command(_parser)
 def main(options: argparse.Namespace) -> str:
     """Runs the command; see `--help`."""
-    build_options = BuildOptions(
-        columns=parse_columns(options.columns),
-        timestamp_unit=parse_units(options.timestamp_unit),
-        time_range=parse_moments(options.time_range),
-        missing_markers=options.missing_markers,
-        max_bad_fraction=options.max_bad_fraction,
-        min_joined=options.min_joined,
-        attribute_clicks=options.attribute_clicks,
-    )
+    build_options = BuildOptions(**parse_log_options(options))
     from beam_pipelines import check_logs  # imports Arrow
     from beam_pipelines.logs.log_report import facts, table_reports
 

@@ -29,6 +29,19 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         "if it is at most this much later; the column `clicked` may then be missing")  # fmt: skip
 
 
+def parse_log_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_log_options` say, as arguments of `BuildOptions`."""
+    return {
+        "columns": parse_columns(options.columns),
+        "timestamp_unit": parse_units(options.timestamp_unit),
+        "time_range": parse_moments(options.time_range),
+        "missing_markers": options.missing_markers,
+        "max_bad_fraction": options.max_bad_fraction,
+        "min_joined": options.min_joined,
+        "attribute_clicks": options.attribute_clicks,
+    }
+
+
 def parse_columns(words: Sequence[str]) -> dict[str, str]:
     """`--columns` as `BuildOptions.columns`."""
     columns = {}

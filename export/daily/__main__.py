@@ -46,22 +46,14 @@ def _parser() -> ArgumentParser:
 @command(_parser)
 def main(options: argparse.Namespace) -> str:
     """Works on the day and returns the closing line."""
-    from beam_pipelines.log_options import parse_columns, parse_moments, parse_units
+    from beam_pipelines.log_options import parse_log_options
     from beam_pipelines.options import BuildOptions
 
     try:
         day = datetime.date.fromisoformat(options.day)
     except ValueError as error:
         raise InputError(f"`day` must be a date such as 2026-03-09. Received: {options.day}") from error
-    reading = BuildOptions(
-        columns=parse_columns(options.columns),
-        timestamp_unit=parse_units(options.timestamp_unit),
-        time_range=parse_moments(options.time_range),
-        missing_markers=options.missing_markers,
-        max_bad_fraction=options.max_bad_fraction,
-        min_joined=options.min_joined,
-        attribute_clicks=options.attribute_clicks,
-    )
+    reading = BuildOptions(**parse_log_options(options))
     require_directory(options.model, "--model", "models.train_ctr")
 
     import tensorflow as tf
