@@ -135,22 +135,7 @@ class Retriever(_Model):
         """
         if self.seen is None:
             raise InputError(f"{type(self).__name__} knows no interactions yet; call `adapt`")
-        users = np.asarray(users, np.int64)
-        user_vectors, item_vectors = (tf.constant(each) for each in self.vectors())
-        order = np.argsort(self.seen.users, kind="stable")
-        starts = np.searchsorted(self.seen.users[order], np.arange(self.num_users + 1))
-        k = min(k, self.num_items)
-        rows, scores = np.empty((len(users), k), np.int32), np.empty((len(users), k), np.float32)
-        step = max(1, _SCORES_TOGETHER // self.num_items)
-        for first in range(0, len(users), step):
-            block = users[first : first + step]
-            product = tf.matmul(tf.gather(user_vectors, block), item_vectors, transpose_b=True).numpy()
-            for number, user in enumerate(block):
-                product[number, self.seen.items[order[starts[user] : starts[user + 1]]]] = -np.inf
-            top = tf.math.top_k(product, k)
-            scores[first : first + step] = top.values
-            rows[first : first + step] = tf.where(tf.math.is_finite(top.values), top.indices, -1)
-        return rows, scores
+        return best_items(users, *self.vectors(), self.seen, k)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -172,3 +157,35 @@ class Retriever(_Model):
         shapes = [np.shape(each) for each in features]
         if shapes != [(self.num_items, dim) for dim in self.feature_dims]:
             raise InputError(f"`features` must be of the lengths {self.feature_dims}. Received: shapes {shapes}")
+
+
+def best_items(
+    users: Sequence[int] | np.ndarray, user_vectors: np.ndarray, item_vectors: np.ndarray, seen: Pairs, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The items of the highest products with users' vectors, without those that the users have.
+
+    Args:
+        users: user rows, `(n,)`.
+        user_vectors, item_vectors: float32 `(rows, dim)`.
+        seen: what users have.
+        k: how many items.
+
+    Returns:
+        See `Retriever.recommend`.
+    """
+    users = np.asarray(users, np.int64)
+    items = tf.constant(item_vectors)
+    order = np.argsort(seen.users, kind="stable")
+    starts = np.searchsorted(seen.users[order], np.arange(len(user_vectors) + 1))
+    k = min(k, len(item_vectors))
+    rows, scores = np.empty((len(users), k), np.int32), np.empty((len(users), k), np.float32)
+    step = max(1, _SCORES_TOGETHER // len(item_vectors))
+    for first in range(0, len(users), step):
+        block = users[first : first + step]
+        product = tf.matmul(user_vectors[block], items, transpose_b=True).numpy()
+        for number, user in enumerate(block):
+            product[number, seen.items[order[starts[user] : starts[user + 1]]]] = -np.inf
+        top = tf.math.top_k(product, k)
+        scores[first : first + step] = top.values
+        rows[first : first + step] = tf.where(tf.math.is_finite(top.values), top.indices, -1)
+    return rows, scores

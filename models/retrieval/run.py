@@ -18,7 +18,7 @@ from beam_pipelines.format.text_file import read_json, write_json
 from models.artifact import ArtifactFiles, Metadata, read_metadata
 from models.retrieval.interactions import Interactions
 from models.retrieval.item_features import FeatureSource
-from models.retrieval.retriever import Retriever
+from models.retrieval.retriever import Retriever, best_items
 
 MODEL_FILE = "recommender.keras"
 CONFIG_FILE = "config.yaml"
@@ -172,7 +172,10 @@ class RetrievalRun(ArtifactFiles):
         rows = {user: row for row, user in enumerate(self.user_ids)}
         if unknown := [user for user in user_ids if user not in rows]:
             raise InputError(f"`user_ids` must be users of {self.path}. Received: {', '.join(unknown[:3])}")
-        items, _ = self.model.recommend([rows[user] for user in user_ids], k)
+        seen = self.model.seen
+        assert seen is not None  # of a model that was trained
+        users = [rows[user] for user in user_ids]
+        items, _ = best_items(users, self.user_vectors, self.item_vectors, seen, k)
         return [[self.item_ids[row] for row in best if row >= 0] for best in items.tolist()]
 
     def _ids(self, name: str, column: str, digest: str) -> list[str]:
