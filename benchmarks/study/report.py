@@ -349,7 +349,7 @@ def progress(results: Results) -> str:
     """How much of the plan is measured, and what it took."""
     from benchmarks.study.run import cells
 
-    every = list(cells(SEEDS))
+    every = cells(SEEDS)
     done = [read_json(path) for cell in every if (path := results.folder / f"{cell.path}.json").exists()]
     hours = sum(result["seconds"] for result in done) / 3600
     commits = ", ".join(sorted({result["commit"] for result in done}))

@@ -88,8 +88,12 @@ class Cell(NamedTuple):
         return f"{self.kind}/{self.name}"
 
 
-def cells(seeds: int) -> Iterator[Cell]:
-    """All cells, what others need first."""
+def cells(seeds: int) -> list[Cell]:
+    """All cells, what others need first; by seed, so that what is interrupted has the first seed of everything."""
+    return sorted(_cells(seeds), key=lambda cell: cell.seed)
+
+
+def _cells(seeds: int) -> Iterator[Cell]:
     yield from (Cell("rankers", f"none-{seed}", None, seed, feature="none") for seed in range(seeds))
     for encoder in methods():
         yield from _cells_of(encoder, seeds, RANKER_FEATURES)
@@ -325,7 +329,7 @@ def main() -> None:
     args = parser.parse_args()
     results = RESULTS / "quick/study" if args.quick else FOLDER
     work_dir = args.work_dir / "quick" if args.quick else args.work_dir
-    every = list(cells(1 if args.quick else SEEDS))
+    every = cells(1 if args.quick else SEEDS)
     chosen = [cell for cell in every if fnmatch.fnmatch(cell.path, args.only)]
     if args.list:
         print("\n".join(cell.path for cell in chosen if not (results / f"{cell.path}.json").exists()))
