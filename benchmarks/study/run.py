@@ -248,6 +248,7 @@ def _rank(study: Study, cell: Cell) -> dict[str, Any]:
     tests = TestPages.read(study.draws)
     shared = study.results / "pages.json"
     if not shared.exists():
+        shared.parent.mkdir(parents=True, exist_ok=True)
         write_json(shared, _pages(study, tests))
     return {"form": form, "training_seconds": round(seconds, 1), **measure(RankerRun(path).ranker(), tests)}
 
@@ -282,7 +283,8 @@ def _pages(study: Study, tests: Any) -> dict[str, Any]:
 
 
 def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> None:
-    """Runs cells that have no file yet, each in a process of its own."""
+    """Runs cells that have no file yet, each in a process of its own; what fails is told at the end."""
+    failed = []
     waiting = [cell for cell in chosen if again or not (study.results / f"{cell.path}.json").exists()]
     with tqdm(waiting, unit="cell", desc="study") as progress:
         for cell in progress:
@@ -293,7 +295,10 @@ def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> 
             with open(log, "w") as file:
                 done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
             if done.returncode:
-                sys.exit(f"error: {cell.path} failed; {log} ends with: {log.read_text().strip().splitlines()[-1]}")
+                failed.append(f"{cell.path} failed; {log} ends with: {log.read_text().strip().splitlines()[-1]}")
+                progress.write(failed[-1])
+    if failed:
+        sys.exit(f"error: {len(failed)} cells failed, the first: {failed[0]}")
 
 
 def write_cell(study: Study, cell: Cell) -> None:
