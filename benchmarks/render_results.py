@@ -17,7 +17,8 @@ from typing import Any
 
 from benchmarks.base import RESULTS, ROOT
 from benchmarks.catalogue import BENCHMARKS, Benchmark
-from benchmarks.tables import TABLES, difference, number, table, times
+from benchmarks.tables.cells import difference, number, table, times
+from benchmarks.tables.registry import TABLES
 
 RESULTS_PAGE = Path("docs/results.md")
 SINGLE_RUNS = "single_runs"

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.base import benchmark_parser, run_benchmark
-from benchmarks.tables import table
+from benchmarks.tables.cells import table
 from models.experiments.estimates import LEVEL, UserSums, compare
 from models.experiments.metrics import METRICS, Metric, daily_sums, user_sums
 from models.experiments.outcomes import Outcomes

@@ -24,7 +24,7 @@ import numpy as np
 
 from beam_pipelines.format.errors import InputError
 from benchmarks.base import ROOT, benchmark_parser, run_benchmark
-from benchmarks.tables import off_policy
+from benchmarks.tables.experiments import off_policy
 from models.experiments.off_policy import doubly_robust, importance_weights, ips, snips
 
 POSITIONS = 3

@@ -45,7 +45,7 @@ from tqdm import tqdm
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Window
 from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark, run_module
-from benchmarks.tables import kuairand
+from benchmarks.tables.ranker import kuairand
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, PADDING, page_batches, page_timestamps, split_by_share

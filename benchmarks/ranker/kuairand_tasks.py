@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark
 from benchmarks.ranker.kuairand import PARTS, Ours, Point, make_rows, open_dataset, part_windows
-from benchmarks.tables import kuairand_tasks
+from benchmarks.tables.ranker import kuairand_tasks
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import PageLengths, page_batches

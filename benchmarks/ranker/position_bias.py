@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from beam_pipelines.format.errors import InputError
 from benchmarks.base import ROOT, WORK, benchmark_parser, run_benchmark, run_module
-from benchmarks.tables import position_bias
+from benchmarks.tables.ranker import position_bias
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.ranker.config import TrainingConfig

@@ -34,7 +34,7 @@ from benchmarks.study.plan import (
     methods,
 )
 from benchmarks.study.run import FOLDER
-from benchmarks.tables import table
+from benchmarks.tables.cells import table
 from models.experiments.significance import holm
 
 DOCS = ROOT / "docs"

@@ -7,7 +7,8 @@ import pytest
 from benchmarks.base import ROOT
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.render_results import SINGLE_RUNS, index, provenance, read_results, rendered, with_tables
-from benchmarks.tables import TABLES, difference
+from benchmarks.tables.cells import difference
+from benchmarks.tables.registry import TABLES
 
 
 @pytest.mark.parametrize("path", rendered(), ids=str)

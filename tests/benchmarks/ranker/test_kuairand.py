@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.ranker.kuairand import compare
-from benchmarks.tables import kuairand
+from benchmarks.tables.ranker import kuairand
 from models.metrics.auc import auc
 from tests.models.evaluation.scored import scored
 
