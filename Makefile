@@ -99,7 +99,7 @@ $(A)/cluster-env/.installed: tests/cluster/pom.xml | .venv/.installed
 SAMPLE := $(wildcard beam_pipelines/datasets/sample_photos/*) beam_pipelines/datasets/sample_logs.py
 code = $(shell find $(1) -name '*.py')
 PIPELINE := $(call code,beam_pipelines)
-READERS := $(call code,models/data models/training) models/config.py models/artifact.py
+READERS := $(call code,models/data models/training) models/config.py models/artifact.py models/training_options.py
 VISION := $(call code,models/vision)
 
 $(A)/sample_logs/logs.json: $(SAMPLE) | .venv/.installed

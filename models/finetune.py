@@ -3,6 +3,7 @@
 import argparse
 
 from beam_pipelines.shell.command import ArgumentParser, command, require_directory, run_command
+from models.training_options import add_training_options
 
 
 def _parser() -> ArgumentParser:
@@ -27,13 +28,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--product-digits", type=int, metavar="N", help="its first N characters; 7 of H&M's item_id (unset: all)"
     )
-    parser.add_argument("--config", help="YAML file (unset: the defaults)")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="changes one configured value"
-    )
-    parser.add_argument(
-        "--restart", action="store_true", help="throw away the checkpoints of an interrupted run instead of going on"
-    )
+    add_training_options(parser, config="YAML file (unset: the defaults)", shards=False)
     parser.add_overwrite()
     return parser
 

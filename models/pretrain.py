@@ -3,6 +3,7 @@
 import argparse
 
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
+from models.training_options import add_training_options
 
 # Those of `models.pretraining.methods`, which imports TensorFlow.
 _METHODS = ["courier", "simclr", "simsiam", "moco_v2", "swav", "supervised", "clip", "maskclip", "m6_moe", "none"]
@@ -18,16 +19,7 @@ def _parser() -> ArgumentParser:
         default="courier",
         help="how the encoder learns; none: not at all, it is the published one of the configuration",
     )
-    parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: that of the method)")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="changes one configured value"
-    )
-    parser.add_argument(
-        "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
-    )
-    parser.add_argument(
-        "--restart", action="store_true", help="throw away the checkpoints of an interrupted run instead of going on"
-    )
+    add_training_options(parser, config="YAML file, or a preset in models/configs (unset: that of the method)")
     parser.add_overwrite()
     return parser
 

@@ -4,6 +4,7 @@ import argparse
 
 from beam_pipelines.format.errors import about
 from beam_pipelines.shell.command import ArgumentParser, command, require_directory, run_command
+from models.training_options import add_training_options, add_window_option
 
 
 def _parser() -> ArgumentParser:
@@ -26,27 +27,17 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--clusters", default="artifacts/clusters", help="from models.cluster (cluster_id, semantic_id)"
     )
-    parser.add_argument(
-        "--allow-window-overlap",
-        action="store_true",
-        help="accept pictures encoded by an encoder that has seen the training pages",
-    )
+    add_window_option(parser)
     parser.add_argument("--warm-start", metavar="RUN", help="an earlier ranker whose weights this one begins with")
     parser.add_argument(
         "--extend",
         action="store_true",
         help="keep the scales and vocabularies of --warm-start, and only add to them: for training on a day at a time",
     )
-    parser.add_argument("--config", help="YAML file, or a preset in models/configs (unset: the defaults)")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation and shuffling")
-    parser.add_argument(
-        "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
-    )
-    parser.add_argument(
-        "--restart", action="store_true", help="throw away the checkpoints of an interrupted run instead of going on"
+    add_training_options(
+        parser,
+        config="YAML file, or a preset in models/configs (unset: the defaults)",
+        seed="of initialisation and shuffling",
     )
     parser.add_overwrite()
     return parser

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from beam_pipelines.format.errors import about
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
+from models.training_options import add_training_options, add_window_option
 
 
 def _parser() -> ArgumentParser:
@@ -35,21 +36,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--interactions", choices=("click", "payment"), default="click", help="what counts on the pages of a dataset"
     )
-    parser.add_argument(
-        "--allow-window-overlap",
-        action="store_true",
-        help="accept pictures encoded by an encoder that has seen the training pages",
-    )
-    parser.add_argument("--config", help="YAML file (unset: the defaults of the method)")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="overrides a config key"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation and sampling")
-    parser.add_argument(
-        "--max-bad-shards", type=int, default=0, metavar="N", help="page shards that may be damaged and are left out"
-    )
-    parser.add_argument(
-        "--restart", action="store_true", help="throw away the checkpoints of an interrupted run instead of going on"
+    add_window_option(parser)
+    add_training_options(
+        parser, config="YAML file (unset: the defaults of the method)", seed="of initialisation and sampling"
     )
     parser.add_overwrite()
     return parser
