@@ -1,6 +1,5 @@
 """Ranks pages in an experiment: each user by the version or label of the user's arm, with a log of who saw what."""
 
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -58,9 +57,7 @@ class ExperimentClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def rank(self, page: Page, output: str = "ctr") -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Asks a model behind TensorFlow Serving's gRPC services, and tells errors apart."""
 
 import ipaddress
-import types
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
@@ -114,9 +113,7 @@ class PredictClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def predict(

@@ -1,7 +1,6 @@
 """Models that are being served over gRPC and REST."""
 
 import json
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -136,9 +135,7 @@ class Endpoint:
     def __enter__(self) -> "Endpoint":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import socket
-import types
 
 from beam_pipelines.format.errors import InputError
 
@@ -64,9 +63,7 @@ class Ports:
     def __enter__(self) -> "Ports":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 import re
 import threading
-import types
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -40,9 +39,7 @@ class Rankings:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def client(self, choice: str) -> RankerClient:

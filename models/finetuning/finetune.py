@@ -266,8 +266,8 @@ def _fit(
         steps_per_epoch=what.steps.per_epoch,
         epochs=config.epochs,
         checkpoint_minutes=config.checkpoint_minutes,
+        own_progress=True,
         callbacks=[*callbacks, _Lines()],
-        shuffle=False,
         **validation,
     )
 

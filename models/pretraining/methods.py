@@ -39,6 +39,13 @@ class Method(NamedTuple):
     reads_titles: Callable[[PretrainConfig], bool] = lambda config: False
 
 
+def _of_section(
+    kind: Callable[..., PretrainingMethod], section: str
+) -> Callable[[PretrainConfig, ImageEncoder], PretrainingMethod]:
+    """Makes a method whose arguments are the keys of a section."""
+    return lambda config, encoder: kind(encoder, **getattr(config, section).model_dump(), dtype=config.precision)
+
+
 def _title_contrast(config: PretrainConfig, encoder: ImageEncoder) -> TitleContrast:
     text_encoder = build_text_encoder(config.text, encoder.embedding_dim, config.precision)
     return TitleContrast(text_encoder, **config.clip.model_dump())
@@ -78,28 +85,12 @@ METHODS: dict[str, Method] = {
     "courier": Method(
         _courier, "courier_cpu", ("courier", "clip", "text"), reads_titles=lambda config: config.courier.titles
     ),
-    "simclr": Method(
-        lambda config, encoder: SimCLR(encoder, **config.simclr.model_dump(), dtype=config.precision),
-        "simclr_cpu",
-        ("simclr",),
-    ),
-    "simsiam": Method(
-        lambda config, encoder: SimSiam(encoder, **config.simsiam.model_dump(), dtype=config.precision),
-        "simsiam_cpu",
-        ("simsiam",),
-    ),
-    "moco_v2": Method(
-        lambda config, encoder: MoCoV2(encoder, **config.moco_v2.model_dump(), dtype=config.precision),
-        "moco_v2_cpu",
-        ("moco_v2",),
-    ),
-    "swav": Method(
-        lambda config, encoder: SwAV(encoder, **config.swav.model_dump(), dtype=config.precision),
-        "swav_cpu",
-        ("swav",),
-    ),
+    "simclr": Method(_of_section(SimCLR, "simclr"), "simclr_cpu", ("simclr",)),
+    "simsiam": Method(_of_section(SimSiam, "simsiam"), "simsiam_cpu", ("simsiam",)),
+    "moco_v2": Method(_of_section(MoCoV2, "moco_v2"), "moco_v2_cpu", ("moco_v2",)),
+    "swav": Method(_of_section(SwAV, "swav"), "swav_cpu", ("swav",)),
     "supervised": Method(
-        lambda config, encoder: Supervised(encoder, **config.supervised.model_dump(), dtype=config.precision),
+        _of_section(Supervised, "supervised"),
         "supervised_cpu",
         ("supervised",),
         needs_unclicked=True,

@@ -304,7 +304,7 @@ def _fit(
         steps_per_epoch=pages.training // config.batch_size,
         epochs=config.epochs,
         checkpoint_minutes=config.checkpoint_minutes,
+        own_progress=True,
         callbacks=callbacks,
-        shuffle=False,  # the batches are shuffled already
         **validation,
     )

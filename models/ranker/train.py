@@ -1,7 +1,6 @@
 """The whole recipe of a ranker, from a dataset to a run directory."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -12,7 +11,7 @@ import tensorflow as tf
 from beam_pipelines.format.errors import ConfigurationError, InputError, about
 from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
-from beam_pipelines.shell.progress import is_progress_shown, say
+from beam_pipelines.shell.progress import say
 from models.data.dataset import Dataset
 from models.data.outcomes import Outcomes, count_outcomes, learnable_outcomes
 from models.data.pages import GROUPS, Pages, TrainingBatches, page_batches, with_labels
@@ -282,7 +281,6 @@ def _fit(
     callbacks: list[keras.callbacks.Callback] = [ValidationMetrics(later_batches, ranker.negative_rate)]
     if config.restart_embeddings:
         callbacks.append(RestartedEmbeddings(batches.steps_per_epoch, seed))
-    verbose = (1 if sys.stdout.isatty() else 2) if is_progress_shown() else 0
     return resumable_fit(
         ranker,
         lambda step: strategy.distribute_datasets_from_function(
@@ -294,9 +292,7 @@ def _fit(
         checkpoint_minutes=config.checkpoint_minutes,
         monitor=f"val_{config.monitor}",
         patience=config.patience,
-        verbose=verbose,
         callbacks=callbacks,
-        shuffle=False,  # the batches are shuffled already
     )
 
 

@@ -1,6 +1,5 @@
 """The whole recipe of a recommender, from interactions to a run directory."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from beam_pipelines.format.errors import InputError, about
 from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.manifest import ids_sha256
 from beam_pipelines.format.outputs import whole_directory
-from beam_pipelines.shell.progress import is_progress_shown, say
+from beam_pipelines.shell.progress import say
 from models.data.dataset import Dataset
 from models.retrieval.full_ranking import measure_ranking
 from models.retrieval.interactions import Interactions
@@ -122,9 +121,7 @@ def train_retrieval(
                 checkpoint_minutes=config.checkpoint_minutes,
                 monitor=f"val_{MONITOR}",
                 patience=config.patience,
-                verbose=(1 if sys.stdout.isatty() else 2) if is_progress_shown() else 0,
                 callbacks=[EpochBegins(), RankingValidation(interactions)],
-                shuffle=False,  # the batches are shuffled already
             )
         users, items = model.vectors()
         epoch = int(np.argmax(np.array(history[f"val_{MONITOR}"], float))) + 1

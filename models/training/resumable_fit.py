@@ -2,12 +2,14 @@
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from beam_pipelines.shell.progress import is_progress_shown
 from models.training.averaged_weights import averaged_weights
 from models.training.checkpoints import Checkpoints
 from models.training.step_checkpoints import BestWeights, StepCheckpoints
@@ -23,7 +25,7 @@ def resumable_fit(
     checkpoint_minutes: float,
     monitor: str | None = None,
     patience: int | None = None,
-    verbose: int = 0,
+    own_progress: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **options: Any,
 ) -> dict[str, list[float | None]]:
@@ -45,9 +47,9 @@ def resumable_fit(
             of an epoch are done.
         monitor: a log of the epochs; the weights of the epoch with the highest one are given back at the end.
         patience: epochs without a higher one after which training ends; `None` for all epochs.
-        verbose: what `fit` prints.
+        own_progress: whether the callbacks tell of the progress; otherwise Keras does, where progress is shown.
         callbacks: called before this function's own. In an epoch that goes on they see the steps that are left.
-        options: other arguments of `fit`.
+        options: other arguments of `fit`, which shuffles nothing.
 
     Returns:
         What `fit` calls history: the logs of all epochs, those before an interruption included; `None` where one is
@@ -60,6 +62,7 @@ def resumable_fit(
     if patience is not None and monitor is None:
         raise ValueError("`patience` needs a `monitor`. Received: monitor=None")
     best = BestWeights(monitor, patience) if monitor else None
+    verbose = (1 if sys.stdout.isatty() else 2) if is_progress_shown() and not own_progress else 0
     progress = StepCheckpoints(checkpoints, steps_per_epoch, epochs, checkpoint_minutes, best)
     with _on_sigterm(progress.ask_to_stop):
         model.prepare_fit()
@@ -81,6 +84,7 @@ def resumable_fit(
             initial_epoch=progress.epoch,
             steps_per_epoch=steps_per_epoch,
             callbacks=everything,
+            shuffle=False,  # the order of the batches follows from the step's number
             **options,
         )
     return progress.history

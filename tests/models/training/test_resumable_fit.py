@@ -88,7 +88,6 @@ def train(
             epochs=EPOCHS,
             checkpoint_minutes=0,
             callbacks=callbacks,
-            shuffle=False,
             **options,
         )
     return model.get_weights(), history
