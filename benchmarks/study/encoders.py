@@ -1,5 +1,6 @@
 """One encoder of the study: trained, embedded, whitened, clustered and measured."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,12 +43,12 @@ class Trained(NamedTuple):
         return Embeddings.load(self.path / form / "embeddings")
 
 
-def overrides_of(encoder: Encoder, chosen: tuple[str, ...], seed: int, epochs: int) -> list[str]:
+def overrides_of(encoder: Encoder, changes: tuple[str, ...], seed: int, epochs: int) -> list[str]:
     """The configuration of an encoder, less its method's preset.
 
     Args:
         encoder: of the plan.
-        chosen: what tuning has chosen.
+        changes: what tuning has chosen, and the encoder's own.
         seed: of everything random.
         epochs: passes over the pages.
     """
@@ -55,31 +56,32 @@ def overrides_of(encoder: Encoder, chosen: tuple[str, ...], seed: int, epochs: i
     frozen = ("epochs=1", "optimizer.learning_rate=1e-12") if encoder.method == UNTRAINED else (f"epochs={epochs}",)
     # The published start has no projection unless something after it says so.
     projection = ("encoder.embedding_dim=null",) if start else ()
-    return [*start, *projection, *frozen, *chosen, *encoder.changes, f"seed={seed}"]
+    return [*start, *projection, *frozen, *changes, f"seed={seed}"]
 
 
-def train(dataset: Dataset, path: Path, encoder: Encoder, chosen: tuple[str, ...], seed: int, epochs: int) -> Trained:
+def train(
+    dataset: Dataset, directory: Path, encoder: Encoder, changes: tuple[str, ...], seed: int, epochs: int
+) -> Trained:
     """Trains an encoder, embeds all items and whitens; what is there already is kept.
 
     Args:
         dataset: with the pre-training view that the encoder needs.
-        path: directory to keep it in.
-        encoder, chosen, seed, epochs: see `overrides_of`.
+        directory: keeps encoders, by all that decides what they are.
+        encoder, changes, seed, epochs: see `overrides_of`.
     """
+    overrides = overrides_of(encoder, changes, seed, epochs)
+    # What is whitened, embedded and learned on hangs on the dataset; an equal encoder of another cell is this one.
+    text = "\n".join([dataset.manifest.digest(), encoder.method, *overrides])
+    path = directory / f"{encoder.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     path.mkdir(parents=True, exist_ok=True)
-    overrides = overrides_of(encoder, chosen, seed, epochs)
     start = time.monotonic()
     if not (path / "encoder").exists():
         if encoder.method == AS_PUBLISHED:
             pretrain(None, path / "encoder", method="none")
         else:
             method = "courier" if encoder.method == UNTRAINED else encoder.method
-            pretrain(
-                dataset,
-                path / "encoder",
-                config=load_config(PretrainConfig, PRESETS[method], overrides),
-                method=method,
-            )
+            config = load_config(PretrainConfig, PRESETS[method], overrides)
+            pretrain(dataset, path / "encoder", config=config, method=method)
         (path / "seconds").write_text(f"{time.monotonic() - start:.1f}\n")
     if not (path / "raw/embeddings").exists():
         (path / "raw").mkdir(exist_ok=True)

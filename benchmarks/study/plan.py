@@ -4,34 +4,39 @@
 its pre-training window, rankers on the train window, and everything is reported on the test window. The train window's
 pages are also those that settings are chosen on.
 
-**Equal for all.** The pages of the pre-training window, eight times from random weights and three times from published
-ones, so that each way reads the same pictures as often; those with two views encode each of them twice, which costs
-them time and is not taken away. One backbone: the small ConvNet of `courier_cpu` from random weights, or
+**Equal for all.** Pages shown: eight times those of the pre-training window from random weights and three times from
+published ones, so that each way reads the same pictures as often; those with two views encode each of them twice, which
+costs them time and is not taken away. One backbone: the small ConvNet of `courier_cpu` from random weights, or
 EfficientNet-Lite0 from ImageNet's, whose first six stages stay as they are. (M6 has a transformer of its own and no
 published weights.) The epoch kept is the best one of SimScore on the latest tenth of the window's pages.
 
 **Tuning.** Four tries each, with one seed: three learning rates, and one more setting at the middle rate, `tries`. Try
 and form, raw or whitened to 64 components, are those of the best SimScore GAUC on the train window's pages. Then three
-seeds with what was chosen, and the test pages once.
+seeds with what was chosen, of which the first is that of the try, and the test pages once.
+
+**Variants** of COURIER, those of the paper's tables, take COURIER's choice and change one thing. They are not tuned.
+Where a variant has fewer pages to learn on, or more, it passes over them more often, or less.
 
 **When learning from clicks pays**: COURIER from random and from published weights on 1,000 to 64,000 pages of a world
 of simulated shoppers (`benchmarks/study/world.py`), all sizes with as many steps as 64,000 pages make once, with the
 settings that H&M's pages chose; beside it the untrained network and Lite0 as it is. SimScore and a ranker by `simscore`
-on the world's test pages; the form is that of the better SimScore on its train window's pages.
+on the world's test pages; the form is that of the better SimScore on its train window's pages. On H&M the same with a
+half, a quarter and an eighth of its pages.
 
-**Variants** of COURIER, those of the paper's tables, take COURIER's choice and change one thing. They are not tuned.
+**Other data**: all ways on the shipped sample and on MovieLens' posters, with the settings that H&M's pages chose and
+the form that is better on their own train pages; SimScore and a ranker by `simscore`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from benchmarks.study.world import SIZES
+from benchmarks.study.world import World
 
 Start = Literal["random", "published"]
 
 SEEDS = 3
 EPOCHS: Mapping[Start, int] = {"random": 8, "published": 3}
-"""Passes over the pages."""
+"""Passes over the pages of the whole window."""
 WHITENED_DIM = 64
 FORMS = ("raw", "whitened")
 
@@ -74,7 +79,7 @@ class Encoder(NamedTuple):
         start: where its weights begin.
         changes: `KEY=VALUE` of its configuration, besides what its start and what tuning have chosen.
         variant: of which row of the tables it is, besides method and start.
-        view: of the pre-training pages: `page`, `causal`, or `category` for pages of one category alone.
+        view: of the pre-training pages: `page`, `causal`, one of `CATEGORIES` or of `PARTS_OF_PAGES`.
     """
 
     method: str
@@ -119,9 +124,14 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     **{f"temperature_{value:g}": (f"courier.temperature={value:g}",) for value in (0.02, 0.05, 0.1, 0.2, 0.5)},
     **{f"batch_{pages}": (f"batch_size={pages}",) for pages in (16, 32, 64, 128, 256, 512)},
     "clicks_10": ("clicks=10",),
-    "causal": (),
 }
-"""Of COURIER from random weights: Tables 6, 8, 11 and 12, Figure 3 and Table 7, more clicks, and the other view."""
+"""Of COURIER from random weights: Tables 6, 8, 11 and 12, Figure 3 and Table 7, and more clicks."""
+
+CATEGORIES: Mapping[str, str] = {"only_trousers": "Trousers", "only_sweaters": "Sweater"}
+"""Pre-training pages of one category alone, as in the paper's 4.3.5: the two that are clicked most in the window."""
+
+PARTS_OF_PAGES: Mapping[str, int] = {"half": 2, "quarter": 4, "eighth": 8}
+"""Of the pre-training window."""
 
 THROUGH_RANKER = (
     "no_click_sequence",
@@ -132,7 +142,7 @@ THROUGH_RANKER = (
     "hinge",
     "titles",
 )
-"""Variants that rankers read: Tables 6, 8, 11 and 12. The others are compared by SimScore, as in the paper."""
+"""Variants that rankers read by every feature: Tables 6, 8, 11 and 12."""
 
 RANKER_FEATURES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "vector": ("vector", ()),
@@ -145,15 +155,33 @@ RANKER_FEATURES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 def variants() -> Iterator[Encoder]:
     """COURIER's variants."""
     for name, changes in VARIANTS.items():
-        yield Encoder("courier", "random", changes, name, "causal" if name == "causal" else "page")
+        yield Encoder("courier", "random", changes, name)
+    for view in ("causal", *CATEGORIES):
+        yield Encoder("courier", "random", (), view, view)
 
 
-WORLD_PAGES = 64_000
-"""That an encoder is shown in the simulated world, however many different ones there are."""
+def fewer_pages() -> Iterator[Encoder]:
+    """COURIER on parts of H&M's pages."""
+    for start in LEARNING_RATES:
+        for part in PARTS_OF_PAGES:
+            yield Encoder("courier", start, (), part, part)
 
 
-def growing() -> Iterator[tuple[Encoder, int]]:
+def features_of(encoder: Encoder) -> tuple[str, ...]:
+    """By which features rankers read an encoder's pictures; the other variants are compared by SimScore alone."""
+    if not encoder.variant or encoder.variant in THROUGH_RANKER:
+        return tuple(RANKER_FEATURES)
+    return ("simscore",) if encoder.view in (*CATEGORIES, *PARTS_OF_PAGES) else ()
+
+
+WORLD = World(sizes=(1_000, 4_000, 16_000, 64_000), train_pages=8_000, test_pages=4_000, earlier_pages=8_000)
+
+
+def growing(sizes: Sequence[int]) -> Iterator[tuple[Encoder, int]]:
     """Encoders of the simulated world, and how many pages they learn on; 0 for those that do not learn."""
     yield Encoder(UNTRAINED), 0
     yield Encoder(AS_PUBLISHED, "published"), 0
-    yield from ((Encoder("courier", start), size) for start in LEARNING_RATES for size in SIZES)
+    yield from ((Encoder("courier", start), size) for start in LEARNING_RATES for size in sizes)
+
+
+OTHER_DATA = ("sample", "movielens")

@@ -8,6 +8,7 @@ import numpy as np
 
 from beam_pipelines.format.errors import InputError
 from benchmarks.hm.runs import TEST
+from benchmarks.hm.similarity_pages import read_pages as similarity_pages
 from benchmarks.pictures.hm import ATTRIBUTES, CONFIG, Measurement, Pages, item_features, read_pages
 from benchmarks.study.encoders import Trained, make_clusters
 from benchmarks.study.plan import RANKER_FEATURES
@@ -16,12 +17,19 @@ from models.config import load_config
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, page_batches
 from models.embeddings.embeddings import Embeddings
+from models.embeddings.page_contents import item_texts
 from models.evaluation.scored_pages import score_pages
 from models.metrics.auc import group_auc, placements
 from models.ranker.config import TrainingConfig
 from models.ranker.train import train_ranker
 
 MEMBERS = 2
+
+
+def _clicks(pages: Pages) -> np.ndarray:
+    """User, moment and item row of the clicked candidates."""
+    row, column = np.nonzero(pages.clicked & pages.valid)
+    return np.stack([pages.user[row], pages.timestamp[row], pages.item[row, column]], axis=1)
 
 
 class TestPages(NamedTuple):
@@ -32,12 +40,14 @@ class TestPages(NamedTuple):
         pages: of each draw.
         measurement: turns scores into AUCs of pages.
         users: users of the pages, ascending: the rows of the sums that the AUC is made of.
+        clicks: user, moment and item row of the clicked candidates, `(clicks, 3)`, the same in all draws.
     """
 
     draws: Sequence[Dataset]
     pages: Sequence[Pages]
     measurement: Measurement
     users: np.ndarray
+    clicks: np.ndarray
 
     @classmethod
     def read(cls, draws: Sequence[Dataset]) -> "TestPages":
@@ -46,7 +56,43 @@ class TestPages(NamedTuple):
         learned = read_pages(draws[0], "train")
         seen = np.unique(np.concatenate([learned.item.ravel(), *(steps.ravel() for steps in learned.histories)]))
         measurement = Measurement(pages, [~np.isin(each.item[each.valid], seen) for each in pages])
-        return cls(draws, pages, measurement, np.unique(pages[0].user))
+        return cls(draws, pages, measurement, np.unique(pages[0].user), np.unique(_clicks(pages[0]), axis=0))
+
+    def described(self, dataset: Dataset) -> dict[str, Any]:
+        """What the values of all cells belong to: users of pages, their candidates, and the clicked ones' category."""
+        pages = self.pages[0]
+        rows = np.searchsorted(self.users, np.repeat(pages.user, pages.valid.sum(axis=1)))
+        clicked = pages.clicked[pages.valid]
+        has_image = dataset.image_index()["shard"].to_numpy() >= 0
+        categories = np.array(item_texts(dataset.items(), "category"))
+        return {
+            "similarity_user": similarity_pages(dataset, TEST, has_image).user.tolist(),
+            "ranker_user": {part: user.tolist() for part, user in self.measurement.user.items()},
+            "users": self.users.tolist(),
+            "candidates": [np.bincount(rows, chosen, len(self.users)).tolist() for chosen in (clicked, ~clicked)],
+            "click_user": self.clicks[:, 0].tolist(),
+            "click_category": categories[self.clicks[:, 2]].tolist(),
+        }
+
+    def placements_of_clicks(self, scores: np.ndarray, pages: Pages) -> np.ndarray:
+        """The share of its page's unclicked candidates that each clicked one is scored above, ties half: `(clicks,)`.
+
+        Args:
+            scores: of the candidates of one draw.
+            pages: of this draw.
+        """
+        valid, clicked = pages.valid, pages.clicked
+        dense = np.full(valid.shape, np.nan)
+        dense[valid] = scores
+        above = dense[:, :, None] - dense[:, None, :]
+        other = (valid & ~clicked)[:, None, :]
+        won = np.where(other, (np.sign(np.nan_to_num(above)) + 1) / 2, 0).sum(axis=2)
+        shares = (won / other.sum(axis=2))[clicked & valid]  # every page is filled up with unclicked candidates
+        clicks = _clicks(pages)
+        order = np.lexsort(clicks.T[::-1])
+        if not np.array_equal(clicks[order], self.clicks):
+            raise InputError("the draws of the test pages have other clicked candidates")
+        return shares[order]
 
 
 def train(
@@ -77,10 +123,10 @@ def train(
     train_ranker(dataset, path, pictures=pictures, image_feature=name, config=config, seed=seed)
 
 
-def train_in_world(
+def train_without_ids(
     dataset: Dataset, path: Path, trained: Trained | None, form: str, seed: int, epochs: int | None
 ) -> None:
-    """Trains a ranker of the simulated world, by `simscore` or without pictures, unless it is there.
+    """Trains a ranker by `simscore`, or without pictures, unless it is there.
 
     It has no IDs: each is on so few pages that it is learned by heart.
     """
@@ -94,7 +140,7 @@ def train_in_world(
     train_ranker(dataset, path, pictures=pictures, image_feature=name, config=config, seed=seed)
 
 
-def measure_world(ranker: Any, dataset: Dataset) -> dict[str, Any]:
+def measure_pages(ranker: Any, dataset: Dataset) -> dict[str, Any]:
     """AUC of each test page that has one, and its user."""
     lengths = ranker.config.lengths
     scored = score_pages(ranker, page_batches(dataset, TEST, lengths, batch_size=128, to_longest=GROUPS))
@@ -108,9 +154,10 @@ def measure(ranker: Any, tests: TestPages) -> dict[str, Any]:
 
     Returns:
         `pages`: AUC of each page, of `all` and of `unseen` candidates; `placements`: by user the summed placements of
-        clicked and of unclicked candidates among the others, a mean over draws; `auc`: over all candidates.
+        clicked and of unclicked candidates among the others, a mean over draws; `auc`: over all candidates; `clicks`:
+        of each clicked candidate `placements_of_clicks`, a mean over draws.
     """
-    scores, sums, aucs = [], [], []
+    scores, sums, aucs, of_clicks = [], [], [], []
     for draw, pages in zip(tests.draws, tests.pages, strict=True):
         lengths = ranker.config.lengths
         scored = score_pages(ranker, page_batches(draw, TEST, lengths, batch_size=128, to_longest=GROUPS))
@@ -122,8 +169,10 @@ def measure(ranker: Any, tests: TestPages) -> dict[str, Any]:
             [np.bincount(row, placement * chosen, len(tests.users)) for chosen in (scored.clicked, ~scored.clicked)]
         )
         aucs.append(placement[scored.clicked].mean())
+        of_clicks.append(tests.placements_of_clicks(scored.ctr, pages))
     return {
         "auc": round(float(np.mean(aucs)), 5),
         "pages": {part: np.round(values, 4).tolist() for part, values in tests.measurement.aucs(scores).items()},
         "placements": np.round(np.mean(sums, axis=0), 3).tolist(),
+        "clicks": np.round(np.mean(of_clicks, axis=0), 4).tolist(),
     }

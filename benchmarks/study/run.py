@@ -3,16 +3,16 @@
     python -m benchmarks.study.run [--source DIR] [--work-dir DIR] [--only PATTERN] [--list] [--quick]
 
 What is measured, and what each way gets, is in `benchmarks/study/plan.py`. A cell is a process and a result file,
-`benchmarks/results/study/KIND/NAME.json`:
+`benchmarks/results/study/DATA/KIND/NAME.json`:
 
 - `tuning`: one try of one way, measured on the train window's pages;
-- `encoders`: one way and one seed, with what tuning chose: SimScore on the test pages, labels of neighbours, a probe;
-- `rankers`: a ranker that reads an encoder's pictures by one feature, measured on five draws of the test pages;
-- `world`, `world_rankers`: encoders and rankers of the simulated world.
+- `encoders`: one way and one seed, with what tuning chose: SimScore on the test pages, on H&M also labels of
+  neighbours and a probe;
+- `rankers`: a ranker that reads an encoder's pictures by one feature, on H&M measured on five draws of the test pages.
 
-Encoders, embeddings and rankers are kept in the work directory. `--only 'rankers/courier-*'` runs cells by their name,
-also with `--again` where they are there: so each row can be repeated. `python -m benchmarks.study.report` makes
-`docs/study.md` of the files.
+Encoders, embeddings and rankers are kept in the work directory. `--only 'hm/rankers/courier-*'` runs cells by their
+name, also with `--again` where they are there: so each row can be repeated. `--quick` runs all in one process.
+`python -m benchmarks.study.report` makes `docs/study.md` of the files.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,26 +33,25 @@ from tqdm import tqdm
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.text_file import read_json, write_json
-from benchmarks.base import RESULTS, WORK, commit, machine, run_module
+from benchmarks.base import RESULTS, WORK, commit, machine
 from benchmarks.hm.runs import TEST, VALIDATION
 from benchmarks.hm.similarity_pages import read_pages
-from benchmarks.pictures.hm import open_draws
+from benchmarks.study.data import StudyData
 from benchmarks.study.plan import (
     AS_PUBLISHED,
     EPOCHS,
     METHODS,
-    RANKER_FEATURES,
+    OTHER_DATA,
     SEEDS,
-    THROUGH_RANKER,
-    UNTRAINED,
-    WORLD_PAGES,
+    WORLD,
     Encoder,
+    features_of,
+    fewer_pages,
     growing,
     methods,
     tries,
     variants,
 )
-from benchmarks.study.world import SIZES, write_logs
 from models.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -65,59 +64,63 @@ class Cell(NamedTuple):
     """One thing to measure.
 
     Attributes:
-        kind: `tuning`, `encoders`, `rankers`, `world` or `world_rankers`.
+        data: `hm`, `world`, `sample` or `movielens`.
+        kind: `tuning`, `encoders` or `rankers`.
         name: of its file.
         encoder: to train, or whose pictures a ranker reads; `None` for the ranker without.
         seed: of everything random.
-        tried: which try of tuning.
         feature: how pictures enter the ranker.
         size: pages to learn on in the simulated world.
     """
 
+    data: str
     kind: str
     name: str
     encoder: Encoder | None
     seed: int = 0
-    tried: str = ""
     feature: str = ""
     size: int = 0
 
     @property
     def path(self) -> str:
-        """Kind and name, as `--only` matches them."""
-        return f"{self.kind}/{self.name}"
+        """Data, kind and name, as `--only` matches them."""
+        return f"{self.data}/{self.kind}/{self.name}"
 
 
-def cells(seeds: int) -> list[Cell]:
-    """All cells, what others need first; by seed, so that what is interrupted has the first seed of everything."""
-    return sorted(_cells(seeds), key=lambda cell: cell.seed)
+def cells(seeds: int, sizes: Sequence[int] = WORLD.sizes) -> list[Cell]:
+    """All cells, what others need first; by seed, so that what is interrupted has the first seed of everything.
+
+    Args:
+        seeds: how many.
+        sizes: of the simulated world.
+    """
+    return sorted(_cells(seeds, sizes), key=lambda cell: cell.seed)
 
 
-def _cells(seeds: int) -> Iterator[Cell]:
-    yield from (Cell("rankers", f"none-{seed}", None, seed, feature="none") for seed in range(seeds))
+def _cells(seeds: int, sizes: Sequence[int]) -> Iterator[Cell]:
     for encoder in methods():
-        yield from _cells_of(encoder, seeds, RANKER_FEATURES)
-    for encoder in variants():
-        yield from _cells_of(encoder, seeds, RANKER_FEATURES if encoder.variant in THROUGH_RANKER else ())
-    yield from (Cell("world_rankers", f"none-{seed}", None, seed, feature="none") for seed in range(seeds))
-    for encoder, size in growing():
-        for seed in _seeds_of(encoder, seeds):
-            yield Cell("world", f"{encoder.name}-{size}-{seed}", encoder, seed, size=size)
-        for seed in range(seeds):
-            name = f"{encoder.name}-{size}-{seed}"
-            yield Cell("world_rankers", name, encoder, seed, feature="simscore", size=size)
+        if encoder.method in METHODS:
+            for name, tried in tries(encoder.method, encoder.start).items():
+                yield Cell("hm", "tuning", f"{encoder.name}-{name}", tried)
+        yield from _encoder_cells("hm", encoder, seeds, features_of(encoder))
+    for encoder in (*fewer_pages(), *variants()):
+        yield from _encoder_cells("hm", encoder, seeds, features_of(encoder))
+    for encoder, size in growing(sizes):
+        yield from _encoder_cells("world", encoder, seeds, ("simscore",), size)
+    for data in OTHER_DATA:
+        for encoder in methods():
+            yield from _encoder_cells(data, encoder, seeds, ("simscore",))
+    for data in ("hm", "world", *OTHER_DATA):
+        yield from (Cell(data, "rankers", f"none-{seed}", None, seed, "none") for seed in range(seeds))
 
 
-def _cells_of(encoder: Encoder, seeds: int, features: Any) -> Iterator[Cell]:
-    if encoder.method in METHODS and not encoder.variant:
-        for name, tried in tries(encoder.method, encoder.start).items():
-            yield Cell("tuning", f"{encoder.name}-{name}", tried, tried=name)
-    of_seeds = _seeds_of(encoder, seeds)
-    yield from (Cell("encoders", f"{encoder.name}-{seed}", encoder, seed) for seed in of_seeds)
+def _encoder_cells(data: str, encoder: Encoder, seeds: int, features: Sequence[str], size: int = 0) -> Iterator[Cell]:
+    name = f"{encoder.name}-{size}" if size else encoder.name
+    for seed in _seeds_of(encoder, seeds):
+        yield Cell(data, "encoders", f"{name}-{seed}", encoder, seed, size=size)
     for feature in features:
-        yield from (
-            Cell("rankers", f"{encoder.name}-{feature}-{seed}", encoder, seed, feature=feature) for seed in range(seeds)
-        )
+        for seed in range(seeds):
+            yield Cell(data, "rankers", f"{name}-{feature}-{seed}", encoder, seed, feature, size)
 
 
 def _seeds_of(encoder: Encoder, seeds: int) -> range:
@@ -125,53 +128,52 @@ def _seeds_of(encoder: Encoder, seeds: int) -> range:
 
 
 class Study(NamedTuple):
-    """Where everything lies.
+    """The study at work.
 
     Attributes:
-        draws: the datasets, which differ in what is sampled of their pages.
-        work_dir: keeps encoders and rankers.
-        results: keeps the files of cells.
-        quick: whether training is cut short.
+        data: its datasets.
+        results: folder of the files of cells.
     """
 
-    draws: list[Dataset]
-    work_dir: Path
+    data: StudyData
     results: Path
-    quick: bool
 
-    def dataset(self, view: str) -> Dataset:
-        """The dataset with a view of the pre-training pages."""
-        path = self.work_dir / f"dataset-{view}"
-        if view == "page":
-            return self.draws[0]
-        if not path.exists():
-            split = ",".join(str(each) for each in self.draws[0].manifest.options["split_by_time"])
-            options = ("--logs", self.draws[0].path.parent / "logs", "--output", path, "--pretraining-view", view)
-            run_module("beam_pipelines.build", *options, "--split-by-time", split, log=self.work_dir / f"{view}.log")
-        return Dataset(path)
+    def dataset(self, cell: Cell) -> Dataset:
+        """What the encoder of a cell learns on."""
+        if cell.data == "hm":
+            return self.data.view(cell.encoder.view if cell.encoder is not None else "page")
+        return self.data.of_world(cell.size) if cell.data == "world" else self.data.other(cell.data)
 
-    def world(self, size: int) -> Dataset:
-        """The simulated world with so many pages to learn on; 0: the most."""
-        size = size or max(SIZES)
-        logs, path = (self.work_dir.parent / "world" / f"{kind}-{size}" for kind in ("logs", "dataset"))
-        if not path.exists():
-            logs.parent.mkdir(parents=True, exist_ok=True)
-            if not logs.exists():
-                taste = write_logs(self.draws[0].path.parent / "logs", logs, size)
-                write_json(logs / "taste.json", {"gauc_of_taste": taste})
-            run_module("beam_pipelines.build", "--logs", logs, "--output", path, log=path.with_suffix(".log"))
-        return Dataset(path)
+    def pages(self, cell: Cell) -> int:
+        """How many an encoder is shown, with repetition."""
+        if cell.data == "world":
+            return max(self.data.world.sizes)
+        assert cell.encoder is not None
+        whole = self.data.view("page") if cell.data == "hm" else self.dataset(cell)
+        return whole.pretraining_view().pages * EPOCHS[cell.encoder.start]
 
-    def chosen(self, encoder: Encoder) -> tuple[tuple[str, ...], str]:
-        """What tuning has chosen for an encoder: configuration and form."""
-        if encoder.method in (UNTRAINED, AS_PUBLISHED):
-            return (), self.best_form([f"encoders/{encoder.name}-0"])[1]
+    def changes(self, cell: Cell) -> tuple[str, ...]:
+        """The configuration of an encoder: that of tuning's choice on H&M, or of the try, and its own."""
+        encoder = cell.encoder
+        assert encoder is not None
+        if encoder.method not in METHODS or cell.kind == "tuning":
+            return encoder.changes
         tried = tries(encoder.method, encoder.start)
-        prefix = f"tuning/{encoder.method}-{encoder.start}"
-        name, form = self.best_form([f"{prefix}-{each}" for each in tried])
-        return tried[name.removeprefix(f"{prefix}-")].changes, form
+        prefix = f"hm/tuning/{encoder.method}-{encoder.start}"
+        name, _ = self._best([f"{prefix}-{each}" for each in tried])
+        return (*tried[name.removeprefix(f"{prefix}-")].changes, *encoder.changes)
 
-    def best_form(self, names: list[str]) -> tuple[str, str]:
+    def form(self, cell: Cell) -> str:
+        """The form of its embeddings that a ranker reads: on H&M tuning's choice, elsewhere the better of its own."""
+        encoder = cell.encoder
+        assert encoder is not None
+        if cell.data == "hm" and encoder.method in METHODS:
+            prefix = f"hm/tuning/{encoder.method}-{encoder.start}"
+            return self._best([f"{prefix}-{each}" for each in tries(encoder.method, encoder.start)])[1]
+        name = f"{encoder.name}-{cell.size}" if cell.size else encoder.name
+        return self._best([f"{cell.data}/encoders/{name}-0"])[1]
+
+    def _best(self, names: Sequence[str]) -> tuple[str, str]:
         """Of some cells and both forms, those of the best GAUC on the pages to choose on."""
         missing = [name for name in names if not (self.results / f"{name}.json").exists()]
         if missing:
@@ -180,106 +182,92 @@ class Study(NamedTuple):
         gaucs = {(name, form): gauc for name, forms in validation.items() for form, gauc in forms.items()}
         return max(gaucs, key=gaucs.__getitem__)
 
+    def trained(self, cell: Cell) -> "Trained":
+        """The encoder of a cell, trained if the work directory lacks it."""
+        from benchmarks.study.encoders import train
+
+        assert cell.encoder is not None
+        seed = 0 if cell.encoder.method == AS_PUBLISHED else cell.seed
+        dataset = self.dataset(cell)
+        epochs = 1 if self.data.quick else max(1, round(self.pages(cell) / dataset.pretraining_view().pages))
+        return train(dataset, self.data.work_dir / "runs", cell.encoder, self.changes(cell), seed, epochs)
+
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Does the work of a cell."""
-        work = {"rankers": _rank, "world": _encode_world, "world_rankers": _rank_world}
-        return work.get(cell.kind, _encode)(self, cell)
+        if cell.kind == "rankers":
+            return self._rank_hm(cell) if cell.data == "hm" else self._rank(cell)
+        figures = self._similarities(cell)
+        if cell.data == "hm" and cell.kind == "encoders":
+            from benchmarks.study.encoders import label_knowledge
 
+            figures |= label_knowledge(self.trained(cell), self.data.view("page"))
+        return figures
 
-def _trained(study: Study, cell: Cell) -> "Trained":
-    """The encoder of a cell, trained if the work directory lacks it."""
-    from benchmarks.study.encoders import train
+    def _similarities(self, cell: Cell) -> dict[str, Any]:
+        from benchmarks.study.encoders import similarity
 
-    encoder = cell.encoder
-    assert encoder is not None
-    learns = encoder.method not in (UNTRAINED, AS_PUBLISHED)
-    chosen = study.chosen(encoder)[0] if learns and not cell.tried else ()
-    seed = cell.seed if encoder.method != AS_PUBLISHED else 0
-    if cell.kind.startswith("world"):
-        dataset, folder, name = study.world(cell.size), "world", f"{encoder.name}-{cell.size}-{seed}"
-        epochs = WORLD_PAGES // (cell.size or WORLD_PAGES)
-    else:
-        dataset, folder, epochs = study.dataset(encoder.view), "runs", EPOCHS[encoder.start]
-        name = f"tuning-{cell.name}" if cell.tried else f"{encoder.name}-{seed}"
-    return train(dataset, study.work_dir / folder / name, encoder, chosen, seed, 1 if study.quick else epochs)
+        trained = self.trained(cell)
+        # Of views and sizes all pages but those to learn on are the same.
+        dataset = self.data.view("page") if cell.data == "hm" else self.dataset(cell)
+        has_image = trained.embeddings("raw").has_image
+        figures: dict[str, Any] = {"overrides": trained.overrides, "training_seconds": trained.seconds}
+        validation = similarity(trained, read_pages(dataset, VALIDATION, has_image))
+        figures["validation"] = {form: round(float(aucs.mean()), 5) for form, aucs in validation.items()}
+        if cell.kind != "tuning":
+            pages = read_pages(dataset, TEST, has_image)
+            figures["test"] = {form: np.round(aucs, 4).tolist() for form, aucs in similarity(trained, pages).items()}
+            if cell.data != "hm":
+                figures["user"] = pages.user.tolist()
+        return figures
 
+    def _rank_hm(self, cell: Cell) -> dict[str, Any]:
+        from benchmarks.study.rankers import TestPages, measure, train
+        from models.ranker.run import RankerRun
 
-def _similarities(study: Study, trained: "Trained", dataset: Dataset, with_test: bool) -> dict[str, Any]:
-    from benchmarks.study.encoders import similarity
+        draws, trained, form = self.data.draws(), None, "raw"
+        if cell.encoder is not None:
+            trained, form = self.trained(cell), self.form(cell)
+        path = self._ranker_path(cell)
+        start = time.monotonic()
+        train(draws[0], path, cell.feature, trained, form, cell.seed, 1 if self.data.quick else None)
+        seconds = time.monotonic() - start
+        tests = TestPages.read(draws)
+        shared = self.results / "hm/pages.json"
+        if not shared.exists():
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            write_json(shared, {"notice": draws[0].manifest.notice, **tests.described(draws[0])})
+        return {"form": form, "training_seconds": round(seconds, 1), **measure(RankerRun(path).ranker(), tests)}
 
-    has_image = trained.embeddings("raw").has_image
-    validation = similarity(trained, read_pages(dataset, VALIDATION, has_image))
-    figures: dict[str, Any] = {
-        "overrides": trained.overrides,
-        "training_seconds": trained.seconds,
-        "validation": {form: round(float(aucs.mean()), 5) for form, aucs in validation.items()},
-    }
-    if with_test:
-        test = similarity(trained, read_pages(dataset, TEST, has_image))
-        figures["test"] = {form: np.round(aucs, 4).tolist() for form, aucs in test.items()}
-    return figures
+    def _rank(self, cell: Cell) -> dict[str, Any]:
+        from benchmarks.study.rankers import measure_pages, train_without_ids
+        from models.ranker.run import RankerRun
 
+        trained, form, dataset = None, "raw", self.dataset(cell)
+        if cell.encoder is not None:
+            trained, form = self.trained(cell), self.form(cell)
+        path = self._ranker_path(cell)
+        train_without_ids(dataset, path, trained, form, cell.seed, 1 if self.data.quick else None)
+        return {"form": form, **measure_pages(RankerRun(path).ranker(), dataset)}
 
-def _encode(study: Study, cell: Cell) -> dict[str, Any]:
-    from benchmarks.study.encoders import label_knowledge
+    def _ranker_path(self, cell: Cell) -> Path:
+        return self.data.work_dir / "rankers" / f"{cell.data}-{cell.name}"
 
-    trained, dataset = _trained(study, cell), study.draws[0]
-    figures = _similarities(study, trained, dataset, with_test=not cell.tried)
-    return figures if cell.tried else {**figures, **label_knowledge(trained, dataset)}
-
-
-def _encode_world(study: Study, cell: Cell) -> dict[str, Any]:
-    trained, dataset = _trained(study, cell), study.world(cell.size)
-    taste = read_json(study.world(0).path.with_name(f"logs-{max(SIZES)}") / "taste.json")
-    return {**taste, **_similarities(study, trained, dataset, with_test=True)}
-
-
-def _rank(study: Study, cell: Cell) -> dict[str, Any]:
-    from benchmarks.study.rankers import TestPages, measure, train
-    from models.ranker.run import RankerRun
-
-    trained, form = None, "raw"
-    if cell.encoder is not None:
-        trained, form = _trained(study, cell), study.chosen(cell.encoder)[1]
-    path = study.work_dir / "rankers" / cell.name
-    start = time.monotonic()
-    train(study.draws[0], path, cell.feature, trained, form, cell.seed, 1 if study.quick else None)
-    seconds = time.monotonic() - start
-    tests = TestPages.read(study.draws)
-    shared = study.results / "pages.json"
-    if not shared.exists():
-        shared.parent.mkdir(parents=True, exist_ok=True)
-        write_json(shared, _pages(study, tests))
-    return {"form": form, "training_seconds": round(seconds, 1), **measure(RankerRun(path).ranker(), tests)}
-
-
-def _rank_world(study: Study, cell: Cell) -> dict[str, Any]:
-    from benchmarks.study.rankers import measure_world, train_in_world
-    from models.ranker.run import RankerRun
-
-    trained, form, dataset = None, "raw", study.world(cell.size)
-    if cell.encoder is not None:
-        trained = _trained(study, cell)
-        seed = cell.seed if cell.encoder.method != AS_PUBLISHED else 0
-        form = study.best_form([f"world/{cell.encoder.name}-{cell.size}-{seed}"])[1]
-    path = study.work_dir / "world_rankers" / cell.name
-    train_in_world(dataset, path, trained, form, cell.seed, 1 if study.quick else None)
-    return {"form": form, **measure_world(RankerRun(path).ranker(), dataset)}
-
-
-def _pages(study: Study, tests: Any) -> dict[str, Any]:
-    """What the values of all cells belong to: users of pages, and how many candidates each user has."""
-    draw, pages = study.draws[0], tests.pages[0]
-    rows = np.searchsorted(tests.users, np.repeat(pages.user, pages.valid.sum(axis=1)))
-    clicked = pages.clicked[pages.valid]
-    has_image = draw.image_index()["shard"].to_numpy() >= 0
-    return {
-        "notice": draw.manifest.notice,
-        "similarity_user": read_pages(draw, TEST, has_image).user.tolist(),
-        "ranker_user": {part: user.tolist() for part, user in tests.measurement.user.items()},
-        "users": tests.users.tolist(),
-        "candidates": [np.bincount(rows, chosen, len(tests.users)).tolist() for chosen in (clicked, ~clicked)],
-    }
+    def write(self, cell: Cell) -> None:
+        """Measures a cell and writes its file."""
+        start = time.monotonic()
+        figures = self.measure(cell)
+        path = self.results / f"{cell.path}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = {
+            "cell": cell.path,
+            "command": f"python -m benchmarks.study.run --only '{cell.path}' --again",
+            "commit": commit(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "seconds": round(time.monotonic() - start),
+            **figures,
+        }
+        write_json(path, result)
 
 
 def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> None:
@@ -289,7 +277,7 @@ def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> 
     with tqdm(waiting, unit="cell", desc="study") as progress:
         for cell in progress:
             progress.set_postfix_str(cell.path)
-            log = study.work_dir / "logs" / f"{cell.kind}-{cell.name}.log"
+            log = study.data.work_dir / "logs" / f"{cell.path.replace('/', '-')}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, "-m", "benchmarks.study.run", "--cell", cell.path, *forwarded]
             with open(log, "w") as file:
@@ -301,22 +289,16 @@ def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> 
         sys.exit(f"error: {len(failed)} cells failed, the first: {failed[0]}")
 
 
-def write_cell(study: Study, cell: Cell) -> None:
-    """Measures a cell in this process and writes its file."""
-    start = time.monotonic()
-    figures = study.measure(cell)
-    path = study.results / f"{cell.path}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    result = {
-        "cell": cell.path,
-        "command": f"python -m benchmarks.study.run --only '{cell.path}' --again",
-        "commit": commit(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "seconds": round(time.monotonic() - start),
-        **figures,
-    }
-    write_json(path, result)
+def run_quick(study: Study, chosen: list[Cell]) -> None:
+    """Runs cells that have no file yet in this process."""
+    import keras
+
+    waiting = [cell for cell in chosen if not (study.results / f"{cell.path}.json").exists()]
+    with tqdm(waiting, unit="cell", desc="study") as progress:
+        for cell in progress:
+            progress.set_postfix_str(cell.path)
+            study.write(cell)
+            keras.backend.clear_session()
 
 
 def main() -> None:
@@ -324,32 +306,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Callable[..., Any] = parser.add_argument
     add("--source", type=Path, default=Path("../shared/data/hm_fashion"), help="the H&M competition's files")
+    add("--posters", type=Path, default=Path("../shared/data/movielens_posters"), help="MovieLens with its posters")
     add("--work-dir", type=Path, default=WORK / "study", help="what is there is reused")
-    add("--data-dir", type=Path, default=WORK / "ranker_hm", help="of the datasets; what is there is reused")
-    add("--only", metavar="PATTERN", default="*", help="cells whose KIND/NAME matches, for example rankers/courier-*")
+    add("--data-dir", type=Path, default=WORK / "ranker_hm", help="of H&M's datasets; what is there is reused")
+    add("--only", metavar="PATTERN", default="*", help="cells whose DATA/KIND/NAME matches, as hm/rankers/courier-*")
     add("--again", action="store_true", help="also cells that have a file already")
     add("--list", action="store_true", help="print the cells that lack a file")
-    add("--quick", action="store_true", help="one seed and one epoch of everything, in a folder of its own")
+    add("--quick", action="store_true", help="one seed and one epoch on a few pages, in a folder of its own")
     add("--cell", help=argparse.SUPPRESS)
     args = parser.parse_args()
     results = RESULTS / "quick/study" if args.quick else FOLDER
     work_dir = args.work_dir / "quick" if args.quick else args.work_dir
-    every = cells(1 if args.quick else SEEDS)
+    study = Study(StudyData(args.source, args.posters, args.data_dir, work_dir, args.quick), results)
+    every = cells(1 if args.quick else SEEDS, study.data.world.sizes)
     chosen = [cell for cell in every if fnmatch.fnmatch(cell.path, args.only)]
-    if args.list:
-        print("\n".join(cell.path for cell in chosen if not (results / f"{cell.path}.json").exists()))
-        return
-    draws, _ = open_draws(args.source, args.data_dir)
-    study = Study(draws, work_dir, results, args.quick)
-    if args.cell is not None:
-        try:
-            write_cell(study, next(cell for cell in every if cell.path == args.cell))
-        except InputError as error:
-            sys.exit(f"error: {error}")
-        return
-    print(f"notice: {draws[0].manifest.notice}", flush=True)
-    places = ("--source", str(args.source), "--work-dir", str(args.work_dir), "--data-dir", str(args.data_dir))
-    run(study, chosen, [*places, *(["--quick"] if args.quick else [])], args.again)
+    try:
+        if args.list:
+            print("\n".join(cell.path for cell in chosen if not (results / f"{cell.path}.json").exists()))
+        elif args.cell is not None:
+            study.write(next(cell for cell in every if cell.path == args.cell))
+        else:
+            print(f"notice: {study.data.draws()[0].manifest.notice}", flush=True)
+            if args.quick:
+                run_quick(study, chosen)
+                return
+            places = ("source", "posters", "work_dir", "data_dir")
+            words = [word for name in places for word in (f"--{name.replace('_', '-')}", str(getattr(args, name)))]
+            run(study, chosen, words, args.again)
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

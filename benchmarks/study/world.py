@@ -11,6 +11,7 @@ on. Clicks on all earlier pages are events: histories are the same however many 
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +23,6 @@ from models.metrics.auc import group_auc
 TASTE = {"category": 0.8, "cat_colour": 1.0, "cat_graphical_appearance": 1.0, "cat_section": 0.8}
 """The attributes, and the standard deviation of a shopper's weights for their values."""
 
-SIZES = (1_000, 4_000, 16_000, 64_000)
-"""Pages to learn on."""
-
-TRAIN_PAGES, TEST_PAGES, EARLIER_PAGES = 8_000, 4_000, 8_000
 PAGES_OF_A_SHOPPER = 20
 CANDIDATES = 20
 CLICK_BIAS = -3.4  # of the log-odds: about two clicks a page
@@ -36,13 +33,35 @@ _DAYS = 100
 _MS_OF_DAY = 86_400_000
 
 
-def write_logs(catalogue: Path, output: Path, size: int, seed: int = 0) -> float:
+class World(NamedTuple):
+    """How many pages there are.
+
+    Attributes:
+        sizes: that encoders learn on, ascending.
+        train_pages: that rankers learn on.
+        test_pages: of the end.
+        earlier_pages: of which nothing but the clicks is known.
+    """
+
+    sizes: tuple[int, ...]
+    train_pages: int
+    test_pages: int
+    earlier_pages: int
+
+    def smaller(self, times: int) -> "World":
+        """The same with fewer pages of each kind."""
+        pages = (self.train_pages, self.test_pages, self.earlier_pages)
+        return World(tuple(size // times for size in self.sizes), *(each // times for each in pages))
+
+
+def write_logs(world: World, catalogue: Path, output: Path, size: int, seed: int = 0) -> float:
     """Writes the logs of the world with so many pages to learn on.
 
     Args:
+        world: how many pages there are.
         catalogue: logs of H&M, of which items and photos are taken.
         output: directory to write.
-        size: pages to learn on, at most the largest of `SIZES`.
+        size: pages to learn on, at most the largest of its sizes.
         seed: of the world; the same pages for all sizes.
 
     Returns:
@@ -50,7 +69,8 @@ def write_logs(catalogue: Path, output: Path, size: int, seed: int = 0) -> float
     """
     items = pq.read_table(catalogue / "items.parquet")
     rng = np.random.default_rng(seed)
-    pages = EARLIER_PAGES + max(SIZES) + TRAIN_PAGES + TEST_PAGES
+    until = world.earlier_pages + max(world.sizes)
+    pages = until + world.train_pages + world.test_pages
     shoppers = pages // PAGES_OF_A_SHOPPER
     codes = {name: items[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in TASTE}
     weights = {name: rng.normal(0, scale, (shoppers, codes[name].max() + 1)) for name, scale in TASTE.items()}
@@ -61,8 +81,8 @@ def write_logs(catalogue: Path, output: Path, size: int, seed: int = 0) -> float
     taste = sum(weights[name][shopper[:, None], codes[name][candidates]] for name in TASTE)
     clicked = rng.random(taste.shape) < 1 / (1 + np.exp(-(taste + CLICK_BIAS)))
 
-    first = EARLIER_PAGES + max(SIZES) - size
-    split = np.repeat(["pretrain", "train", "test"], [size, TRAIN_PAGES, TEST_PAGES])
+    first = until - size
+    split = np.repeat(["pretrain", "train", "test"], [size, world.train_pages, world.test_pages])
     page = np.repeat(np.arange(first, pages), CANDIDATES)
     item_ids = items["item_id"].combine_chunks()
     impressions = {
@@ -91,8 +111,9 @@ def write_logs(catalogue: Path, output: Path, size: int, seed: int = 0) -> float
         pq.write_table(pa.table(events), directory / "events.parquet")
         pq.write_table(known, directory / "items.parquet")
         (directory / "images").symlink_to((catalogue / "images").resolve())
-    test = slice(pages - TEST_PAGES, pages)
-    return group_auc(taste[test].ravel(), clicked[test].ravel(), np.repeat(np.arange(TEST_PAGES), CANDIDATES)).mean()
+    test = slice(pages - world.test_pages, pages)
+    page = np.repeat(np.arange(world.test_pages), CANDIDATES)
+    return group_auc(taste[test].ravel(), clicked[test].ravel(), page).mean()
 
 
 def _distinct(drawn: np.ndarray) -> np.ndarray:

@@ -1,0 +1,148 @@
+"""The page datasets of the study; each is built when it is first asked for."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.outputs import whole_directory
+from beam_pipelines.format.text_file import write_json
+from benchmarks.base import run_module
+from benchmarks.pictures.hm import SPLIT_TIMES, open_draws
+from benchmarks.study.plan import CATEGORIES, PARTS_OF_PAGES, WORLD
+from benchmarks.study.world import World, write_logs
+from models.data.dataset import Dataset
+
+_VIEW = ("--pretraining-candidates", "10", "--pretraining-clicks", "10", "--pretraining-negatives", "1")
+_QUICK_USERS = 60
+_QUICK_SHARE = 32  # the world of a quick run is smaller by
+
+
+class StudyData(NamedTuple):
+    """Where the datasets lie.
+
+    Attributes:
+        source: the competition's files.
+        posters: the files of MovieLens with posters.
+        draws_dir: of H&M's datasets, see `benchmarks.pictures.hm`.
+        work_dir: of the others.
+        quick: whether they are small.
+    """
+
+    source: Path
+    posters: Path
+    draws_dir: Path
+    work_dir: Path
+    quick: bool
+
+    @property
+    def world(self) -> World:
+        """The simulated world."""
+        return WORLD.smaller(_QUICK_SHARE) if self.quick else WORLD
+
+    def draws(self) -> list[Dataset]:
+        """H&M, as often as the unclicked candidates of the test pages are sampled; the first one is learned on."""
+        draws, _ = open_draws(self.source, self.draws_dir)
+        if not self.quick:
+            return draws
+        return [self._build("few", self._logs(), *_VIEW, "--split-by-time", SPLIT_TIMES)]
+
+    def view(self, name: str) -> Dataset:
+        """H&M with a view of the pre-training pages, see `Encoder`."""
+        first = self.draws()[0]
+        if name == "page":
+            return first
+        logs = self._logs()
+        options: tuple[str, ...] = ("--split-by-time", SPLIT_TIMES)
+        if name == "causal":
+            options += ("--pretraining-view", "causal")
+        elif name in CATEGORIES:
+            options += ("--pretraining-categories", CATEGORIES[name])
+        else:
+            logs, whole = self.work_dir / f"logs-{name}", logs
+            if not logs.exists():
+                _write_fewer_pages(whole, logs, PARTS_OF_PAGES[name], first.pretraining_view().window.last)
+        return self._build(name, logs, *_VIEW, *options)
+
+    def of_world(self, size: int = 0) -> Dataset:
+        """The simulated world with so many pages to learn on; 0: the most. `taste.json` beside it is its own GAUC."""
+        size = size or max(self.world.sizes)
+        logs = self.work_dir / f"logs-world-{size}"
+        if not logs.exists():
+            taste = write_logs(self.world, self._logs(), logs, size)
+            write_json(self.work_dir / "taste.json", {"gauc_of_taste": taste})
+        return self._build(f"world-{size}", logs)
+
+    def other(self, name: str) -> Dataset:
+        """The shipped `sample`, or `movielens` with its posters."""
+        logs = self.work_dir / f"logs-{name}"
+        log = self.work_dir / f"logs-{name}.log"
+        if name == "sample":
+            if not logs.exists():
+                run_module("beam_pipelines.datasets.sample", "--output", logs, log=log)
+            return self._build(name, logs)
+        if not logs.exists():
+            run_module("beam_pipelines.datasets.movielens", "--source", self.posters, "--output", logs, log=log)
+        moments = pq.read_table(logs / "impressions.parquet", columns=["timestamp"])["timestamp"].cast(pa.int64())
+        split = ",".join(str(int(moment)) for moment in np.quantile(moments.to_numpy(), (0.5, 0.8)))
+        return self._build(name, logs, "--split-by-time", split)
+
+    def _logs(self) -> Path:
+        whole, few = self.draws_dir / "logs", self.work_dir / "logs-few"
+        if self.quick and not few.exists():
+            _write_few_users(whole, few)
+        return few if self.quick else whole
+
+    def _build(self, name: str, logs: Path, *options: str) -> Dataset:
+        path = self.work_dir / f"dataset-{name}"
+        if not path.exists():
+            log = path.with_suffix(".log")
+            run_module("beam_pipelines.build", "--logs", logs, "--output", path, *options, log=log)
+        return Dataset(path)
+
+
+def _write_few_users(logs: Path, output: Path) -> None:
+    """Some users of the logs, with what they saw and did; all items, but few that they have nothing to do with."""
+    users = pq.read_table(logs / "users.parquet").slice(0, _QUICK_USERS)
+    known = users["user_id"].combine_chunks()
+    tables = {"users": users}
+    for name in ("impressions", "events"):
+        table = pq.read_table(logs / f"{name}.parquet")
+        tables[name] = table.filter(pc.is_in(table["user_id"], known))
+    items = pq.read_table(logs / "items.parquet")
+    used = pa.chunked_array([*tables["impressions"]["item_id"].chunks, *tables["events"]["item_id"].chunks])
+    tables["items"] = items.filter(pc.is_in(items["item_id"], used.combine_chunks()))
+    _write(tables, logs, output)
+
+
+def _write_fewer_pages(logs: Path, output: Path, part: int, until: int) -> None:
+    """Every `part`th of the pages up to a moment; clicks and payments of the others stay in histories."""
+    tables = {name: pq.read_table(logs / f"{name}.parquet") for name in ("users", "events", "items", "impressions")}
+    rows = tables["impressions"]
+    pages = rows["page_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    early = rows["timestamp"].cast(pa.int64()).to_numpy() <= until
+    order = np.random.default_rng(0).permutation(pages.max() + 1)
+    left_out = early & (order[pages] % part != 0)
+    tables["impressions"] = rows.filter(pa.array(~left_out))
+    dropped, known = rows.filter(pa.array(left_out)), [tables["events"]]
+    for label, event in (("clicked", "click"), ("converted", "pay")):
+        done = dropped.filter(pc.cast(dropped[label], pa.bool_()))
+        names = pa.array([event] * len(done))
+        known.append(done.select(["user_id", "item_id", "timestamp"]).append_column("event", names))
+    tables["events"] = pa.concat_tables(known, promote_options="permissive").select(tables["events"].schema.names)
+    _write(tables, logs, output)
+
+
+def _write(tables: dict[str, pa.Table], logs: Path, output: Path) -> None:
+    if not all(len(table) for table in tables.values()):
+        raise InputError(f"{logs}: nothing is left of one of the tables")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with whole_directory(output) as directory:
+        for name, table in tables.items():
+            pq.write_table(table, directory / f"{name}.parquet")
+        (directory / "logs.json").write_bytes((logs / "logs.json").read_bytes())
+        (directory / "images").symlink_to((logs / "images").resolve())
