@@ -3,7 +3,7 @@
 import hashlib
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -106,27 +106,31 @@ def similarity(trained: Trained, pages: SimilarityPages) -> dict[str, np.ndarray
     return {form: similarity_aucs(np.asarray(trained.embeddings(form).vectors), pages) for form in FORMS}
 
 
-def label_knowledge(trained: Trained, dataset: Dataset) -> dict[str, Any]:
-    """How well neighbours agree on labels, by form, and how well a linear probe tells the product type.
-
-    Returns:
-        `consistency`: label, then form, to mean and standard error over products; `probe`: top-1, top-5 and the
-        standard error of top-1.
-    """
-    has_image = trained.embeddings("raw").has_image
-    items, seeds = dataset.items(), np.flatnonzero(has_image)
-    labels = {name: label_codes(item_texts(items, column)) for name, column in LABELS.items()}
-    products = title_groups(label_codes(item_texts(items, "title")))
-    consistency: dict[str, dict[str, list[float]]] = {name: {} for name in labels}
+def label_consistencies(trained: Trained, dataset: Dataset) -> dict[str, dict[str, list[float]]]:
+    """How well neighbours agree on labels: label, then form, to mean and standard error over products."""
+    labels, products, seeds = _labels(trained, dataset)
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in labels}
     for form in FORMS:
         vectors = np.asarray(trained.embeddings(form).vectors)
-        rows = np.concatenate([b.rows for b in Neighbours(vectors, has_image, "euclidean").blocks(seeds, K)])
+        neighbours = Neighbours(vectors, trained.embeddings(form).has_image, "euclidean")
+        rows = np.concatenate([block.rows for block in neighbours.blocks(seeds, K)])
         for name, codes in labels.items():
-            found = label_consistency(label_shares(codes[seeds], codes[rows]), products[seeds])
-            consistency[name][form] = [round(found.mean, 4), round(found.standard_error, 4)]
+            of_label = label_consistency(label_shares(codes[seeds], codes[rows]), products[seeds])
+            found[name][form] = [round(of_label.mean, 4), round(of_label.standard_error, 4)]
+    return found
+
+
+def type_probe(trained: Trained, dataset: Dataset) -> dict[str, float]:
+    """How well a linear probe of the raw embeddings tells the product type: top-1, top-5, standard error of top-1."""
+    labels, products, seeds = _labels(trained, dataset)
     vectors, codes = np.asarray(trained.embeddings("raw").vectors)[seeds], labels["type"][seeds]
     probe = linear_probe(vectors, codes, probe_split(codes, products[seeds]))
-    return {
-        "consistency": consistency,
-        "probe": {name: round(getattr(probe, name), 4) for name in ("top1", "top5", "standard_error")},
-    }
+    return {name: round(getattr(probe, name), 4) for name in ("top1", "top5", "standard_error")}
+
+
+def _labels(trained: Trained, dataset: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Codes of labels and the product by item row, and the rows that have a picture."""
+    items = dataset.items()
+    labels = {name: label_codes(item_texts(items, column)) for name, column in LABELS.items()}
+    products = title_groups(label_codes(item_texts(items, "title")))
+    return labels, products, np.flatnonzero(trained.embeddings("raw").has_image)

@@ -197,10 +197,12 @@ class Study(NamedTuple):
         if cell.kind == "rankers":
             return self._rank_hm(cell) if cell.data == "hm" else self._rank(cell)
         figures = self._similarities(cell)
-        if cell.data == "hm" and cell.kind == "encoders":
-            from benchmarks.study.encoders import label_knowledge
+        if cell.data == "hm" and cell.kind == "encoders" and cell.encoder and not cell.encoder.variant:
+            from benchmarks.study.encoders import label_consistencies, type_probe
 
-            figures |= label_knowledge(self.trained(cell), self.data.view("page"))
+            figures["consistency"] = label_consistencies(self.trained(cell), self.data.view("page"))
+            if not cell.seed:  # as long as training some of the encoders
+                figures["probe"] = type_probe(self.trained(cell), self.data.view("page"))
         return figures
 
     def _similarities(self, cell: Cell) -> dict[str, Any]:
