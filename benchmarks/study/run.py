@@ -273,11 +273,15 @@ class Study(NamedTuple):
 
 
 def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> None:
-    """Runs cells that have no file yet, each in a process of its own; what fails is told at the end."""
+    """Runs cells that have no file yet, each in a process of its own; what fails is told at the end.
+
+    Several may run beside each other, on cells of different patterns.
+    """
     failed = []
-    waiting = [cell for cell in chosen if again or not (study.results / f"{cell.path}.json").exists()]
-    with tqdm(waiting, unit="cell", desc="study") as progress:
+    with tqdm(chosen, unit="cell", desc="study") as progress:
         for cell in progress:
+            if (study.results / f"{cell.path}.json").exists() and not again:
+                continue
             progress.set_postfix_str(cell.path)
             log = study.data.work_dir / "logs" / f"{cell.path.replace('/', '-')}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
