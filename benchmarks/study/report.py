@@ -6,8 +6,9 @@ Differences are paired over the same pages with seeds averaged; intervals are 95
 several ways are compared with one, stars mark differences that hold after Holm's correction for all of the column.
 """
 
+import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +24,22 @@ from beam_pipelines.format.text_file import read_json
 from benchmarks.base import ROOT
 from benchmarks.study.plan import (
     AS_PUBLISHED,
+    CATEGORIES,
     FORMS,
+    METHODS,
+    OTHER_DATA,
+    PARTS_OF_PAGES,
     RANKER_FEATURES,
     SEEDS,
-    THROUGH_RANKER,
     UNTRAINED,
     VARIANTS,
+    WORLD,
     Encoder,
+    features_of,
+    fewer_pages,
     growing,
     methods,
+    variants,
 )
 from benchmarks.study.run import FOLDER
 from benchmarks.tables.cells import table
@@ -65,7 +73,31 @@ VARIANT_NAMES = {
     "titles": "with titles (Table 8)",
     "clicks_10": "10 clicks instead of 5",
     "causal": "view `causal` instead of `page`",
+    **{name: f"pages of {category} alone" for name, category in CATEGORIES.items()},
 }
+
+PAPER = {
+    "courier": (0.16, 0.19),
+    "supervised": (-0.14, -0.06),
+    "simclr": (0.05, -0.08),
+    "simsiam": (-0.10, -0.29),
+    "clip": (0.04, -0.09),
+    "maskclip": (0.03, -0.03),
+}
+"""The paper's Table 5, all categories: what pictures add to AUC and to GAUC, in points."""
+
+PAPER_VARIANTS = {
+    "no_click_sequence": 0.11,
+    "no_contrast": -0.11,
+    "no_reconstruction": -0.11,
+    "no_negative_candidates": -0.06,
+    "projection_head": -0.04,
+    "hinge": 0.02,
+    "titles": -0.09,
+}
+"""What pictures add to GAUC in its Tables 6, 8, 11 and 12, in points; with COURIER as it is .19."""
+
+COMMON_CATEGORIES = 12
 
 
 class Difference(NamedTuple):
@@ -86,7 +118,7 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pages = read_json(folder / "pages.json")
+        self.pages = read_json(folder / "hm/pages.json")
         self._drawn: dict[int, np.ndarray] = {}
 
     def read(self, path: str, seeds: Sequence[int] = range(SEEDS)) -> list[dict[str, Any]]:
@@ -95,28 +127,28 @@ class Results:
         return [read_json(file) for file in files if file.exists()]
 
     def form(self, encoder: Encoder) -> str | None:
-        """The form of its embeddings that tuning has chosen."""
-        if encoder.method in (UNTRAINED, AS_PUBLISHED):
-            files = [self.folder / f"encoders/{encoder.name}-0.json"]
+        """The form of its embeddings that tuning has chosen, on H&M."""
+        if encoder.method not in METHODS:
+            files = [self.folder / f"hm/encoders/{encoder.name}-0.json"]
         else:
-            files = sorted((self.folder / "tuning").glob(f"{encoder.method}-{encoder.start}-*.json"))
+            files = sorted((self.folder / "hm/tuning").glob(f"{encoder.method}-{encoder.start}-*.json"))
         read = [read_json(file)["validation"] for file in files if file.exists()]
         best = [(values[form], form) for values in read for form in FORMS]
         return max(best)[1] if best else None
 
     def similarity(self, encoder: Encoder) -> np.ndarray | None:
         """AUC of SimScore on each test page, seeds averaged."""
-        seeds, form = self.read(f"encoders/{encoder.name}"), self.form(encoder)
+        seeds, form = self.read(f"hm/encoders/{encoder.name}"), self.form(encoder)
         return np.mean([seed["test"][form] for seed in seeds], axis=0) if seeds else None
 
     def ranker(self, name: str, part: str) -> np.ndarray | None:
         """AUC of each test page, seeds averaged."""
-        seeds = self.read(f"rankers/{name}")
+        seeds = self.read(f"hm/rankers/{name}")
         return np.mean([seed["pages"][part] for seed in seeds], axis=0) if seeds else None
 
     def auc(self, name: str) -> np.ndarray | None:
         """By user the summed placements of clicked and of unclicked candidates, seeds averaged."""
-        seeds = self.read(f"rankers/{name}")
+        seeds = self.read(f"hm/rankers/{name}")
         return np.mean([seed["placements"] for seed in seeds], axis=0) if seeds else None
 
     def difference(self, values: np.ndarray, user: Sequence[int]) -> Difference:
@@ -196,7 +228,7 @@ def similarity_table(results: Results, encoders: Sequence[Encoder]) -> str:
     texts = column(less_courier)
     rows = []
     for n, encoder in enumerate(encoders):
-        values, seeds = results.similarity(encoder), results.read(f"encoders/{encoder.name}")
+        values, seeds = results.similarity(encoder), results.read(f"hm/encoders/{encoder.name}")
         if values is None:
             rows.append([row_name(encoder), MISSING, "", "", ""])
             continue
@@ -208,28 +240,35 @@ def similarity_table(results: Results, encoders: Sequence[Encoder]) -> str:
     return table(("", "form", "SimScore GAUC", "over seeds", "less COURIER from the same start"), rows)
 
 
-def ranker_table(results: Results, encoders: Sequence[Encoder], name: Callable[[Encoder], str]) -> str:
-    """What pictures add to the ranker by each feature."""
-    columns = [
-        column(gains(results, encoders, feature, part)) for feature in RANKER_FEATURES for part in ("all", "unseen")
+def ranker_table(results: Results, encoders: Sequence[Encoder], part: str) -> str:
+    """What pictures add to the ranker by each feature, beside what they add in the paper's."""
+    columns = [column(gains(results, encoders, feature, part)) for feature in RANKER_FEATURES]
+    rows = [
+        [row_name(encoder), *(of[n] for of in columns), _points(PAPER.get(encoder.method), 1)]
+        for n, encoder in enumerate(encoders)
     ]
-    heads = [f"{feature}, {part}" for feature in RANKER_FEATURES for part in ("all", "unseen")]
-    rows = [[name(encoder), *(of[n] for of in columns)] for n, encoder in enumerate(encoders)]
-    return table(("", *heads), rows)
+    return table(("", *RANKER_FEATURES, "the paper's"), rows)
+
+
+def _points(values: Sequence[float] | None, which: int) -> str:
+    return "" if values is None else f"{values[which] / 100:+.4f}"
 
 
 def auc_table(results: Results, encoders: Sequence[Encoder]) -> str:
-    """AUC over all candidates less that of the ranker without pictures."""
+    """AUC over all candidates less that of the ranker without pictures, beside the paper's."""
     columns = [column(auc_gains(results, encoders, feature)) for feature in RANKER_FEATURES]
-    rows = [[row_name(encoder), *(of[n] for of in columns)] for n, encoder in enumerate(encoders)]
-    return table(("", *RANKER_FEATURES), rows)
+    rows = [
+        [row_name(encoder), *(of[n] for of in columns), _points(PAPER.get(encoder.method), 0)]
+        for n, encoder in enumerate(encoders)
+    ]
+    return table(("", *RANKER_FEATURES, "the paper's"), rows)
 
 
 def label_table(results: Results, encoders: Sequence[Encoder]) -> str:
     """Labels of neighbours, raw and whitened, and the probe."""
     rows = []
     for encoder in encoders:
-        seeds = results.read(f"encoders/{encoder.name}")
+        seeds = results.read(f"hm/encoders/{encoder.name}")
         if not seeds:
             rows.append([row_name(encoder), *[MISSING] * 4])
             continue
@@ -237,28 +276,57 @@ def label_table(results: Results, encoders: Sequence[Encoder]) -> str:
             " / ".join(f"{statistics.mean(s['consistency'][label][form][0] for s in seeds):.3f}" for form in FORMS)
             for label in seeds[0]["consistency"]
         ]
-        rows.append([row_name(encoder), *cells, f"{statistics.mean(s['probe']['top1'] for s in seeds):.3f}"])
+        probe = next((seed["probe"]["top1"] for seed in seeds if "probe" in seed), math.nan)
+        rows.append([row_name(encoder), *cells, f"{probe:.3f}"])
     return table(("raw / whitened", "type", "colour", "pattern", "linear probe, type"), rows)
 
 
 def variant_table(results: Results) -> str:
     """COURIER's variants less COURIER, by SimScore and through the ranker."""
     base = Encoder("courier")
-    encoders = [Encoder("courier", "random", VARIANTS[name], name) for name in VARIANT_NAMES]
+    encoders = [encoder for encoder in variants() if encoder.variant in VARIANT_NAMES]
     user = results.pages["ranker_user"]["all"]
-    through: list[Difference | None] = []
-    for encoder in encoders:
-        one, other = (results.ranker(f"{each.name}-cluster_id", "all") for each in (encoder, base))
-        known = encoder.variant in THROUGH_RANKER and one is not None and other is not None
-        through.append(results.difference(one - other, user) if known else None)
-    similarity, ranked = column(compared(results, encoders, base)), column(through)
-    rows = [
-        [VARIANT_NAMES[each.variant], similarity[n], ranked[n] if each.variant in THROUGH_RANKER else ""]
-        for n, each in enumerate(encoders)
-    ]
-    return table(
-        ("COURIER from random weights", "SimScore GAUC less COURIER", "ranker with cluster ID, GAUC less"), rows
+    columns = [column(compared(results, encoders, base))]
+    for feature in ("simscore", "cluster_id"):
+        of_courier = results.ranker(f"{base.name}-{feature}", "all")
+        found = [results.ranker(f"{encoder.name}-{feature}", "all") for encoder in encoders]
+        columns.append(
+            column(
+                [
+                    None if each is None or of_courier is None else results.difference(each - of_courier, user)
+                    for each in found
+                ]
+            )
+        )
+    rows = []
+    for n, encoder in enumerate(encoders):
+        ranked = [
+            of[n] if feature in features_of(encoder) else ""
+            for feature, of in zip(("simscore", "cluster_id"), columns[1:], strict=True)
+        ]
+        paper = PAPER_VARIANTS.get(encoder.variant)
+        of_paper = "" if paper is None else f"{(paper - PAPER['courier'][1]) / 100:+.4f}"
+        rows.append([VARIANT_NAMES[encoder.variant], columns[0][n], *ranked, of_paper])
+    head = (
+        "COURIER from random weights",
+        "SimScore GAUC",
+        "ranker, simscore",
+        "ranker, cluster_id",
+        "the paper's GAUC",
     )
+    return table(head, rows)
+
+
+def category_gains(results: Results, encoder: Encoder, feature: str) -> dict[str, Difference]:
+    """By category of the clicked candidate: how much better pictures place it among its page's unclicked candidates."""
+    rows = (results.read(f"hm/rankers/{name}") for name in (f"{encoder.name}-{feature}", "none"))
+    found, none = (np.mean([seed["clicks"] for seed in seeds], axis=0) if seeds else None for seeds in rows)
+    if found is None or none is None:
+        return {}
+    category, user = np.array(results.pages["click_category"]), np.array(results.pages["click_user"])
+    names, counts = np.unique(category, return_counts=True)
+    common = names[np.argsort(-counts)][:COMMON_CATEGORIES]
+    return {str(name): results.difference((found - none)[category == name], user[category == name]) for name in common}
 
 
 def curve(results: Results, prefix: str, values: Mapping[str, float], axis: plt.Axes, label: str) -> bool:
@@ -282,28 +350,82 @@ def curve(results: Results, prefix: str, values: Mapping[str, float], axis: plt.
     return True
 
 
+class Growth(NamedTuple):
+    """What is found with so many pages to learn on.
+
+    Attributes:
+        gauc: of SimScore, the mean over seeds.
+        deviation: over seeds; `None` for one.
+        ranker: GAUC of the ranker by `simscore`.
+        gain: over the ranker without pictures.
+    """
+
+    gauc: float
+    deviation: float | None
+    ranker: float | None
+    gain: Difference | None
+
+
+def growth(results: Results, data: str, encoder: Encoder, size: int = 0) -> Growth | None:
+    """What was found on other data than H&M; `None` if nothing was."""
+    name = f"{encoder.name}-{size}" if size else encoder.name
+    seeds, none = results.read(f"{data}/encoders/{name}"), results.read(f"{data}/rankers/none")
+    if not seeds:
+        return None
+    form = max(FORMS, key=seeds[0]["validation"].__getitem__)
+    gaucs = [float(np.mean(seed["test"][form])) for seed in seeds]
+    deviation = statistics.stdev(gaucs) if len(gaucs) > 1 else None
+    ranked = results.read(f"{data}/rankers/{name}-simscore")
+    if not ranked or not none:
+        return Growth(statistics.mean(gaucs), deviation, None, None)
+    found, without = (np.mean([each["pages"] for each in of], axis=0) for of in (ranked, none))
+    gain = results.difference(found - without, ranked[0]["user"])
+    return Growth(statistics.mean(gaucs), deviation, float(found.mean()), gain)
+
+
+def growth_row(name: str, found: Growth | None) -> list[str]:
+    """A row of the tables of other data."""
+    if found is None:
+        return [name, MISSING, MISSING, MISSING]
+    spread = "" if found.deviation is None else f" ± {found.deviation:.4f}"
+    ranker = MISSING if found.ranker is None else f"{found.ranker:.4f}"
+    return [name, f"{found.gauc:.4f}{spread}", ranker, MISSING if found.gain is None else found.gain.text()]
+
+
+GROWTH_HEAD = ("", "SimScore GAUC ± over seeds", "ranker's GAUC, simscore", "less the ranker without pictures")
+
+
 def world_table(results: Results) -> str:
     """SimScore and the ranker's GAUC by the number of pages in the simulated world."""
-    none = results.read("world_rankers/none")
-    rows, taste = [], None
-    for encoder, size in growing():
-        seeds, ranked = (results.read(f"{kind}/{encoder.name}-{size}") for kind in ("world", "world_rankers"))
-        name = f"{row_name(encoder)}, {size:,} pages" if size else row_name(encoder)
-        if not seeds:
-            rows.append([name, MISSING, MISSING, MISSING])
-            continue
-        taste = seeds[0]["gauc_of_taste"]
-        forms = [max(FORMS, key=seed["validation"].__getitem__) for seed in seeds]
-        gaucs = [float(np.mean(seed["test"][form])) for seed, form in zip(seeds, forms, strict=True)]
-        spread = f" (seeds {statistics.stdev(gaucs):.4f})" if len(gaucs) > 1 else ""
-        gain, gauc = MISSING, MISSING
-        if ranked and none:
-            found, without = (np.mean([each["pages"] for each in of], axis=0) for of in (ranked, none))
-            gauc, gain = f"{found.mean():.4f}", results.difference(found - without, ranked[0]["user"]).text()
-        rows.append([name, f"{statistics.mean(gaucs):.4f}{spread}", gauc, gain])
-    head = ("", "SimScore GAUC", "ranker's GAUC by simscore", "less the ranker without pictures")
-    note = "" if taste is None else f"\n\nThe true taste has a GAUC of {taste:.4f} on these pages."
-    return table(head, rows) + note
+    rows = [
+        growth_row(
+            f"{row_name(encoder)}, {size:,} pages" if size else row_name(encoder),
+            growth(results, "world", encoder, size),
+        )
+        for encoder, size in growing(WORLD.sizes)
+    ]
+    seeds = results.read(f"world/encoders/{UNTRAINED}-random")
+    taste = f"\n\nThe true taste has a GAUC of {seeds[0]['gauc_of_taste']:.4f} on these pages." if seeds else ""
+    return table(GROWTH_HEAD, rows) + taste
+
+
+def part_table(results: Results) -> str:
+    """COURIER on parts of H&M's pages less COURIER on all of them."""
+    rows = []
+    for encoder in fewer_pages():
+        base = Encoder(encoder.method, encoder.start)
+        (less,) = compared(results, [encoder], base)
+        one, other = (results.ranker(f"{each.name}-simscore", "all") for each in (encoder, base))
+        user = results.pages["ranker_user"]["all"]
+        ranked = None if one is None or other is None else results.difference(one - other, user)
+        texts = [MISSING if each is None else each.text() for each in (less, ranked)]
+        rows.append([f"{row_name(base)}, 1/{PARTS_OF_PAGES[encoder.view]} of the pages", *texts])
+    return table(("less COURIER on all pages", "SimScore GAUC", "ranker's GAUC, simscore"), rows)
+
+
+def other_table(results: Results, data: str) -> str:
+    """All ways on other data."""
+    return table(GROWTH_HEAD, [growth_row(row_name(encoder), growth(results, data, encoder)) for encoder in methods()])
 
 
 def figures(results: Results, encoders: Sequence[Encoder]) -> list[str]:
@@ -333,7 +455,71 @@ def figures(results: Results, encoders: Sequence[Encoder]) -> list[str]:
     if any(drawn):
         names.append(_save(figure, "settings"))
     plt.close(figure)
+    names += _world_figure(results) + _category_figure(results)
     return names
+
+
+def _world_figure(results: Results) -> list[str]:
+    figure, axes = plt.subplots(1, 2, figsize=(7, 2.8))
+    drawn = False
+    for start, colour in (("random", "tab:blue"), ("published", "tab:orange")):
+        found = {size: growth(results, "world", Encoder("courier", start), size) for size in WORLD.sizes}
+        known = {size: each for size, each in found.items() if each is not None}
+        drawn |= bool(known)
+        axes[0].plot(list(known), [each.gauc for each in known.values()], "o-", color=colour, label=f"COURIER, {start}")
+        ranked = {size: each.gain for size, each in known.items() if each.gain is not None}
+        errors = [[g.mean - g.low for g in ranked.values()], [g.high - g.mean for g in ranked.values()]]
+        means = [gain.mean for gain in ranked.values()]
+        axes[1].errorbar(list(ranked), means, yerr=errors if ranked else None, fmt="o-", capsize=3, color=colour)
+    for encoder, colour in ((Encoder(UNTRAINED), "tab:blue"), (Encoder(AS_PUBLISHED, "published"), "tab:orange")):
+        each = growth(results, "world", encoder)
+        if each is not None:
+            axes[0].axhline(each.gauc, color=colour, linestyle=":", label=row_name(encoder))
+            if each.gain is not None:
+                axes[1].axhline(each.gain.mean, color=colour, linestyle=":")
+    for axis, label in zip(axes, ("SimScore GAUC", "ranker's GAUC less no pictures"), strict=True):
+        axis.set_xscale("log")
+        axis.set_xticks(WORLD.sizes, [f"{size:,}" for size in WORLD.sizes])
+        axis.minorticks_off()
+        axis.set_xlabel("simulated pages to learn on")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    if drawn:
+        return [_save(figure, "pages")]
+    plt.close(figure)
+    return []
+
+
+def _category_figure(results: Results) -> list[str]:
+    encoders = {"all categories": Encoder("courier")} | {
+        f"{CATEGORIES[each.view]} alone": each for each in variants() if each.view in CATEGORIES
+    }
+    found = {name: category_gains(results, encoder, "simscore") for name, encoder in encoders.items()}
+    if not found["all categories"]:
+        return []
+    order = sorted(found["all categories"], key=lambda name: -found["all categories"][name].mean)
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    for n, (name, gains_of) in enumerate(found.items()):
+        known = [(x, gains_of[category]) for x, category in enumerate(order) if category in gains_of]
+        x, means = [each + (n - 1) * 0.2 for each, _ in known], [gain.mean for _, gain in known]
+        errors = [[gain.mean - gain.low for _, gain in known], [gain.high - gain.mean for _, gain in known]]
+        if known:
+            axis.errorbar(x, means, yerr=errors, fmt="o", markersize=3, capsize=2, label=f"encoder of {name}")
+    axis.axhline(0, color="grey", linewidth=0.8)
+    axis.set_xticks(range(len(order)), order, rotation=40, ha="right")
+    axis.set_ylabel("gain of clicked items")
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(fontsize=7)
+    return [_save(figure, "categories")]
+
+
+FIGURES = {
+    "methods": "SimScore of each way to pre-train",
+    "settings": "SimScore by temperature and by pages per step",
+    "pages": "what learning from clicks gives by the number of pages",
+    "categories": "gain of the ranker by category",
+}
 
 
 def _save(figure: plt.Figure, name: str) -> str:
@@ -357,20 +543,24 @@ def progress(results: Results) -> str:
 
 
 def tables(results: Results) -> dict[str, str]:
-    """All tables, by the name of their mark in the page."""
+    """All tables and figures, by the name of their mark in the page."""
     encoders = list(methods())
-    through = [Encoder("courier", "random", VARIANTS[name], name) for name in THROUGH_RANKER]
     drawn = figures(results, encoders)
     return {
         "progress": progress(results),
         "similarity": similarity_table(results, encoders),
-        "rankers": ranker_table(results, encoders, row_name),
+        "rankers": ranker_table(results, encoders, "all"),
+        "rankers, unseen": ranker_table(results, encoders, "unseen"),
         "auc": auc_table(results, encoders),
         "labels": label_table(results, encoders),
         "variants": variant_table(results),
-        "variants through the ranker": ranker_table(results, through, lambda each: VARIANT_NAMES[each.variant]),
         "world": world_table(results),
-        "figures": "\n\n".join(f"![{name.removesuffix('.svg')}]({name})" for name in drawn) or MISSING,
+        "parts": part_table(results),
+        **{data: other_table(results, data) for data in OTHER_DATA},
+        **{
+            f"figure {name}": f"![{title}](study-{name}.svg)" if f"study-{name}.svg" in drawn else MISSING
+            for name, title in FIGURES.items()
+        },
     }
 
 

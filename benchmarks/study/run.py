@@ -213,6 +213,8 @@ class Study(NamedTuple):
         dataset = self.data.view("page") if cell.data == "hm" else self.dataset(cell)
         has_image = trained.embeddings("raw").has_image
         figures: dict[str, Any] = {"overrides": trained.overrides, "training_seconds": trained.seconds}
+        if cell.data == "world":
+            figures |= read_json(self.data.work_dir / "taste.json")
         validation = similarity(trained, read_pages(dataset, VALIDATION, has_image))
         figures["validation"] = {form: round(float(aucs.mean()), 5) for form, aucs in validation.items()}
         if cell.kind != "tuning":
