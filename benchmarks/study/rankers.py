@@ -26,12 +26,6 @@ from models.ranker.train import train_ranker
 MEMBERS = 2
 
 
-def _clicks(pages: Pages) -> np.ndarray:
-    """User, moment and item row of the clicked candidates."""
-    row, column = np.nonzero(pages.clicked & pages.valid)
-    return np.stack([pages.user[row], pages.timestamp[row], pages.item[row, column]], axis=1)
-
-
 class TestPages(NamedTuple):
     """The draws of the test pages.
 
@@ -40,7 +34,8 @@ class TestPages(NamedTuple):
         pages: of each draw.
         measurement: turns scores into AUCs of pages.
         users: users of the pages, ascending: the rows of the sums that the AUC is made of.
-        clicks: user, moment and item row of the clicked candidates, `(clicks, 3)`, the same in all draws.
+        clicks: user, moment and item row of the candidates that were clicked on pages with unclicked ones, of all
+            draws, `(clicks, 3)`.
     """
 
     draws: Sequence[Dataset]
@@ -56,7 +51,8 @@ class TestPages(NamedTuple):
         learned = read_pages(draws[0], "train")
         seen = np.unique(np.concatenate([learned.item.ravel(), *(steps.ravel() for steps in learned.histories)]))
         measurement = Measurement(pages, [~np.isin(each.item[each.valid], seen) for each in pages])
-        return cls(draws, pages, measurement, np.unique(pages[0].user), np.unique(_clicks(pages[0]), axis=0))
+        clicks = np.unique(np.concatenate([_clicks(each) for each in pages]), axis=0)
+        return cls(draws, pages, measurement, np.unique(pages[0].user), clicks)
 
     def described(self, dataset: Dataset) -> dict[str, Any]:
         """What the values of all cells belong to: users of pages, their candidates, and the clicked ones' category."""
@@ -74,25 +70,42 @@ class TestPages(NamedTuple):
             "click_category": categories[self.clicks[:, 2]].tolist(),
         }
 
-    def placements_of_clicks(self, scores: np.ndarray, pages: Pages) -> np.ndarray:
+    def placements_of_clicks(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         """The share of its page's unclicked candidates that each clicked one is scored above, ties half: `(clicks,)`.
 
         Args:
-            scores: of the candidates of one draw.
-            pages: of this draw.
+            scores: of the candidates of each draw.
+
+        Returns:
+            Means over the draws that have it.
         """
-        valid, clicked = pages.valid, pages.clicked
-        dense = np.full(valid.shape, np.nan)
-        dense[valid] = scores
-        above = dense[:, :, None] - dense[:, None, :]
-        other = (valid & ~clicked)[:, None, :]
-        won = np.where(other, (np.sign(np.nan_to_num(above)) + 1) / 2, 0).sum(axis=2)
-        shares = (won / other.sum(axis=2))[clicked & valid]  # every page is filled up with unclicked candidates
-        clicks = _clicks(pages)
-        order = np.lexsort(clicks.T[::-1])
-        if not np.array_equal(clicks[order], self.clicks):
-            raise InputError("the draws of the test pages have other clicked candidates")
-        return shares[order]
+        total, draws = np.zeros((2, len(self.clicks)))
+        for pages, of_draw in zip(self.pages, scores, strict=True):
+            dense = np.zeros(pages.valid.shape)
+            dense[pages.valid] = of_draw
+            above = (np.sign(dense[:, :, None] - dense[:, None, :]) + 1) / 2
+            other = _unclicked(pages)
+            won = (above * other[:, None, :]).sum(axis=2) / np.maximum(1, other.sum(axis=1))[:, None]
+            ordered, row = np.unique(np.concatenate([self.clicks, _clicks(pages)]), axis=0, return_inverse=True)
+            assert len(ordered) == len(self.clicks)
+            row = row.reshape(-1)[len(self.clicks) :]
+            total[row] += won[_measured_clicks(pages)]
+            draws[row] += 1
+        return total / draws
+
+
+def _unclicked(pages: Pages) -> np.ndarray:
+    return pages.valid & ~pages.clicked
+
+
+def _measured_clicks(pages: Pages) -> np.ndarray:
+    return pages.valid & pages.clicked & _unclicked(pages).any(axis=1)[:, None]
+
+
+def _clicks(pages: Pages) -> np.ndarray:
+    """User, moment and item row of the candidates that were clicked on pages with unclicked ones."""
+    row, column = np.nonzero(_measured_clicks(pages))
+    return np.stack([pages.user[row], pages.timestamp[row], pages.item[row, column]], axis=1)
 
 
 def train(
@@ -157,7 +170,7 @@ def measure(ranker: Any, tests: TestPages) -> dict[str, Any]:
         clicked and of unclicked candidates among the others, a mean over draws; `auc`: over all candidates; `clicks`:
         of each clicked candidate `placements_of_clicks`, a mean over draws.
     """
-    scores, sums, aucs, of_clicks = [], [], [], []
+    scores, sums, aucs = [], [], []
     for draw, pages in zip(tests.draws, tests.pages, strict=True):
         lengths = ranker.config.lengths
         scored = score_pages(ranker, page_batches(draw, TEST, lengths, batch_size=128, to_longest=GROUPS))
@@ -169,10 +182,9 @@ def measure(ranker: Any, tests: TestPages) -> dict[str, Any]:
             [np.bincount(row, placement * chosen, len(tests.users)) for chosen in (scored.clicked, ~scored.clicked)]
         )
         aucs.append(placement[scored.clicked].mean())
-        of_clicks.append(tests.placements_of_clicks(scored.ctr, pages))
     return {
         "auc": round(float(np.mean(aucs)), 5),
         "pages": {part: np.round(values, 4).tolist() for part, values in tests.measurement.aucs(scores).items()},
         "placements": np.round(np.mean(sums, axis=0), 3).tolist(),
-        "clicks": np.round(np.mean(of_clicks, axis=0), 4).tolist(),
+        "clicks": np.round(tests.placements_of_clicks(scores), 4).tolist(),
     }
