@@ -15,6 +15,19 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--model", default="artifacts/retrieval", help="from models.train_retrieval")
     parser.add_argument("--base-path", default="artifacts/retrieval_serving", help="the model's directory")
     parser.add_argument("--version", type=int, help="number of the version (unset: one more than the largest there)")
+    parser.add_argument(
+        "--data",
+        metavar="DATASET",
+        help="later dataset whose items, new ones too, and users are served, without training (unset: those that the "
+        "retriever was trained with)",
+    )
+    parser.add_argument(
+        "--embeddings",
+        nargs="+",
+        action="append",
+        metavar="EMBEDDINGS",
+        help="of the items of --data, as in training (unset: artifacts/embeddings)",
+    )
     parser.add_argument("--k", type=int, default=200, help="candidates that a user gets")
     parser.add_argument(
         "--index",
@@ -35,6 +48,8 @@ def main(options: argparse.Namespace) -> str:
     given = {name: getattr(options, name) for name in ("leaves", "leaves_to_search", "reordered")}
     if options.index != "scann" and any(value is not None for value in given.values()):
         raise CommandError("--leaves, --leaves-to-search and --reordered are of --index scann")
+    if options.data is None and options.embeddings is not None:
+        raise CommandError("--embeddings are those of the items of --data")
 
     import tensorflow as tf
 
@@ -45,6 +60,8 @@ def main(options: argparse.Namespace) -> str:
         options.model,
         options.base_path,
         version=options.version,
+        data=options.data,
+        embeddings=[["artifacts/embeddings"]] if options.embeddings is None else options.embeddings,
         k=options.k,
         index=options.index,
         scann={name: value for name, value in given.items() if value is not None},

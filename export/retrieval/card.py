@@ -47,7 +47,9 @@ def write_retrieval_card(
         "train": None if metadata.window is None else metadata.window.model_dump(),
         "items": len(vectors.item_ids),
         "users": len(vectors.user_ids),
-        "features": [[source.model_dump(exclude={"embeddings"}) for source in each] for each in metadata.features],
+        "features": [
+            [source.model_dump(include={"name", "dim", "sha256"}) for source in each] for each in metadata.features
+        ],
         "validation": metadata.validation,
         "test": metadata.test,
         "candidates": k,

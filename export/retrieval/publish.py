@@ -26,6 +26,7 @@ from export.version.recorded_requests import GoldenRequest, WarmupRequest, write
 from export.version.request_rows import UNKNOWN_ID, complete
 from export.version.whole_version import new_version, whole_version
 from models.artifact import METADATA_NAME
+from models.retrieval.refresh import refresh_retrieval
 from models.retrieval.run import RetrievalRun
 
 MODEL_NAME = "retrieval"
@@ -62,6 +63,8 @@ def publish_retrieval(
     base_path: str | Location,
     *,
     version: int | None = None,
+    data: str | Location | None = None,
+    embeddings: Sequence[Sequence[str | Path]] = (),
     k: int = 200,
     index: IndexKind = "brute_force",
     scann: Mapping[str, int] | None = None,
@@ -77,6 +80,9 @@ def publish_retrieval(
         model: the run directory of `models.train_retrieval`.
         base_path: the directory of the model's versions, or its URI; made if it does not exist.
         version: number of the version; `None` for one more than the largest there.
+        data: a later dataset, whose items and users are served instead of those that the retriever was trained with;
+            see `refresh_retrieval`.
+        embeddings: of the items of `data`, kind by kind.
         k: how many candidates a user gets.
         index: `brute_force`: exact, by standard operations; `scann`: approximate, by those of ScaNN.
         scann: those of `ScannSettings` that shall be other than `ScannSettings.of` says.
@@ -94,10 +100,13 @@ def publish_retrieval(
     if index not in get_args(IndexKind):
         raise InputError(f"`index` must be one of {', '.join(get_args(IndexKind))}. Received: {index}")
     base_path, number = new_version(base_path, version)
-    with about("model"):
-        run = RetrievalRun(model)
-        vectors = ServedVectors.of(run)
     with tf.device("CPU:0"), tempfile.TemporaryDirectory() as scratch:
+        with about("model"):
+            run = RetrievalRun(model)
+        if data is not None:
+            run = refresh_retrieval(run, data, Path(scratch) / "refreshed", embeddings=embeddings)
+        with about("model"):
+            vectors = ServedVectors.of(run)
         exact = BruteForce(vectors.items, k)
         settings = ScannSettings.of(len(vectors.items), min(k, len(vectors.items)))._replace(**(scann or {}))
         found_by: ItemIndex = exact if index == "brute_force" else Scann(vectors.items, k, settings)

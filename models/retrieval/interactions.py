@@ -125,6 +125,24 @@ class Interactions:
         parts = cls.of(user_ids, item_ids, train.take(~is_later), train.take(is_later), test)
         return dataclasses.replace(parts, kind=kind)
 
+    @classmethod
+    def from_all_pages(cls, dataset: Dataset, kind: Kind = "click") -> "Interactions":
+        """The clicks, or the payments, on all pages of a dataset, as `train`: what is known, with nothing left to ask.
+
+        Args:
+            dataset: the page dataset.
+            kind: as of `from_pages`.
+
+        Raises:
+            InputError: there are none.
+        """
+        splits = [_pairs_of_pages(dataset, split, LABELS[kind]) for split in dataset.manifest.splits]
+        users, items = (np.concatenate([getattr(pairs, name) for pairs in splits]) for name in ("users", "items"))
+        times = np.concatenate([pairs.times for pairs in splits if pairs.times is not None])
+        user_ids, item_ids = dataset.users()["user_id"].to_pylist(), dataset.items()["item_id"].to_pylist()
+        known = cls.of(user_ids, item_ids, Pairs(users, items, times), _nothing(), _nothing())
+        return dataclasses.replace(known, kind=kind)
+
     @property
     def num_users(self) -> int:
         """Number of user rows."""

@@ -22,6 +22,8 @@ class FeatureSource(pydantic.BaseModel):
         name: of the file or directory.
         dim: length of the vectors.
         sha256: digest of the vectors.
+        mean: that they were centred on; empty for what an earlier release has trained.
+        length: that they were divided by; 0 for vectors that do not differ.
         embeddings: what embeddings say of themselves; `None` for a file of vectors.
     """
 
@@ -30,6 +32,8 @@ class FeatureSource(pydantic.BaseModel):
     name: str
     dim: int
     sha256: str
+    mean: tuple[float, ...] = ()
+    length: float = 0.0
     embeddings: EmbeddingsMetadata | None = None
 
 
@@ -51,6 +55,7 @@ def read_item_features(
     dataset: Dataset | None = None,
     *,
     allow_window_overlap: bool = False,
+    like: Sequence[FeatureSource] | None = None,
 ) -> ItemFeatures:
     """Reads vectors of the items and puts those of several sources one behind the other.
 
@@ -63,24 +68,57 @@ def read_item_features(
         interactions: whose items these are.
         dataset: the page dataset that the interactions come from, if they do.
         allow_window_overlap: whether an encoder may have learned on the pages that are learned from.
+        like: the sources of other items' features, one for each path. These are of the same encoders, and are centred
+            and divided as those were, so that equal pictures have equal features.
 
     Raises:
         ArtifactError: embeddings belong to another dataset, or have seen the training pages.
-        InputError: a file holds no vectors, or not those of all items.
+        InputError: a file holds no vectors, or not those of all items; or they are not such as those of `like`.
     """
-    parts = [_read(Path(path), interactions, dataset, allow_window_overlap) for path in paths]
-    vectors = np.concatenate([standardized(part) for part, _ in parts], axis=1)
-    return ItemFeatures(vectors, tuple(source for _, source in parts))
+    if like is not None and len(like) != len(paths):
+        names = ", ".join(source.name for source in like)
+        raise InputError(f"there must be {len(like)} sources, as in training ({names}). Received: {len(paths)}")
+    parts = []
+    for number, path in enumerate(paths):
+        vectors, source = _read(Path(path), interactions, dataset, allow_window_overlap)
+        if like is None:
+            mean, length = _mean_and_length(vectors)
+        else:
+            _check_like(source, like[number])
+            mean, length = np.array(like[number].mean, np.float32), like[number].length
+        source = source.model_copy(update={"mean": tuple(mean.tolist()), "length": length})
+        parts.append((standardized(vectors, mean, length), source))
+    return ItemFeatures(np.concatenate([part for part, _ in parts], axis=1), tuple(source for _, source in parts))
 
 
-def standardized(vectors: np.ndarray) -> np.ndarray:
-    """Vectors centred on their mean, of root mean square length 1; rows of zeros count for nothing and stay."""
-    there = vectors.any(axis=1)
-    if not there.any():
-        return vectors
-    centred = np.where(there[:, None], vectors - vectors[there].mean(axis=0), 0)
-    length = np.sqrt(np.square(centred[there]).sum(axis=1).mean())
+def standardized(vectors: np.ndarray, mean: np.ndarray, length: float) -> np.ndarray:
+    """Vectors less a mean, divided by a length unless it is 0; rows of zeros stay."""
+    centred = np.where(vectors.any(axis=1, keepdims=True), vectors - mean, 0)
     return (centred / length if length else centred).astype(np.float32)
+
+
+def _mean_and_length(vectors: np.ndarray) -> tuple[np.ndarray, float]:
+    """The mean of the rows that are not zeros, and their root mean square length around it."""
+    there = vectors[vectors.any(axis=1)]
+    if not len(there):
+        return np.zeros(vectors.shape[1], np.float32), 0.0
+    mean = there.mean(axis=0)
+    return mean, float(np.sqrt(np.square(there - mean).sum(axis=1).mean()))
+
+
+def _check_like(source: FeatureSource, like: FeatureSource) -> None:
+    """Refuses vectors of another space than those that were learned from."""
+    if len(like.mean) != like.dim:
+        raise ArtifactError("the retriever does not say how its features were scaled; train it again")
+    if source.dim != like.dim:
+        raise InputError(f"{source.name} must have {like.dim} numbers per item, as {like.name}. Received: {source.dim}")
+    if (source.embeddings is None) != (like.embeddings is None):
+        wanted = "a .npy file" if like.embeddings is None else "a directory of embeddings"
+        raise InputError(f"{source.name} must be {wanted}, as {like.name} was in training")
+    if source.embeddings is not None and like.embeddings is not None:
+        difference = like.embeddings.space_difference(source.embeddings)
+        if difference is not None:
+            raise InputError(f"{source.name} must be of the space of {like.name}, but {difference}")
 
 
 def _read(

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from beam_pipelines.format.errors import InputError
 from models.data.dataset import Dataset
 from models.retrieval.interactions import Interactions, Pairs
 from models.retrieval.losses import bpr_loss
@@ -72,11 +71,7 @@ class Recommender(Retriever, DistributedFit, keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if self.reads_features == ("never" if feature_dims else "always"):
-            wanted = "empty" if feature_dims else "at least one length"
-            raise InputError(
-                f"`feature_dims` must be {wanted} for {type(self).__name__}. Received: {tuple(feature_dims)}"
-            )
+        self._check_feature_dims(feature_dims)
         self.num_users = num_users
         self.num_items = num_items
         self.feature_dims = tuple(feature_dims)

@@ -147,6 +147,13 @@ class Retriever(_Model):
             "config": self.config.model_dump(mode="json"),
         }
 
+    @classmethod
+    def _check_feature_dims(cls, feature_dims: Sequence[int]) -> None:
+        """Raises an `InputError` if there are features where none are read, or none where they are needed."""
+        if cls.reads_features == ("never" if feature_dims else "always"):
+            wanted = "empty" if feature_dims else "at least one length"
+            raise InputError(f"`feature_dims` must be {wanted} for {cls.__name__}. Received: {tuple(feature_dims)}")
+
     def _check_fits(self, interactions: Interactions, features: Sequence[np.ndarray]) -> None:
         """Raises an `InputError` if there are other numbers of users, items or features."""
         if (interactions.num_users, interactions.num_items) != (self.num_users, self.num_items):

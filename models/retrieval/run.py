@@ -16,7 +16,7 @@ from beam_pipelines.format.location import Location
 from beam_pipelines.format.manifest import Window, ids_sha256
 from beam_pipelines.format.text_file import read_json, write_json
 from models.artifact import ArtifactFiles, Metadata, read_metadata
-from models.retrieval.interactions import Interactions
+from models.retrieval.interactions import Interactions, Kind
 from models.retrieval.item_features import FeatureSource
 from models.retrieval.retriever import Retriever, best_items
 
@@ -37,6 +37,7 @@ class RetrievalMetadata(Metadata):
         seed: of initialisation and sampling.
         interactions_sha256: `Interactions.digest()`.
         counts: what became of the interactions' rows.
+        interactions: what counts on pages.
         dataset_digest: of the page dataset that they come from; `None` if they come from a file.
         item_ids_sha256, user_ids_sha256: digests of the IDs in row order.
         window: training pages; `None` if the interactions come from a file.
@@ -51,6 +52,7 @@ class RetrievalMetadata(Metadata):
     seed: int
     interactions_sha256: str
     counts: dict[str, int]
+    interactions: Kind = "click"
     dataset_digest: str | None
     item_ids_sha256: str
     user_ids_sha256: str

@@ -132,6 +132,7 @@ def train_retrieval(
             seed=seed,
             interactions_sha256=interactions.digest(),
             counts=dict(interactions.counts),
+            interactions=interactions.kind,
             dataset_digest=dataset.manifest.digest() if dataset else None,
             item_ids_sha256=ids_sha256(interactions.item_ids),
             user_ids_sha256=ids_sha256(interactions.user_ids),

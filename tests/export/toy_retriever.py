@@ -9,6 +9,7 @@ from beam_pipelines.format.manifest import ids_sha256
 from models.data.dataset import Dataset
 from models.retrieval.bpr import Bpr, BprConfig
 from models.retrieval.interactions import Interactions
+from models.retrieval.item_features import read_item_features
 from models.retrieval.run import RetrievalMetadata, RetrievalRun
 from models.retrieval.two_tower.two_tower import TwoTower, TwoTowerConfig
 from tests.export.toy_ranker import ITEM_IDS, USER_IDS
@@ -22,12 +23,15 @@ def make_toy_retriever(path, method="two_tower"):
     interactions = Interactions.from_pages(dataset)
     interactions = dataclasses.replace(interactions, user_ids=USER_IDS, item_ids=ITEM_IDS)
     keras.utils.set_random_seed(0)
+    sources = ()
     if method == "bpr":
         model = Bpr.of(interactions, [], None, BprConfig(dim=6))
     else:
-        features = np.random.default_rng(0).normal(size=(len(ITEM_IDS), 5)).astype(np.float32)
+        np.save(path / "features.npy", np.random.default_rng(0).normal(size=(len(ITEM_IDS), 5)))
+        features = read_item_features([path / "features.npy"], interactions, dataset)
+        sources = (features.sources,)
         config = TwoTowerConfig(dim=6, hidden_units=4, click_steps=4, pay_steps=3)
-        model = TwoTower.of(interactions, [features], dataset, config)
+        model = TwoTower.of(interactions, [features.vectors], dataset, config)
         random = np.random.default_rng(1)
         for weight in model.trainable_variables:
             weight.assign_add(0.2 * random.normal(size=weight.shape))
@@ -40,7 +44,7 @@ def make_toy_retriever(path, method="two_tower"):
         item_ids_sha256=ids_sha256(ITEM_IDS),
         user_ids_sha256=ids_sha256(USER_IDS),
         window=dataset.split("train").window,
-        features=(),
+        features=sources,
         validation={"epoch": 1, **dict.fromkeys(("recall@20", "recall@50", "ndcg@50"), 0.5)},
         test=None,
         notice="toy notice",

@@ -39,11 +39,13 @@ def write_tiny_dataset(
     click_rates: tuple[float, float] = (0.5, 0.08),
     shards: int = 2,
     seed: int = 0,
+    first_item: int = 0,
 ) -> TinyDataset:
     """Users like two styles each, which only pictures show; the last fifth of the items appears in `test/` only.
 
     Items are clicked at the first of `click_rates` if they have a style that the user likes, else at the second.
     Train pages keep the share `train_negatives` of their unclicked candidates, the rest is the same whatever it is.
+    Items are named by their numbers, from `first_item` on.
     """
     rng, sampling = np.random.default_rng(seed), np.random.default_rng(seed)
     style = rng.integers(0, styles, items)
@@ -115,7 +117,7 @@ def write_tiny_dataset(
         )
         start += DAY
 
-    item_ids = [f"item{i:05d}" for i in range(items)]
+    item_ids = [f"item{first_item + i:05d}" for i in range(items)]
     user_ids = [f"user{u:05d}" for u in range(users)]
     item_table = pa.table(
         {

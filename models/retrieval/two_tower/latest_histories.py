@@ -1,5 +1,6 @@
 """What users had done by a moment: the histories from which they get candidates when nothing newer is known."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,18 +24,21 @@ class LatestHistories(NamedTuple):
     pay: np.ndarray
 
 
-def latest_histories(dataset: Dataset, last: int, lengths: PageLengths) -> LatestHistories:
+def latest_histories(
+    dataset: Dataset, last: int, lengths: PageLengths, splits: Sequence[str] = ("pretrain", "train")
+) -> LatestHistories:
     """Histories of all users from their pages up to a moment.
 
     A user's newest page has the history before it; what was clicked, and paid for, on it comes on top. Pages of one
     user and one moment are one page here. Users without a page have empty histories.
 
     Args:
-        dataset: the page dataset, of which the splits `pretrain` and `train` are read.
+        dataset: the page dataset.
         last: the moment, epoch milliseconds, inclusive.
         lengths: steps at most; `candidates` must fit the dataset's pages.
+        splits: that are read, as far as there are any.
     """
-    splits = [name for name in ("pretrain", "train") if name in dataset.manifest.splits]
+    splits = [name for name in splits if name in dataset.manifest.splits]
     newest = np.full(dataset.manifest.users.file.records, -1, np.int64)
     for split in splits:
         times = map_ahead(page_records(dataset, split).batch(_PARSE_TOGETHER), _users_and_times)

@@ -85,6 +85,7 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
         num_users, num_items: number of rows.
         feature_dims: lengths of the item features, one for each kind.
         config: a `TwoTowerConfig`, or a mapping of its keys; unset: the defaults.
+        num_ids: number of item IDs with an embedding; unset: `num_items`. It is another one after `refreshed`.
 
     Call arguments:
         page: a page of `parse_pages`: of it are read `item`, `click_item` and `pay_item`, item rows padded with -1.
@@ -115,16 +116,19 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
         num_items: int,
         feature_dims: Sequence[int] = (),
         config: TwoTowerConfig | Mapping[str, Any] | None = None,
+        num_ids: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._check_feature_dims(feature_dims)
         self.num_users = num_users
         self.num_items = num_items
+        self.num_ids = num_items if num_ids is None else num_ids
         self.feature_dims = tuple(feature_dims)
         self.config = config if isinstance(config, TwoTowerConfig) else TwoTowerConfig.model_validate(config or {})
         dim = self.config.dim
         self.items = ItemEncoder(
-            num_items, self.config.category_buckets, self.feature_dims, dim, self.config.id_dropout, name="items"
+            self.num_ids, self.config.category_buckets, self.feature_dims, dim, self.config.id_dropout, name="items"
         )
         self.clicks = HistoryPooling(self.config.click_steps, dim, name="clicks")
         self.pays = HistoryPooling(self.config.pay_steps, dim, name="pays")
@@ -202,6 +206,63 @@ class TwoTower(Retriever, DistributedFit, tfrs.Model):
             },
             features,
         )
+
+    def refreshed(
+        self,
+        item_rows: np.ndarray,
+        user_rows: np.ndarray,
+        interactions: Interactions,
+        features: Sequence[np.ndarray],
+        dataset: Dataset,
+    ) -> "TwoTower":
+        """The same towers for the items and users of a later dataset, without training.
+
+        Items that this one knows are what they were, with the categories and features that they have now. Others have
+        the ID of all unknown ones. Users have the histories of the end of the later dataset, and what they had.
+
+        Args:
+            item_rows, user_rows: the later row of each item and user of this one, -1 where there is none.
+            interactions: all of the later dataset, as `train`.
+            features: of its items, scaled as those given to `adapt`.
+            dataset: the later one.
+        """
+        other = TwoTower(interactions.num_users, interactions.num_items, self.feature_dims, self.config, self.num_ids)
+        other._check_fits(interactions, features)
+        other.set_weights(self.get_weights())
+        ids = np.full(other.num_items, UNKNOWN_ITEM, np.int32)
+        assert self.seen is not None
+        log_frequencies = np.full(other.num_items, -np.log(len(self.seen)), np.float32)
+        stay = item_rows >= 0
+        for values, name in ((ids, "ids"), (log_frequencies, "log_frequencies")):
+            values[item_rows[stay]] = self._tensor(name).numpy()[stay]
+        had = Pairs(user_rows[self.seen.users], item_rows[self.seen.items])
+        had = had.take((had.users >= 0) & (had.items >= 0))
+        pairs = np.stack(
+            [
+                np.concatenate([had.users, interactions.train.users]),
+                np.concatenate([had.items, interactions.train.items]),
+            ]
+        )
+        seen_users, seen_items = np.unique(pairs, axis=1).astype(np.int32)
+        splits = tuple(dataset.manifest.splits)
+        end = max(dataset.split(split).window.last for split in splits)
+        histories = latest_histories(dataset, end, _lengths(dataset, self.config), splits)
+        other._fill(
+            {
+                "ids": ids,
+                "categories": self.category_rows(dataset.items()["category"].to_pylist()),
+                "log_frequencies": log_frequencies,
+                "seen_users": seen_users,
+                "seen_items": seen_items,
+                **histories._asdict(),
+            },
+            features,
+        )
+        return other
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "num_ids": self.num_ids}
 
     def category_rows(self, categories: Sequence[str | None]) -> np.ndarray:
         """Which embeddings categories have: int32 `(n,)`."""

@@ -1,4 +1,5 @@
 import json
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -6,9 +7,13 @@ import tensorflow as tf
 from tensorflow.python.saved_model import loader_impl as loader
 
 from beam_pipelines.format.errors import ArtifactError, InputError
+from beam_pipelines.shell.command import CommandError
 from export.gates.version_check import VersionError
+from export.retrieval import __main__ as retrieval
 from export.retrieval.publish import check_same, publish_retrieval
 from export.version.recorded_requests import read_golden
+from tests.export.toy_retriever import make_toy_retriever
+from tests.models.tiny_dataset import write_tiny_dataset
 
 
 def test_the_command_publishes_a_version_with_its_card(toy_retrieval):
@@ -23,6 +28,31 @@ def test_the_command_publishes_a_version_with_its_card(toy_retrieval):
     assert toy_retrieval.closing.startswith(f"version 1 in {version}: passed all gates, finds 100.00% of")
     for gate in ("without our code", "rows independent of batch mates", "a server's answers"):
         assert gate in toy_retrieval.printed
+
+
+def test_items_of_a_later_dataset_are_served_without_training(toy_retrieval, tmp_path):
+    later = write_tiny_dataset(tmp_path / "later", items=40, users=7, pages=40)
+    np.save(tmp_path / "later.npy", np.random.default_rng(1).normal(size=(40, 5)))
+    model = ["--model", str(toy_retrieval.run.path), "--base-path", str(tmp_path / "serving")]
+    with pytest.raises(CommandError, match="--embeddings are those of the items of --data"):
+        retrieval.main([*model, "--embeddings", "later.npy"])
+    data = ["--data", str(later.data), "--embeddings", str(tmp_path / "later.npy")]
+    everything = ["--index", "scann", "--leaves", "2", "--leaves-to-search", "2", "--reordered", "40"]
+    closing = retrieval.main([*model, *data, "--k", "40", *everything])
+    version = tmp_path / "serving/1"
+    assert closing.startswith(f"version 1 in {version}: passed all gates")
+    card = json.loads((version / "assets.extra/model_card.json").read_text())
+    assert (card["items"], card["users"]) == (40, 7)
+    assert card["features"] == [[{"name": "later.npy", "dim": 5, "sha256": ANY}]]
+    metadata = json.loads((version / "assets.extra/retrieval.json").read_text())
+    assert metadata["interactions_sha256"] == toy_retrieval.run.metadata.interactions_sha256
+    found = read_golden(version)[0].outputs["item_id"]
+    assert set(found.ravel().tolist()) - {b""} <= {b"item%05d" % row for row in range(40)}
+
+    bpr = make_toy_retriever(tmp_path, "bpr")
+    with pytest.raises(CommandError, match="--data: bpr has learned a vector of each item"):
+        retrieval.main(["--model", str(bpr.path), "--base-path", str(tmp_path / "none"), *data])
+    assert not (tmp_path / "none").exists()
 
 
 def test_scann_in_a_saved_model_answers_as_brute_force_does_where_it_searches_everything(toy_retrieval, tmp_path):

@@ -5,7 +5,7 @@ from beam_pipelines.format.errors import ArtifactError, InputError
 from beam_pipelines.format.manifest import Window
 from models.data.dataset import Dataset
 from models.retrieval.interactions import Interactions, Pairs
-from models.retrieval.item_features import read_item_features, standardized
+from models.retrieval.item_features import read_item_features
 from tests.models.retrieval.drawn_interactions import draw_features
 from tests.models.saved_embeddings import save_embeddings
 from tests.models.tiny_dataset import write_tiny_dataset
@@ -13,17 +13,24 @@ from tests.models.tiny_dataset import write_tiny_dataset
 ONE = Pairs(np.int32([0]), np.int32([0]))
 
 
-def test_vectors_are_centred_and_scaled_and_zeros_stay():
+def standardized(vectors, path):
+    """What is read of a file."""
+    np.save(path / "vectors.npy", vectors)
+    rows = [str(row) for row in range(len(vectors))]
+    return read_item_features([path / "vectors.npy"], Interactions.of(["u"], rows, ONE, ONE, ONE)).vectors
+
+
+def test_vectors_are_centred_and_scaled_and_zeros_stay(tmp_path):
     vectors = draw_features() * 7 + 3
     vectors[4] = 0
-    made = standardized(vectors)
+    made = standardized(vectors, tmp_path)
     there = np.arange(len(vectors)) != 4
     centred = vectors[there] - vectors[there].mean(axis=0)
     np.testing.assert_allclose(made[there], centred / np.sqrt((centred**2).sum(axis=1).mean()), rtol=1e-4, atol=1e-6)
     assert not made[4].any()
-    np.testing.assert_allclose(standardized(vectors * 10), made, atol=1e-5)
-    assert not standardized(np.ones((3, 2), np.float32)).any()
-    assert not standardized(np.zeros((3, 2), np.float32)).any()
+    np.testing.assert_allclose(standardized(vectors * 10, tmp_path), made, atol=1e-5)
+    assert not standardized(np.ones((3, 2), np.float32), tmp_path).any()
+    assert not standardized(np.zeros((3, 2), np.float32), tmp_path).any()
 
 
 def test_rows_of_files_are_found_by_number_and_sources_put_one_behind_the_other(tmp_path):
@@ -32,8 +39,8 @@ def test_rows_of_files_are_found_by_number_and_sources_put_one_behind_the_other(
     np.save(tmp_path / "first.npy", first.astype(np.float16))
     np.save(tmp_path / "second.npy", second)
     features = read_item_features([tmp_path / "first.npy", tmp_path / "second.npy"], interactions)
-    np.testing.assert_allclose(features.vectors[:, :3], standardized(first[[3, 0]]), atol=1e-2)
-    np.testing.assert_allclose(features.vectors[:, 3:], standardized(second[[3, 0]]), atol=1e-6)
+    np.testing.assert_allclose(features.vectors[:, :3], standardized(first[[3, 0]], tmp_path), atol=1e-2)
+    np.testing.assert_allclose(features.vectors[:, 3:], standardized(second[[3, 0]], tmp_path), atol=1e-6)
     assert [(source.name, source.dim) for source in features.sources] == [("first.npy", 3), ("second.npy", 2)]
 
     for wrong, message in (
