@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import WORK, benchmark_parser, run_benchmark, use_two_cores
-from benchmarks.retrieval.runs import Runs, Settings, add_run_options, compare_tuned
+from benchmarks.retrieval.runs import Arm, Runs, add_run_options, compare_tuned
 from models.retrieval.interaction_file import read_interactions
 
-SETTINGS: Settings = {"bpr": [{"regularization": value} for value in (0.1, 0.03, 0.01)]}
+SETTINGS = [{"regularization": value} for value in (0.1, 0.03, 0.01)]
 PUBLISHED = {
     "baby": {"bpr": {"recall@20": 0.0575, "ndcg@20": 0.0249}},
     "sports": {"bpr": {"recall@20": 0.0653, "ndcg@20": 0.0298}},
@@ -28,7 +28,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, published in PUBLISHED.items():
         interactions = read_interactions(options.source / name / f"{name}.inter.csv.gz")
-        methods = compare_tuned(Runs(options, interactions, [], name), SETTINGS, options.seeds, quick=options.quick)
+        arm = Arm(Runs(options, interactions, [], name), "bpr", SETTINGS)
+        methods = compare_tuned({"bpr": arm}, options.seeds, quick=options.quick)
         if not methods:
             continue  # no time was left
         figures[name] = {

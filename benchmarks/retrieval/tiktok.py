@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import WORK, benchmark_parser, run_benchmark, use_two_cores
-from benchmarks.retrieval.runs import Runs, Settings, add_run_options, compare_tuned
+from benchmarks.retrieval.runs import Arm, Runs, Settings, add_run_options, compare_tuned
 from models.retrieval.interaction_file import read_interactions
 from models.retrieval.item_features import read_item_features
 
@@ -36,7 +36,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     interactions = read_interactions(options.source / "tiktok.inter.csv.gz")
     features = [read_item_features([options.source / f"{kind}_feat.npy"], interactions) for kind in ("image", "audio")]
     runs = Runs(options, interactions, features, "tiktok")
-    methods = compare_tuned(runs, SETTINGS, options.seeds, quick=options.quick)
+    arms = {method: Arm(runs, method, settings) for method, settings in SETTINGS.items()}
+    methods = compare_tuned(arms, options.seeds, quick=options.quick)
     return {"users": interactions.num_users, "items": interactions.num_items, "methods": methods}
 
 

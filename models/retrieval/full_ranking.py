@@ -1,6 +1,7 @@
 """Recall and NDCG over all items: exact, with what a user has already left out, and equal scores decided fairly."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,20 @@ CUTOFFS = (10, 20, 50)
 _VALUES_TOGETHER = 1 << 24
 
 
+class UserMetrics(NamedTuple):
+    """Metrics of each user who has something to be found.
+
+    Attributes:
+        users: rows, rising, `(n,)`.
+        pairs: number of relevant items that are looked for, `(n,)`.
+        values: `recall@K` and `ndcg@K` by name, float64 `(n,)` each.
+    """
+
+    users: np.ndarray
+    pairs: np.ndarray
+    values: dict[str, np.ndarray]
+
+
 def measure_ranking(
     user_vectors: np.ndarray | tf.Tensor,
     item_vectors: np.ndarray | tf.Tensor,
@@ -19,11 +34,32 @@ def measure_ranking(
     seen: Pairs,
     cutoffs: Sequence[int] = CUTOFFS,
 ) -> dict[str, float]:
+    """The means over users of what `rank_for_users` measures; its arguments.
+
+    Returns:
+        `recall@K` and `ndcg@K` of each K, and the numbers of `users` and relevant `pairs` that were measured; metrics
+        are NaN without users.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    users, pairs, values = rank_for_users(user_vectors, item_vectors, relevant, seen, cutoffs)
+    means = {name: float(np.mean(of_users)) if len(users) else float("nan") for name, of_users in values.items()}
+    return {"users": float(len(users)), "pairs": float(pairs.sum()), **means}
+
+
+def rank_for_users(
+    user_vectors: np.ndarray | tf.Tensor,
+    item_vectors: np.ndarray | tf.Tensor,
+    relevant: Pairs,
+    seen: Pairs,
+    cutoffs: Sequence[int] = CUTOFFS,
+) -> UserMetrics:
     """Ranks all items for each user by the product of their vectors and measures where the relevant ones are.
 
     `recall@K` is the share of a user's relevant items among the first K; `ndcg@K` the sum of `1 / log2(rank + 1)` of
-    those among the first K, divided by what the best order would give. Both are means over the users with a relevant
-    item. What a user has in `seen` is no candidate, and is not looked for.
+    those among the first K, divided by what the best order would give. What a user has in `seen` is no candidate, and
+    is not looked for.
 
     Items with equal scores have no order. Both metrics are then the expected value over all orders of them, so that
     neither numbering of the items is of advantage: constant scores give what chance gives.
@@ -35,10 +71,6 @@ def measure_ranking(
             nothing.
         seen: the interactions that were learned from.
         cutoffs: the K.
-
-    Returns:
-        `recall@K` and `ndcg@K` of each K, and the numbers of `users` and relevant `pairs` that were measured; metrics
-        are NaN without users.
 
     Raises:
         InputError: a score is not finite.
@@ -55,9 +87,6 @@ def measure_ranking(
     relevant = relevant.take(np.argsort(relevant.users, kind="stable"))
     seen = seen.take(np.argsort(seen.users, kind="stable"))
     measured, counts = np.unique(relevant.users, return_counts=True)
-    result = {"users": float(len(measured)), "pairs": float(len(relevant))}
-    if not len(measured):
-        return result | {f"{name}@{k}": float("nan") for k in cutoffs for name in ("recall", "ndcg")}
     starts = np.searchsorted(seen.users, np.arange(num_users + 1))
     higher, equal = (np.zeros(len(relevant), np.int64) for _ in range(2))
     ends = np.cumsum(counts)
@@ -76,6 +105,7 @@ def measure_ranking(
         )
         higher[chosen], equal[chosen] = above.numpy(), level.numpy()
         first = last
+    values: dict[str, np.ndarray] = {}
     user_of_pair = np.repeat(np.arange(len(measured)), counts)
     gains = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, num_items + 2)))])  # of the first r ranks
     for k in cutoffs:
@@ -83,9 +113,9 @@ def measure_ranking(
         before = np.minimum(higher, k)
         found = np.bincount(user_of_pair, (reached - before) / equal)
         gain = np.bincount(user_of_pair, (gains[reached] - gains[before]) / equal)
-        result[f"recall@{k}"] = float(np.mean(found / counts))
-        result[f"ndcg@{k}"] = float(np.mean(gain / gains[np.minimum(counts, min(k, num_items))]))
-    return result
+        values[f"recall@{k}"] = found / counts
+        values[f"ndcg@{k}"] = gain / gains[np.minimum(counts, min(k, num_items))]
+    return UserMetrics(measured, counts, values)
 
 
 def _keys(pairs: Pairs, num_items: int) -> np.ndarray:
