@@ -1,6 +1,6 @@
 """Damaged logs end as the undamaged ones, as an error, or as a dataset that accounts for what it lost.
 
-`make test` tries a fixed hundred damages, `make test-random` two thousand random ones; both print how many ended how.
+`make test` tries every damage once, `make test-random` fifty times at random; both print how many ended how.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_pipelines import BuildOptions, build_dataset
@@ -125,7 +125,9 @@ def outcomes():
     print(f"\n{counts.total()} damages: {dict(counts)}")
 
 
-@given(damage=st.sampled_from(DAMAGES), seed=st.integers(0, 2**32 - 1))
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@settings(max_examples=1 if settings.default.derandomize else 50)
+@given(seed=st.integers(0, 2**32 - 1))
 def test_there_is_no_fourth_outcome(good, outcomes, damage, seed):
     logs, undamaged = good
     name = f"{damage.__name__}, seed {seed}"
