@@ -37,6 +37,11 @@ def read_results() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: in minutes, from one and a half on."""
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
 def provenance(result: Mapping[str, Any]) -> str:
     """Where the figures of a result come from."""
     seconds = result["seconds"]
@@ -45,7 +50,7 @@ def provenance(result: Mapping[str, Any]) -> str:
         f"measured on {result['date']} at commit {result['commit']}",
         result["machine"],
         *([f"against {result['peer']}"] if result["peer"] else []),
-        *([f"{seconds / 60:.0f} minutes"] if seconds and not result.get("resumed") else []),
+        *([duration(seconds)] if seconds and not result.get("resumed") else []),
     ]
     text = "; ".join(parts) + "."
     if result.get("resumed"):
@@ -138,7 +143,7 @@ def index(results: Mapping[str, Mapping[str, Any]]) -> str:
         seconds = result.get("seconds")
         if result.get("resumed"):
             return f"about {benchmark.full} (estimated: only a resumed run was timed)"
-        return f"{seconds / 60:.0f} minutes" if seconds else f"about {benchmark.full}"
+        return duration(seconds) if seconds else f"about {benchmark.full}"
 
     rows = [
         [

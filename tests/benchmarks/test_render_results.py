@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.base import ROOT
 from benchmarks.catalogue import BENCHMARKS
-from benchmarks.render_results import SINGLE_RUNS, index, provenance, read_results, rendered, with_tables
-from benchmarks.tables.cells import difference
+from benchmarks.render_results import SINGLE_RUNS, duration, index, provenance, read_results, rendered, with_tables
+from benchmarks.tables.cells import difference, table
 from benchmarks.tables.registry import TABLES
 
 
@@ -63,3 +63,16 @@ def test_differences_are_bold_where_the_interval_leaves_out_zero():
     assert difference(-0.02, -0.03, -0.01) == "**-0.020** [-0.030, -0.010]"
     assert difference(0.0, -0.01, 0.01) == "+0.000 [-0.010, +0.010]"
     assert difference(0.02, None, None) == "+0.020"
+
+
+def test_empty_cells_are_alike_wherever_they_stand():
+    assert table(("", "", "a"), [["b", "", ""]]) == "| | | a |\n| --- | --- | --- |\n| b | | |"
+
+
+def test_short_runs_are_told_in_seconds():
+    assert [duration(seconds) for seconds in (5.2, 61, 95, 600)] == [
+        "5 seconds",
+        "61 seconds",
+        "2 minutes",
+        "10 minutes",
+    ]
