@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -261,6 +263,13 @@ def test_similarities_and_valid_rows_are_reported(options):
     assert float(result["valid_rows"]) == pytest.approx(np.mean(compared), rel=1e-6)
 
 
+@functools.cache
+def loss_under(dtype, options):
+    keras.utils.set_random_seed(0)
+    model = Courier(ImageEncoder(Swin(2, 4, (1,), (2,), 2, dtype=dtype), 4, dtype=dtype), **dict(options), dtype=dtype)
+    return loss_of(model, draw_batch(6))
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize(
     "options",
@@ -274,11 +283,7 @@ def test_similarities_and_valid_rows_are_reported(options):
     ids=str,
 )
 def test_mixed_precision_is_close_to_float32(policy, options):
-    losses = []
-    for dtype in ("float32", policy):
-        keras.utils.set_random_seed(0)
-        model = Courier(ImageEncoder(Swin(2, 4, (1,), (2,), 2, dtype=dtype), 4, dtype=dtype), **options, dtype=dtype)
-        losses.append(loss_of(model, draw_batch(6)))
+    losses = [loss_under(dtype, tuple(options.items())) for dtype in ("float32", policy)]
     assert losses[1].dtype == tf.float32
     assert np.isfinite(float(losses[1]))
     assert float(losses[1]) == pytest.approx(float(losses[0]), rel=0.02, abs=0.02)

@@ -30,7 +30,9 @@ def make_model(make, strategy):
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = make()
-        model.compile(keras.optimizers.SGD(0.05), jit_compile=False)
+        # A graph would take longer than the few steps of the one that is compared with.
+        eagerly = strategy.num_replicas_in_sync == 1
+        model.compile(keras.optimizers.SGD(0.05), jit_compile=False, run_eagerly=eagerly)
     return model
 
 

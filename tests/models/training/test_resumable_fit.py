@@ -125,7 +125,6 @@ class Kill(keras.callbacks.Callback):
     [
         (ONE, "float32", [(0, 2), (1, 0), (1, "test"), (2, 3)], [2, 4, 8, 11]),
         (TWO, "mixed_float16", [(1, 2)], [6]),
-        (ONE, "mixed_bfloat16", [(1, 2)], [6]),
     ],
 )
 def test_an_interrupted_run_ends_like_a_whole_one(tmp_path, capsys, devices, policy, kills, resumed):
