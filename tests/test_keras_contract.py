@@ -504,6 +504,7 @@ MODELS: dict[str, ModelCase] = {
         lambda **o: Courier(encoder(**o), mask_same_item=True, **o),
         courier_pages,
         lambda: {**objective(), "loss": "mse"},
+        graph=False,
     ),
     "PictureClassifier": ModelCase(
         lambda **o: PictureClassifier(encoder(**o), 3, **o), labelled_pictures, first_of_labels, graph=False
