@@ -17,6 +17,7 @@ from models.data.pages import PADDING, PageLengths, page_batches
 from models.data.picture_store import PictureStore
 
 _PARSED_TOGETHER = 512  # pages; parsing and trimming are vectorised over them
+_ENCODED_TOGETHER = 256  # pictures
 _BUCKETS = 32  # numbers of distinct pictures that a batch can have
 _PIXELS, _NUMBER, _TOKENS = "pictures", "picture_id", "tokens"
 _WHOLE = "pretrain"  # the split whose pages are validated on as they were shown
@@ -213,6 +214,31 @@ class PretrainingPages:
             for chosen in (time < boundary, time >= boundary)
         )
         self.training, self.validation = int((time < boundary).sum()), int((time >= boundary).sum())
+
+    def keep_encoded(self, encode: Callable[[tf.Tensor], tf.Tensor], length: int) -> bool:
+        """Makes `read`, and so all batches, give what an encoder's frozen stages make of pictures instead of pictures.
+
+        Each picture is encoded once, now.
+
+        Args:
+            encode: pictures uint8 `(n, height, width, 3)` to float32 `(n, length)`.
+            length: of what is kept of a picture.
+
+        Returns:
+            Whether that is so; otherwise it would take more memory than the cache may.
+        """
+        if self.store.pictures * length * 4 > self._cache_bytes:
+            return False
+        kept = np.empty((self.store.pictures, length), np.float32)
+        with progress_bar(total=len(kept), desc="encoding pictures by the frozen stages", unit="picture") as progress:
+            for first, batch in zip(
+                range(0, len(kept), _ENCODED_TOGETHER), self.store.batches(_ENCODED_TOGETHER), strict=True
+            ):
+                kept[first : first + len(batch)] = encode(batch)
+                progress.update(len(batch))
+        encoded = tf.constant(kept)
+        self.read = lambda numbers: tf.gather(encoded, numbers)
+        return True
 
     @functools.cached_property
     def read(self) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -43,7 +43,8 @@ class PretrainConfig(Config):
         epochs: passes over the training pages. The best one on the validation pages is kept.
         validation_share: share of the pages, the latest ones, kept for validation; 0 keeps the last epoch.
         precision: of the network's computations; weights and losses are float32. The mixed ones are for GPUs.
-        cache_megabytes: decoded pictures are kept in memory if they take at most this much.
+        cache_megabytes: decoded pictures, or what the frozen stages of the backbone make of them, are kept in memory if
+            they take at most this much.
         checkpoint_minutes: time between checkpoints, from which a run that was interrupted goes on; 0 writes one after
             every step.
         seed: of initialisation, shuffling and augmentation.

@@ -19,6 +19,9 @@ from models.pretraining.title_contrast import TitleContrast
 from models.text.config import build_text_encoder
 from models.vision.config import M6Config
 from models.vision.encoder import ImageEncoder
+from models.vision.thawed_encoder import ThawedEncoder
+
+AnyEncoder = ImageEncoder | ThawedEncoder
 
 
 class Method(NamedTuple):
@@ -30,28 +33,30 @@ class Method(NamedTuple):
         sections: of `PretrainConfig`, those of methods that it reads.
         needs_unclicked: whether it learns nothing from pages whose candidates are all clicked.
         reads_titles: whether its batches need the titles of pictures.
+        changes_pictures: whether its encoder sees views of pictures, or parts of them.
     """
 
-    build: Callable[[PretrainConfig, ImageEncoder], PretrainingMethod]
+    build: Callable[[PretrainConfig, AnyEncoder], PretrainingMethod]
     preset: str
     sections: tuple[str, ...]
     needs_unclicked: bool = False
     reads_titles: Callable[[PretrainConfig], bool] = lambda config: False
+    changes_pictures: bool = False
 
 
 def _of_section(
     kind: Callable[..., PretrainingMethod], section: str
-) -> Callable[[PretrainConfig, ImageEncoder], PretrainingMethod]:
+) -> Callable[[PretrainConfig, AnyEncoder], PretrainingMethod]:
     """Makes a method whose arguments are the keys of a section."""
     return lambda config, encoder: kind(encoder, **getattr(config, section).model_dump(), dtype=config.precision)
 
 
-def _title_contrast(config: PretrainConfig, encoder: ImageEncoder) -> TitleContrast:
+def _title_contrast(config: PretrainConfig, encoder: AnyEncoder) -> TitleContrast:
     text_encoder = build_text_encoder(config.text, encoder.embedding_dim, config.precision)
     return TitleContrast(text_encoder, **config.clip.model_dump())
 
 
-def _courier(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod:
+def _courier(config: PretrainConfig, encoder: AnyEncoder) -> PretrainingMethod:
     if config.courier.titles:
         return build_courier(config.courier, encoder, config.precision, _title_contrast(config, encoder))
     for section in ("clip", "text"):
@@ -60,14 +65,14 @@ def _courier(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod
     return build_courier(config.courier, encoder, config.precision)
 
 
-def _mask_clip(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod:
+def _mask_clip(config: PretrainConfig, encoder: AnyEncoder) -> PretrainingMethod:
     contrast = {*TitleContrastConfig.model_fields}
     text_encoder = build_text_encoder(config.text, encoder.embedding_dim, config.precision)
     titles = TitleContrast(text_encoder, **config.maskclip.model_dump(include=contrast))
     return MaskClip(encoder, titles, **config.maskclip.model_dump(exclude=contrast), dtype=config.precision)
 
 
-def _m6_moe(config: PretrainConfig, encoder: ImageEncoder) -> PretrainingMethod:
+def _m6_moe(config: PretrainConfig, encoder: AnyEncoder) -> PretrainingMethod:
     backbone = config.encoder.backbone
     if not isinstance(backbone, M6Config):
         raise ConfigurationError(f"encoder.backbone.name: must be m6 with the method m6_moe. Received: {backbone.name}")
@@ -85,10 +90,10 @@ METHODS: dict[str, Method] = {
     "courier": Method(
         _courier, "courier_cpu", ("courier", "clip", "text"), reads_titles=lambda config: config.courier.titles
     ),
-    "simclr": Method(_of_section(SimCLR, "simclr"), "simclr_cpu", ("simclr",)),
-    "simsiam": Method(_of_section(SimSiam, "simsiam"), "simsiam_cpu", ("simsiam",)),
-    "moco_v2": Method(_of_section(MoCoV2, "moco_v2"), "moco_v2_cpu", ("moco_v2",)),
-    "swav": Method(_of_section(SwAV, "swav"), "swav_cpu", ("swav",)),
+    "simclr": Method(_of_section(SimCLR, "simclr"), "simclr_cpu", ("simclr",), changes_pictures=True),
+    "simsiam": Method(_of_section(SimSiam, "simsiam"), "simsiam_cpu", ("simsiam",), changes_pictures=True),
+    "moco_v2": Method(_of_section(MoCoV2, "moco_v2"), "moco_v2_cpu", ("moco_v2",), changes_pictures=True),
+    "swav": Method(_of_section(SwAV, "swav"), "swav_cpu", ("swav",), changes_pictures=True),
     "supervised": Method(
         _of_section(Supervised, "supervised"),
         "supervised_cpu",
@@ -101,8 +106,12 @@ METHODS: dict[str, Method] = {
         ("clip", "text"),
         reads_titles=lambda config: True,
     ),
-    "maskclip": Method(_mask_clip, "maskclip_cpu", ("maskclip", "text"), reads_titles=lambda config: True),
-    "m6_moe": Method(_m6_moe, "m6_moe_cpu", ("m6_moe", "text"), reads_titles=lambda config: True),
+    "maskclip": Method(
+        _mask_clip, "maskclip_cpu", ("maskclip", "text"), reads_titles=lambda config: True, changes_pictures=True
+    ),
+    "m6_moe": Method(
+        _m6_moe, "m6_moe_cpu", ("m6_moe", "text"), reads_titles=lambda config: True, changes_pictures=True
+    ),
 }
 
 AS_PUBLISHED = "none"

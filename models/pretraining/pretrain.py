@@ -21,7 +21,7 @@ from models.data.dataset import Dataset
 from models.data.pretraining_pages import PretrainingPages
 from models.pretraining.config import PretrainConfig
 from models.pretraining.method import PretrainingMethod
-from models.pretraining.methods import AS_PUBLISHED, METHODS, PRESETS, unused_sections
+from models.pretraining.methods import AS_PUBLISHED, METHODS, PRESETS, AnyEncoder, unused_sections
 from models.pretraining.monitor.collapse import CollapseWarning
 from models.pretraining.monitor.learning_figures import write_learning_figures
 from models.pretraining.monitor.progress import Progress
@@ -33,7 +33,10 @@ from models.training.optimizer import build_optimizer
 from models.training.replicas import ends_with_other_workers, is_chief, training_strategy
 from models.training.resumable_fit import resumable_fit
 from models.vision.config import PUBLISHED, build_encoder, load_pretrained
+from models.vision.efficientnet_lite import EfficientNetLite
+from models.vision.encoder import ImageEncoder
 from models.vision.encoder_run import LOGS, EncoderRun
+from models.vision.thawed_encoder import ThawedEncoder
 
 _MAY_CHANGE = {"cache_megabytes", "checkpoint_minutes"}  # keys that make no difference to what is learnt
 _VALIDATION_CLICKS = 50
@@ -243,16 +246,25 @@ def _build(
             say(f"starts from {config.encoder.weights}: {loaded.variables} variables by {loaded.publisher}'s names")
         elif config.encoder.backbone.name in PUBLISHED:
             say("starts from random weights; published ones, which the paper starts from, are given by encoder.weights")
-        model = METHODS[method].build(config, encoder)
+        model = METHODS[method].build(config, _thawed(encoder, config, method, pages))
         steps = pages.training // config.batch_size * config.epochs
         model.compile(build_optimizer(config.optimizer, steps))
     return model
 
 
+def _thawed(encoder: ImageEncoder, config: PretrainConfig, method: str, pages: PretrainingPages) -> AnyEncoder:
+    """The encoder, or what is behind its frozen stages if these may encode each picture once, which they then have."""
+    frozen = isinstance(encoder.backbone, EfficientNetLite) and encoder.backbone.frozen_stages
+    if not frozen or METHODS[method].changes_pictures or config.augmentation != "none":
+        return encoder
+    thawed = ThawedEncoder(encoder, config.image_size)
+    return thawed if pages.keep_encoded(tf.function(thawed.frozen, reduce_retracing=True), thawed.length) else encoder
+
+
 def _similarity_validation(model: PretrainingMethod, pages: PretrainingPages, share: float) -> SimilarityValidation:
     """What measures the encoder on whole later pages, after it has measured the untrained one."""
     later = pages.validation_pages(clicks=_VALIDATION_CLICKS, limit=_VALIDATION_PAGES)
-    similarity = SimilarityValidation(later, pages.read, pages.image_size)
+    similarity = SimilarityValidation(later, pages.read)
     similarity.set_model(model)
     untrained = similarity.measure()
     if not untrained.pages:

@@ -225,8 +225,9 @@ class EfficientNetLite(Backbone):
         batch_statistics: whether training normalises by the statistics of its batches instead of the moving averages,
             those of ImageNet in published weights. They are taken over the distinct pictures of a batch, without its
             padding, on all replicas; a picture that several replicas show counts once for each.
-        frozen_stages: the first so many stages, and the stem before them, keep their weights and the moving averages:
-            no gradient is computed for them.
+        frozen_stages: the first so many stages, and the stem before them, keep their weights and the moving averages
+            and drop no block: no gradient is computed for them, and they may encode each picture once, see
+            `ThawedEncoder`.
 
     Shapes:
         `(batch, height, width, 3)`, normalised pictures, to `(batch, channels of the chosen stages)`.
@@ -299,21 +300,38 @@ class EfficientNetLite(Backbone):
             channels = block.filters
         if self.head is not None:
             self.head.build((None, None, None, channels))
-        stages: list[list[keras.layers.Layer]] = [[self.stem, *self.blocks[0]], *self.blocks[1:], [self.head]]
-        for layer in (layer for layers in stages[: self.frozen_stages] for layer in layers):
-            layer.trainable = False
+        for stage in range(1, self.frozen_stages + 1):
+            for layer in self._layers_of(stage):
+                layer.trainable = False
 
     def call(self, x: Any, training: bool = False, valid: Any = None) -> Any:
         """See the class."""
-        x = self.stem(x, training=training, valid=valid)
+        return self.thawed(*self.frozen(x), training=training, valid=valid)
+
+    def frozen(self, x: Any) -> tuple[Any, list[Any]]:
+        """What the frozen stages make of pictures: the map of the last one, and the averages of all of them."""
         averages = []
-        for blocks in self.blocks:
-            for block in blocks:
-                x = block(x, training=training, valid=valid)
+        for stage in range(1, self.frozen_stages + 1):
+            x = self._stage(stage, x, training=False, valid=None)
             averages.append(ops.mean(x, axis=(1, 2)))
-        if self.head is not None:
-            averages.append(ops.mean(self.head(x, training=training, valid=valid), axis=(1, 2)))
+        return x, averages
+
+    def thawed(self, x: Any, averages: list[Any], training: bool = False, valid: Any = None) -> Any:
+        """What the other stages make of that: the features."""
+        for stage in range(self.frozen_stages + 1, self.stages[-1] + 1):
+            x = self._stage(stage, x, training=training, valid=valid)
+            averages = [*averages, ops.mean(x, axis=(1, 2))]
         return ops.concatenate([averages[stage - 1] for stage in self.stages], axis=-1)
+
+    def _stage(self, number: int, x: Any, training: bool, valid: Any) -> Any:
+        for layer in self._layers_of(number):
+            x = layer(x, training=training, valid=valid)
+        return x
+
+    def _layers_of(self, stage: int) -> list[keras.layers.Layer]:
+        if stage > len(_STAGES):
+            return [self.head]
+        return [self.stem, *self.blocks[0]] if stage == 1 else self.blocks[stage - 1]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -7,10 +7,17 @@ import numpy as np
 import tensorflow as tf
 
 
-def encode_function(encoder: keras.Model, image_size: tuple[int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The encoder in inference mode as one graph for any number of pictures of one size."""
-    signature = [tf.TensorSpec((None, *image_size, 3), tf.uint8)]
-    return tf.function(lambda pictures: encoder(pictures, training=False), input_signature=signature, autograph=False)
+def encode_function(
+    encoder: keras.Model, pictures: tuple[int, int] | tf.TensorSpec
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The encoder in inference mode as one graph for any number of pictures.
+
+    Args:
+        encoder: pictures to embeddings.
+        pictures: their height and width, or what else a batch of them is like.
+    """
+    spec = pictures if isinstance(pictures, tf.TensorSpec) else tf.TensorSpec((None, *pictures, 3), tf.uint8)
+    return tf.function(lambda batch: encoder(batch, training=False), input_signature=[spec], autograph=False)
 
 
 def encode_pictures(encode: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[tf.Tensor]) -> np.ndarray:

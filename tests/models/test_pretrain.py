@@ -371,3 +371,16 @@ def test_pictures_that_are_missing_from_the_store_are_counted(run, dataset):
     figures = [int(word) for word in line.split() if word.isdigit()]
     assert figures[:2] == [counts["without_history_picture"], counts["without_clicked_picture"]]
     assert sum(figures) == 200
+
+
+def test_frozen_stages_encode_each_picture_once_and_nothing_else_changes(dataset, tmp_path, capsys):
+    backbone = "{name: efficientnet_lite, stages: [1, 2], frozen_stages: 1}"
+    options = small(**{"encoder.backbone": backbone, "epochs": 1, "optimizer.learning_rate": 0.001})
+    trained = {}
+    for megabytes in (0, 64):
+        output = tmp_path / f"encoder_{megabytes}"
+        main(["--data", str(dataset), "--output", str(output), *options, "--set", f"cache_megabytes={megabytes}"])
+        assert ("encoding pictures by the frozen stages" in capsys.readouterr().err) == bool(megabytes)
+        trained[megabytes] = EncoderRun.load(output).encoder().get_weights()
+    for one, other in zip(trained[0], trained[64], strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)

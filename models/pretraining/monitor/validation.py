@@ -26,17 +26,14 @@ class SimilarityValidation(keras.callbacks.Callback):
 
     Args:
         pages: `candidate_picture`, `click_picture` and `clicked` of validation pages, by picture number.
-        read: picture numbers `(n,)` to pictures uint8 `(n, height, width, 3)`.
-        image_size: of the pictures.
+        read: picture numbers `(n,)` to what the model's encoder takes of pictures.
 
     Attributes:
         pictures: int `(n,)`, the numbers of the distinct pictures of the pages.
         pages: the pages with rows of `pictures` instead of picture numbers.
     """
 
-    def __init__(
-        self, pages: dict[str, np.ndarray], read: Callable[[tf.Tensor], tf.Tensor], image_size: tuple[int, int]
-    ) -> None:
+    def __init__(self, pages: dict[str, np.ndarray], read: Callable[[tf.Tensor], tf.Tensor]) -> None:
         super().__init__()
         numbers, rows = np.unique(
             np.concatenate([pages["candidate_picture"], pages["click_picture"]], axis=1), return_inverse=True
@@ -52,12 +49,11 @@ class SimilarityValidation(keras.callbacks.Callback):
         }
         self._batches = map_ahead(tf.data.Dataset.from_tensor_slices(numbers).batch(_BATCH), read)
         self.pictures = numbers
-        self._image_size = image_size
 
     def set_model(self, model: keras.Model) -> None:
         """Keras' hook: traces the encoder of the model."""
         super().set_model(model)
-        self._encode = encode_function(model.encoder, self._image_size)
+        self._encode = encode_function(model.encoder, self._batches.element_spec)
 
     def embed(self) -> np.ndarray:
         """The embeddings of `pictures` now: float32 `(n, dim)`."""

@@ -97,7 +97,7 @@ def colour_encoder():
 def test_figures_of_an_encoder(dataset, tmp_path, scores):
     dataset, pages = dataset
     view = PretrainingPages(dataset, (SIDE, SIDE), candidates=2, clicks=6, validation_share=0.5)
-    validation = SimilarityValidation(view.validation_pages(clicks=6, limit=5), view.read, (SIDE, SIDE))
+    validation = SimilarityValidation(view.validation_pages(clicks=6, limit=5), view.read)
     courier = Courier(colour_encoder(), scores=scores)
     validation.set_model(courier)
     write_learning_figures(tmp_path, tmp_path / "logs", validation, courier, dataset, view.store.picture_of_item)

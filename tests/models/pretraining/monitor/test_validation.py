@@ -32,7 +32,7 @@ class Pretrained(keras.Model):
 
 @pytest.fixture
 def validation():
-    validation = SimilarityValidation(PAGES, lambda numbers: tf.gather(PICTURES, numbers), (4, 4))
+    validation = SimilarityValidation(PAGES, lambda numbers: tf.gather(PICTURES, numbers))
     validation.set_model(Pretrained())
     return validation
 
