@@ -289,6 +289,16 @@ BENCHMARKS = {
             full="an hour",
         ),
         Benchmark(
+            "retrieval_hm",
+            "benchmarks.retrieval.hm",
+            "Recommenders on H&M, with and without COURIER",
+            "recommenders of the paper's Table 2 and two towers on H&M with features as published, and with COURIER's "
+            "embedding beside them",
+            needs=_HM,
+            quick="5 minutes",
+            full="2 hours",
+        ),
+        Benchmark(
             "paper_table_10",
             "benchmarks.pictures.paper_table_10",
             "The paper's Table 10",

@@ -1,5 +1,7 @@
 """Tables of the recommenders that retrieve."""
 
+from datetime import UTC, datetime
+
 from benchmarks.tables.cells import Figures, number, table, times
 
 
@@ -33,7 +35,12 @@ def retrieval_amazon(figures: Figures) -> str:
         for name, data in figures.items()
     ]
     head = ("interactions", "recall@20", "NDCG@20", "published recall@20", "NDCG@20", "seeds", "chosen")
-    return table(head, rows)
+    shares = " and ".join(f"{data['users_by_published_rule']:.1%} ({name})" for name, data in figures.items())
+    text = (
+        f"How many of a user's interactions are in each part is what the rule in MMRec's preprocessing gives, with "
+        f"validation and test exchanged, for {shares} of the users."
+    )
+    return f"{table(head, rows)}\n\n{text}"
 
 
 def retrieval_tiktok(figures: Figures) -> str:
@@ -52,6 +59,54 @@ def retrieval_tiktok(figures: Figures) -> str:
     ]
     head = ("method", "recall@20", "recall@50", "NDCG@50", "seeds", "chosen", "epochs", "training")
     return table(head, rows)
+
+
+def retrieval_hm(figures: Figures) -> str:
+    """Test metrics of each method with both features, differences, and new items."""
+    metrics = ("recall@20", "recall@50", "ndcg@50")
+    rows, gains = [], []
+    for name, method in figures["methods"].items():
+        cells = [f"{method[metric]:.4f}" for metric in ("new@100", "new_among_new@100")]
+        tried = f"{method['setting']['learning_rate']:g} (of {len(method['tuning'])})"
+        seeds, minutes = str(method["seeds"]), number(method["seconds"] / 60, 1, " min")
+        rows.append([_arm(name), *(_over_seeds(method, metric) for metric in metrics), *cells, seeds, tried, minutes])
+        if "gain" in method:
+            gains.append(
+                [f"`{name.split()[0]}`", *(_gain(*method["gain"][metric]) for metric in (*metrics, "new@100"))]
+            )
+    share = figures["test_new"] / figures["test_asked"]
+    first, last = (
+        datetime.fromtimestamp(moment / 1000, UTC).date().isoformat() for moment in figures["courier_learned_on"]
+    )
+    text = (
+        f"{figures['train']:,} purchases to learn from, {figures['validation']:,} to validate; to test "
+        f"{figures['test_asked']:,} of users who are learned from, {share:.0%} of them of items that nobody has there, "
+        f"among {figures['items']:,} items. COURIER has learned on pages from {first} to {last}."
+    )
+    head = (
+        "method",
+        "recall@20",
+        "recall@50",
+        "NDCG@50",
+        "new: recall@100",
+        "among new ones",
+        "seeds",
+        "learning rate",
+        "training",
+    )
+    differences = ("with COURIER, less without", "recall@20", "recall@50", "NDCG@50", "new: recall@100")
+    return f"{text}\n\n{table(head, rows)}\n\n{table(differences, gains)}"
+
+
+def _arm(name: str) -> str:
+    method, _, ours = name.partition(" ")
+    return f"`{method}` {ours}".strip()
+
+
+def _gain(mean: float, low: float, high: float) -> str:
+    """A difference with four decimals and its interval, bold where that is on one side of zero."""
+    text = f"**{mean:+.4f}**" if low > 0 or high < 0 else f"{mean:+.4f}"
+    return f"{text} [{low:+.4f}, {high:+.4f}]"
 
 
 def _over_seeds(figures: Figures, metric: str) -> str:
