@@ -37,7 +37,6 @@ from models.retrieval.full_ranking import rank_for_users
 from models.retrieval.interactions import Interactions, Pairs
 from models.retrieval.item_features import read_item_features
 from models.retrieval.methods import METHODS
-from models.retrieval.run import RetrievalRun
 
 SPLIT_TIMES = "2019-07-03,2020-03-08"
 """The days on which 50 % and 90 % of the purchases are reached."""
@@ -73,7 +72,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             name,
             dataset=dataset,
             training=TRAINING,
-            measure=lambda run: metrics_of_users(run, interactions),
+            measure=lambda run: metrics_of_users(run.user_vectors, run.item_vectors, interactions),
         )
         for name, paths in (("base", [base]), ("ours", [base, options.courier]))
     }
@@ -112,9 +111,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def metrics_of_users(run: RetrievalRun, interactions: Interactions) -> dict[str, np.ndarray]:
-    """Test metrics by user, and the recall of new items."""
-    users, items = run.user_vectors, run.item_vectors
+def metrics_of_users(users: np.ndarray, items: np.ndarray, interactions: Interactions) -> dict[str, np.ndarray]:
+    """Test metrics by user, and the recall of new items.
+
+    Args:
+        users, items: vectors of all users and items.
+        interactions: whose test part is asked for.
+    """
     of_all = rank_for_users(users, items, interactions.test, interactions.train)
     test, is_new = _new(interactions)
     new = test.take(is_new[test.items])

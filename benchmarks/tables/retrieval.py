@@ -35,7 +35,7 @@ def retrieval_amazon(figures: Figures) -> str:
         for name, data in figures.items()
     ]
     head = ("interactions", "recall@20", "NDCG@20", "published recall@20", "NDCG@20", "seeds", "chosen")
-    shares = " and ".join(f"{data['users_by_published_rule']:.1%} ({name})" for name, data in figures.items())
+    shares = " and ".join(f"{data['users_by_published_rule']:.0%} ({name})" for name, data in figures.items())
     text = (
         f"How many of a user's interactions are in each part is what the rule in MMRec's preprocessing gives, with "
         f"validation and test exchanged, for {shares} of the users."
