@@ -18,7 +18,7 @@ from models.data.dataset import Dataset
 from models.data.pages import GROUPS, page_batches
 from models.embeddings.embeddings import Embeddings
 from models.embeddings.page_contents import item_texts
-from models.evaluation.scored_pages import score_pages
+from models.evaluation.scored_pages import TASKS, score_pages
 from models.metrics.auc import group_auc, placements
 from models.ranker.config import TrainingConfig
 from models.ranker.train import train_ranker
@@ -137,15 +137,21 @@ def train(
 
 
 def train_without_ids(
-    dataset: Dataset, path: Path, trained: Trained | None, form: str, seed: int, epochs: int | None
+    dataset: Dataset, path: Path, trained: Trained | None, form: str, seed: int, epochs: int | None, three_tasks: bool
 ) -> None:
     """Trains a ranker by `simscore`, or without pictures, unless it is there.
 
-    It has no IDs: each is on so few pages that it is learned by heart.
+    It has no IDs: each is on so few pages that it is learned by heart. `three_tasks`: it also predicts orders and long
+    visits.
     """
     if path.exists():
         return
-    settings = ["ranker.features.user={}", item_features("category"), "ranker.tasks={ctr: 1.0, pairwise: 1.0}"]
+    more = ", ctcvr: 0.5, long_visit: 0.5" if three_tasks else ""
+    settings = [
+        "ranker.features.user={}",
+        item_features("category"),
+        f"ranker.tasks={{ctr: 1.0, pairwise: 1.0{more}}}",
+    ]
     settings += [f"epochs={epochs}"] if epochs is not None else []
     pictures = None if trained is None else trained.embeddings(form)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,13 +159,46 @@ def train_without_ids(
     train_ranker(dataset, path, pictures=pictures, image_feature=name, config=config, seed=seed)
 
 
-def measure_pages(ranker: Any, dataset: Dataset) -> dict[str, Any]:
-    """AUC of each test page that has one, and its user."""
+def measure_pages(ranker: Any, dataset: Dataset, three_tasks: bool) -> dict[str, Any]:
+    """AUC of each test page that has one, and its user.
+
+    Returns:
+        `pages` and `user`; with `three_tasks` also `tasks`: of clicks, orders and long visits, and of clicks on items
+        that no train page shows, `auc`, and by user the summed `placements` and the number of `candidates`, of those
+        with the outcome and of the others.
+    """
     lengths = ranker.config.lengths
     scored = score_pages(ranker, page_batches(dataset, TEST, lengths, batch_size=128, to_longest=GROUPS))
     found = group_auc(scored.ctr, scored.clicked, scored.page)
     user = scored.user[np.unique(scored.page, return_index=True)[1]]
-    return {"pages": np.round(found.auc[found.valid], 4).tolist(), "user": user[found.valid].tolist()}
+    figures: dict[str, Any] = {
+        "pages": np.round(found.auc[found.valid], 4).tolist(),
+        "user": user[found.valid].tolist(),
+    }
+    if three_tasks:
+        everything = np.ones(len(scored.item), bool)
+        new = ~np.isin(scored.item, np.unique(read_pages(dataset, "train").item))
+        outcomes = {
+            "click": (scored.ctr, scored.clicked, everything),
+            "click, new items": (scored.ctr, scored.clicked, new),
+        }
+        for task in TASKS:
+            outcomes[task] = (getattr(scored, task), *scored.outcome(task))
+        figures["tasks"] = {
+            task: _task_figures(scores[known], happened[known], scored.user[known])
+            for task, (scores, happened, known) in outcomes.items()
+        }
+    return figures
+
+
+def _task_figures(scores: np.ndarray, happened: np.ndarray, user: np.ndarray) -> dict[str, Any]:
+    placement, (users, row) = placements(scores, happened), np.unique(user, return_inverse=True)
+    sides = (happened, ~happened)
+    return {
+        "auc": round(float(placement[happened].mean()), 5),
+        "placements": [np.round(np.bincount(row, placement * side, len(users)), 3).tolist() for side in sides],
+        "candidates": [np.bincount(row, side, len(users)).astype(int).tolist() for side in sides],
+    }
 
 
 def measure(ranker: Any, tests: TestPages) -> dict[str, Any]:

@@ -158,9 +158,9 @@ class Results:
         drawn = self._users(len(counts))
         return _difference(float(values.mean()), drawn @ totals / (drawn @ counts))
 
-    def auc_difference(self, one: np.ndarray, other: np.ndarray) -> Difference:
+    def auc_difference(self, one: np.ndarray, other: np.ndarray, candidates: Sequence[Sequence[int]]) -> Difference:
         """Of AUC over all candidates; see `models.evaluation.comparison.metric_samples`."""
-        counts = np.array(self.pages["candidates"], float)
+        counts = np.array(candidates, float)
         drawn = self._users(counts.shape[1])
 
         def parts(placements: np.ndarray) -> tuple[float, np.ndarray]:
@@ -181,6 +181,14 @@ def _difference(mean: float, samples: np.ndarray) -> Difference:
     low, high = np.quantile(samples, (0.025, 0.975))
     beyond = min((samples <= 0).mean(), (samples >= 0).mean())
     return Difference(mean, float(low), float(high), min(1.0, 2 * max(float(beyond), 1 / DRAWS)))
+
+
+def measured_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of the rows that something is known of; the others are named under it."""
+    known = [row for row in rows if any(cell not in ("", MISSING) for cell in row[1:])]
+    rest = [row[0] for row in rows if row not in known]
+    under = f"\n\nNot measured yet: {'; '.join(rest)}." if rest else ""
+    return (table(head, known) if known else "") + under
 
 
 def column(rows: Sequence[Difference | None]) -> list[str]:
@@ -217,7 +225,8 @@ def auc_gains(results: Results, encoders: Sequence[Encoder], feature: str) -> li
     """AUC of rankers with an encoder's pictures less that of rankers without."""
     none = results.auc("none")
     found = [results.auc(f"{encoder.name}-{feature}") for encoder in encoders]
-    return [None if each is None or none is None else results.auc_difference(each, none) for each in found]
+    counts = results.pages["candidates"]
+    return [None if each is None or none is None else results.auc_difference(each, none, counts) for each in found]
 
 
 def similarity_table(results: Results, encoders: Sequence[Encoder]) -> str:
@@ -237,31 +246,28 @@ def similarity_table(results: Results, encoders: Sequence[Encoder]) -> str:
         over_seeds = f"{statistics.stdev(spread):.4f}" if len(spread) > 1 else ""
         is_courier = encoder.method == "courier"
         rows.append([row_name(encoder), form, f"{values.mean():.4f}", over_seeds, "" if is_courier else texts[n]])
-    return table(("", "form", "SimScore GAUC", "over seeds", "less COURIER from the same start"), rows)
+    return measured_table(("", "form", "SimScore GAUC", "over seeds", "less COURIER from the same start"), rows)
 
 
 def ranker_table(results: Results, encoders: Sequence[Encoder], part: str) -> str:
     """What pictures add to the ranker by each feature, beside what they add in the paper's."""
     columns = [column(gains(results, encoders, feature, part)) for feature in RANKER_FEATURES]
-    rows = [
-        [row_name(encoder), *(of[n] for of in columns), _points(PAPER.get(encoder.method), 1)]
-        for n, encoder in enumerate(encoders)
-    ]
-    return table(("", *RANKER_FEATURES, "the paper's"), rows)
+    return _beside_the_paper(encoders, columns, 1)
 
 
-def _points(values: Sequence[float] | None, which: int) -> str:
-    return "" if values is None else f"{values[which] / 100:+.4f}"
+def _beside_the_paper(encoders: Sequence[Encoder], columns: Sequence[Sequence[str]], which: int) -> str:
+    rows = []
+    for n, encoder in enumerate(encoders):
+        cells = [of[n] for of in columns]
+        paper = PAPER.get(encoder.method) if any(cell != MISSING for cell in cells) else None
+        rows.append([row_name(encoder), *cells, "" if paper is None else f"{paper[which] / 100:+.4f}"])
+    return measured_table(("", *RANKER_FEATURES, "the paper's"), rows)
 
 
 def auc_table(results: Results, encoders: Sequence[Encoder]) -> str:
     """AUC over all candidates less that of the ranker without pictures, beside the paper's."""
     columns = [column(auc_gains(results, encoders, feature)) for feature in RANKER_FEATURES]
-    rows = [
-        [row_name(encoder), *(of[n] for of in columns), _points(PAPER.get(encoder.method), 0)]
-        for n, encoder in enumerate(encoders)
-    ]
-    return table(("", *RANKER_FEATURES, "the paper's"), rows)
+    return _beside_the_paper(encoders, columns, 0)
 
 
 def label_table(results: Results, encoders: Sequence[Encoder]) -> str:
@@ -278,7 +284,7 @@ def label_table(results: Results, encoders: Sequence[Encoder]) -> str:
         ]
         probe = next((seed["probe"]["top1"] for seed in seeds if "probe" in seed), math.nan)
         rows.append([row_name(encoder), *cells, f"{probe:.3f}"])
-    return table(("raw / whitened", "type", "colour", "pattern", "linear probe, type"), rows)
+    return measured_table(("raw / whitened", "type", "colour", "pattern", "linear probe, type"), rows)
 
 
 def variant_table(results: Results) -> str:
@@ -304,9 +310,10 @@ def variant_table(results: Results) -> str:
             of[n] if feature in features_of(encoder) else ""
             for feature, of in zip(("simscore", "cluster_id"), columns[1:], strict=True)
         ]
-        paper = PAPER_VARIANTS.get(encoder.variant)
+        cells = [columns[0][n], *ranked]
+        paper = PAPER_VARIANTS.get(encoder.variant) if any(cell not in ("", MISSING) for cell in cells) else None
         of_paper = "" if paper is None else f"{(paper - PAPER['courier'][1]) / 100:+.4f}"
-        rows.append([VARIANT_NAMES[encoder.variant], columns[0][n], *ranked, of_paper])
+        rows.append([VARIANT_NAMES[encoder.variant], *cells, of_paper])
     head = (
         "COURIER from random weights",
         "SimScore GAUC",
@@ -314,7 +321,7 @@ def variant_table(results: Results) -> str:
         "ranker, cluster_id",
         "the paper's GAUC",
     )
-    return table(head, rows)
+    return measured_table(head, rows)
 
 
 def category_gains(results: Results, encoder: Encoder, feature: str) -> dict[str, Difference]:
@@ -348,6 +355,32 @@ def curve(results: Results, prefix: str, values: Mapping[str, float], axis: plt.
     axis.set_ylabel("SimScore GAUC")
     axis.grid(alpha=0.3)
     return True
+
+
+TASKS = {"click": "click", "long_visit": "long visit", "ctcvr": "order", "click, new items": "click on new items"}
+
+
+def task_table(results: Results) -> str:
+    """The article's Tables 2 to 4 on the sample: AUC of three tasks less that of the ranker without pictures."""
+    none = results.read("sample/rankers/none")
+    rows = []
+    for encoder in (
+        Encoder(AS_PUBLISHED, "published"),
+        *(Encoder(name) for name in ("moco_v2", "swav", "m6_moe", "courier")),
+    ):
+        seeds = results.read(f"sample/rankers/{encoder.name}-simscore")
+        if not seeds or not none:
+            rows.append([row_name(encoder), *[MISSING] * len(TASKS)])
+            continue
+        cells = []
+        for task in TASKS:
+            one, other = (np.mean([seed["tasks"][task]["placements"] for seed in of], axis=0) for of in (seeds, none))
+            cells.append(results.auc_difference(one, other, none[0]["tasks"][task]["candidates"]).text())
+        rows.append([row_name(encoder), *cells])
+    if none:
+        aucs = [statistics.mean(seed["tasks"][task]["auc"] for seed in none) for task in TASKS]
+        rows.insert(0, ["no pictures, AUC", *(f"{auc:.4f}" for auc in aucs)])
+    return measured_table(("", *TASKS.values()), rows)
 
 
 class Growth(NamedTuple):
@@ -406,7 +439,7 @@ def world_table(results: Results) -> str:
     ]
     seeds = results.read(f"world/encoders/{UNTRAINED}-random")
     taste = f"\n\nThe true taste has a GAUC of {seeds[0]['gauc_of_taste']:.4f} on these pages." if seeds else ""
-    return table(GROWTH_HEAD, rows) + taste
+    return measured_table(GROWTH_HEAD, rows) + taste
 
 
 def part_table(results: Results) -> str:
@@ -420,12 +453,14 @@ def part_table(results: Results) -> str:
         ranked = None if one is None or other is None else results.difference(one - other, user)
         texts = [MISSING if each is None else each.text() for each in (less, ranked)]
         rows.append([f"{row_name(base)}, 1/{PARTS_OF_PAGES[encoder.view]} of the pages", *texts])
-    return table(("less COURIER on all pages", "SimScore GAUC", "ranker's GAUC, simscore"), rows)
+    return measured_table(("less COURIER on all pages", "SimScore GAUC", "ranker's GAUC, simscore"), rows)
 
 
 def other_table(results: Results, data: str) -> str:
     """All ways on other data."""
-    return table(GROWTH_HEAD, [growth_row(row_name(encoder), growth(results, data, encoder)) for encoder in methods()])
+    return measured_table(
+        GROWTH_HEAD, [growth_row(row_name(encoder), growth(results, data, encoder)) for encoder in methods()]
+    )
 
 
 def figures(results: Results, encoders: Sequence[Encoder]) -> list[str]:
@@ -556,6 +591,7 @@ def tables(results: Results) -> dict[str, str]:
         "variants": variant_table(results),
         "world": world_table(results),
         "parts": part_table(results),
+        "tasks": task_table(results),
         **{data: other_table(results, data) for data in OTHER_DATA},
         **{
             f"figure {name}": f"![{title}](study-{name}.svg)" if f"study-{name}.svg" in drawn else MISSING

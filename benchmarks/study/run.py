@@ -251,9 +251,9 @@ class Study(NamedTuple):
         trained, form, dataset = None, "raw", self.dataset(cell)
         if cell.encoder is not None:
             trained, form = self.trained(cell), self.form(cell)
-        path = self._ranker_path(cell)
-        train_without_ids(dataset, path, trained, form, cell.seed, 1 if self.data.quick else None)
-        return {"form": form, **measure_pages(RankerRun(path).ranker(), dataset)}
+        path, tasks = self._ranker_path(cell), cell.data == "sample"
+        train_without_ids(dataset, path, trained, form, cell.seed, 1 if self.data.quick else None, tasks)
+        return {"form": form, **measure_pages(RankerRun(path).ranker(), dataset, tasks)}
 
     def _ranker_path(self, cell: Cell) -> Path:
         return self.data.work_dir / "rankers" / f"{cell.data}-{cell.name}"
