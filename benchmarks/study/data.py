@@ -65,7 +65,7 @@ class StudyData(NamedTuple):
         else:
             logs, whole = self.work_dir / f"logs-{name}", logs
             if not logs.exists():
-                _write_fewer_pages(whole, logs, PARTS_OF_PAGES[name], first.pretraining_view().window.last)
+                write_fewer_pages(whole, logs, PARTS_OF_PAGES[name], first.pretraining_view().window.last)
         return self._build(name, logs, *_VIEW, *options)
 
     def of_world(self, size: int = 0) -> Dataset:
@@ -94,7 +94,7 @@ class StudyData(NamedTuple):
     def _logs(self) -> Path:
         whole, few = self.draws_dir / "logs", self.work_dir / "logs-few"
         if self.quick and not few.exists():
-            _write_few_users(whole, few)
+            write_few_users(whole, few)
         return few if self.quick else whole
 
     def _build(self, name: str, logs: Path, *options: str) -> Dataset:
@@ -105,7 +105,7 @@ class StudyData(NamedTuple):
         return Dataset(path)
 
 
-def _write_few_users(logs: Path, output: Path) -> None:
+def write_few_users(logs: Path, output: Path) -> None:
     """Some users of the logs, with what they saw and did; all items, but few that they have nothing to do with."""
     users = pq.read_table(logs / "users.parquet").slice(0, _QUICK_USERS)
     known = users["user_id"].combine_chunks()
@@ -119,7 +119,7 @@ def _write_few_users(logs: Path, output: Path) -> None:
     _write(tables, logs, output)
 
 
-def _write_fewer_pages(logs: Path, output: Path, part: int, until: int) -> None:
+def write_fewer_pages(logs: Path, output: Path, part: int, until: int) -> None:
     """Every `part`th of the pages up to a moment; clicks and payments of the others stay in histories."""
     tables = {name: pq.read_table(logs / f"{name}.parquet") for name in ("users", "events", "items", "impressions")}
     rows = tables["impressions"]

@@ -51,6 +51,11 @@ class TestPages(NamedTuple):
         learned = read_pages(draws[0], "train")
         seen = np.unique(np.concatenate([learned.item.ravel(), *(steps.ravel() for steps in learned.histories)]))
         measurement = Measurement(pages, [~np.isin(each.item[each.valid], seen) for each in pages])
+        return cls.of(draws, pages, measurement)
+
+    @classmethod
+    def of(cls, draws: Sequence[Dataset], pages: Sequence[Pages], measurement: Measurement) -> "TestPages":
+        """Completes what is known of the pages."""
         clicks = np.unique(np.concatenate([_clicks(each) for each in pages]), axis=0)
         return cls(draws, pages, measurement, np.unique(pages[0].user), clicks)
 

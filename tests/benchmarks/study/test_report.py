@@ -1,0 +1,67 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import benchmarks.study.report as report
+from benchmarks.study.plan import Encoder
+from benchmarks.study.results import Results, auc_gains, gains
+
+PAGES, USERS = 60, 12
+
+
+def write(folder: Path, path: str, **figures) -> None:
+    file = folder / f"{path}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"seconds": 1800, "commit": "abc", **figures}))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two seeds: on each page, COURIER's ranker is .1 better than that without pictures, and SimCLR's is no better."""
+    user = (np.arange(PAGES) % USERS).tolist()
+    rng = np.random.default_rng(0)
+    base, folder = rng.uniform(0.4, 0.6, PAGES), tmp_path / "study"
+    pages = {"similarity_user": user, "ranker_user": {"all": user, "unseen": user}}
+    counts = [[5] * USERS, [20] * USERS]
+    clicks = {"click_user": user, "click_category": ["Dress", "Coat"] * (PAGES // 2)}
+    write(folder, "hm/pages", **pages, **clicks, candidates=counts)
+    for name, gain in (("none", 0.0), ("courier-random-simscore", 0.1), ("simclr-random-simscore", 0.0)):
+        for seed, sign in ((0, 1), (1, -1)):
+            values = (base + gain + sign * 0.02).tolist()
+            placements = [np.full(USERS, side * (0.5 + gain)).tolist() for side in (5, 20)]
+            found = {"all": values, "unseen": values}
+            write(folder, f"hm/rankers/{name}-{seed}", pages=found, placements=placements, clicks=values)
+    for method, gauc in (("courier", 0.6), ("simclr", 0.55)):
+        validation = {"validation": {"raw": 0.5, "whitened": 0.6}}
+        write(folder, f"hm/tuning/{method}-random-one_more", **validation)
+        test = {form: (base + gauc - 0.5).tolist() for form in ("raw", "whitened")}
+        labels = {label: {form: [0.4, 0.01] for form in test} for label in ("type", "colour", "pattern")}
+        figures = {**validation, "test": test, "consistency": labels}
+        write(folder, f"hm/encoders/{method}-random-0", **figures, probe={"top1": 0.7})
+    return Results(folder)
+
+
+def test_differences_are_paired_over_pages_with_seeds_averaged(results):
+    courier, simclr, swav = gains(results, [Encoder("courier"), Encoder("simclr"), Encoder("swav")], "simscore", "all")
+    np.testing.assert_allclose([courier.mean, courier.low, courier.high], 0.1, atol=1e-9)
+    np.testing.assert_allclose([simclr.mean, simclr.low, simclr.high], 0.0, atol=1e-9)
+    assert courier.p < 0.01 < simclr.p
+    assert swav is None
+    (gain,) = auc_gains(results, [Encoder("courier")], "simscore")
+    np.testing.assert_allclose([gain.mean, gain.low, gain.high], 0.1, atol=1e-9)
+
+
+def test_the_page_has_what_is_measured_and_names_the_rest(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    monkeypatch.setattr("benchmarks.study.figures.DOCS", tmp_path)
+    template = Path(report.__file__).with_name("page.md").read_text()
+    page = report.fill(template, report.tables(results))
+    assert "{{" not in page
+    assert "| SimCLR, random weights | whitened | 0.5" in page
+    assert re.search(r"\| COURIER, random weights \| not run \| \+0\.1000 \[\+0\.1000, \+0\.1000\] \* \|", page)
+    assert "Not measured yet: untrained; as published; " in page
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"study-methods.svg", "study-categories.svg"}
+    assert all(f"]({path.name})" in page for path in tmp_path.glob("*.svg"))

@@ -1,0 +1,27 @@
+from benchmarks.study.plan import METHODS, SEEDS
+from benchmarks.study.run import cells
+
+
+def test_cells_have_a_file_each_and_come_after_what_they_need():
+    every = cells(SEEDS)
+    order = {cell.path: number for number, cell in enumerate(every)}
+    assert len(order) == len(every)
+    for cell in every:
+        if cell.encoder is None or cell.kind == "tuning":
+            continue
+        needed = []
+        if cell.encoder.method in METHODS:
+            needed += [
+                path for path in order if path.startswith(f"hm/tuning/{cell.encoder.method}-{cell.encoder.start}-")
+            ]
+            assert len(needed) == 4
+        if cell.kind == "rankers":
+            name = f"{cell.encoder.name}-{cell.size}" if cell.size else cell.encoder.name
+            needed.append(f"{cell.data}/encoders/{name}-0")
+        assert all(order[path] < order[cell.path] for path in needed), cell.path
+
+
+def test_one_seed_of_everything_comes_before_the_next():
+    seeds = [cell.seed for cell in cells(SEEDS)]
+    assert seeds == sorted(seeds)
+    assert {*seeds} == {*range(SEEDS)}
