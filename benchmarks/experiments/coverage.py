@@ -1,6 +1,6 @@
 """Whether the intervals of an experiment hold what they should, on simulated shoppers with known effects.
 
-    python -m benchmarks.experiments.coverage [--quick]
+    python -m benchmarks.experiments.coverage [--repeats N] [--minutes M] [--quick]
 
 Simulated, not measured on a shop. Shoppers differ a lot in how active they are (log-normal), come back on days that
 depend on each other (autoregressive), click by a taste that goes with their activity, and mostly never order; a
@@ -9,15 +9,24 @@ page. The treatment raises the probability of a click by 8 %. The true effects f
 
 Per repeat: intervals by the delta method, with CUPED, of the lift, and by the bootstrap; equal arms compared once, and
 at every look of the fortnight with the bounds of the looks and, for comparison, with 1.96 at each.
+
+Repeats that are done are kept in artifacts/benchmarks/experiment_coverage; after a change to what is measured, remove
+them.
 """
 
 import argparse
-from typing import NamedTuple
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.base import benchmark_parser, run_benchmark
+from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.outputs import whole_file
+from beam_pipelines.format.text_file import read_json, write_json
+from benchmarks.base import WORK, benchmark_parser, run_benchmark
 from benchmarks.tables.cells import table
 from models.experiments.estimates import LEVEL, UserSums, compare
 from models.experiments.metrics import METRICS, Metric, daily_sums, user_sums
@@ -30,6 +39,7 @@ USERS = 2000
 DAYS = 14
 LOOKED_AT = ("ctr", "orders_per_user")
 LIFT = 0.08
+_PIECE = 100
 
 _ACTIVITY = (-1.0, 1.0)  # mean and deviation of the logarithm of pages per day
 _TASTE = (-3.0, 0.4)  # of the probability of a click
@@ -107,66 +117,97 @@ def true_values(lift: float, users: int = 400_000) -> dict[str, float]:
     }
 
 
-def study(options: argparse.Namespace) -> dict:
+def study(options: argparse.Namespace) -> dict[str, Any]:
     """Repeats experiments, prints what their intervals held, and returns it."""
-    repeats = 100 if options.quick else 1000
+    repeats = 100 if options.quick else options.repeats
+    pieces = -(-repeats // _PIECE)
+    work = WORK / "experiment_coverage"
+    work.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + 60 * options.minutes
     truth = {lift: true_values(lift) for lift in (0.0, LIFT)}
-    held = {name: dict.fromkeys(("delta", "cuped", "lift", "bootstrap"), 0) for name in METRICS}
-    found = {name: {"plain": 0, "cuped": 0, "left": 0.0} for name in METRICS}
-    equal = {name: {"once": 0, "cuped": 0, "looks": 0, "naive": 0} for name in METRICS}
-    all_held = any_of_all = 0
-    for repeat in tqdm(range(repeats), desc="experiments", unit="repeat"):
-        rng = np.random.default_rng(repeat)
-        outcomes, treated = draw_outcomes(rng, LIFT)
-        counts = bootstrap_counts(len(treated), seed=repeat, samples=500)
-        for name, metric in METRICS.items():
-            sums = user_sums(metric, outcomes)
-            true = truth[LIFT][name] - truth[0.0][name]
-            plain, cuped = compare(_plain(sums), treated), compare(sums, treated)
-            held[name]["delta"] += _holds(plain.difference.interval(), true)
-            held[name]["cuped"] += _holds(cuped.difference.interval(), true)
-            held[name]["lift"] += _holds(cuped.log_ratio.interval(), np.log(truth[LIFT][name] / truth[0.0][name]))
-            held[name]["bootstrap"] += _holds(_bootstrap(sums, treated, counts), true)
-            found[name]["plain"] += plain.p < 1 - LEVEL
-            found[name]["cuped"] += cuped.p < 1 - LEVEL
-            found[name]["left"] += cuped.variance_left / repeats
-        low, high, _ = _looks(METRICS["ctr"], outcomes, treated)  # this effect is the same at every look
-        true = truth[LIFT]["ctr"] - truth[0.0]["ctr"]
-        all_held += bool(((low < true) & (true < high)).all())
-        outcomes, treated = draw_outcomes(np.random.default_rng(10**6 + repeat), 0.0)
-        ps = []
-        for name, metric in METRICS.items():
-            sums = user_sums(metric, outcomes)
-            equal[name]["once"] += compare(_plain(sums), treated).p < 1 - LEVEL
-            ps.append(compare(sums, treated).p)
-            equal[name]["cuped"] += ps[-1] < 1 - LEVEL
-        any_of_all += bool((holm(ps) < 1 - LEVEL).any())
-        for name in LOOKED_AT:
-            low, high, z = _looks(METRICS[name], outcomes, treated)
-            equal[name]["looks"] += bool(((low > 0) | (high < 0)).any())
-            equal[name]["naive"] += bool((np.abs(z) > 1.96).any())
-    figures = {
+    sums: Counter[str] = Counter()
+    for piece in tqdm(range(pieces), desc="experiments", unit=f"{_PIECE} repeats"):
+        path = work / f"{piece:04d}.json"
+        if not path.exists():
+            if time.monotonic() > ends:
+                raise InputError(f"{piece * _PIECE} of {repeats} repeats are done; the same command goes on")
+            found: Counter[str] = Counter()
+            for repeat in range(piece * _PIECE, (piece + 1) * _PIECE):
+                found.update(_raised(repeat, truth))
+                found.update(_equal(10**6 + repeat))
+            with whole_file(path) as scratch:
+                write_json(scratch, found)
+        sums.update(read_json(path))
+    repeats = pieces * _PIECE
+
+    def share(kind: str, names: Iterable[str] = METRICS) -> dict[str, float]:
+        return {name: sums[f"{kind} {name}"] / repeats for name in names}
+
+    coverage = {kind: share(f"held {kind}") for kind in ("delta", "cuped", "lift", "bootstrap")}
+    power = {kind: share(f"found {kind}") for kind in ("plain", "cuped")}
+    figures: dict[str, Any] = {
         "repeats": repeats,
         "users": USERS,
         "days": DAYS,
         "lift": LIFT,
         "standard_error_of_5_percent": float(np.sqrt(0.05 * 0.95 / repeats)),
-        "coverage": {name: {kind: n / repeats for kind, n in kinds.items()} for name, kinds in held.items()},
-        "coverage_of_ctr_over_looks": all_held / repeats,
-        "power": {name: {kind: each[kind] / repeats for kind in ("plain", "cuped")} for name, each in found.items()},
-        "variance_left": {name: each["left"] for name, each in found.items()},
-        "aa_once": {name: each["once"] / repeats for name, each in equal.items()},
-        "aa_cuped": {name: each["cuped"] / repeats for name, each in equal.items()},
-        "aa_any_of_all_holm": any_of_all / repeats,
-        "aa_all_looks": {name: equal[name]["looks"] / repeats for name in LOOKED_AT},
-        "aa_all_looks_naive": {name: equal[name]["naive"] / repeats for name in LOOKED_AT},
+        "coverage": {name: {kind: each[name] for kind, each in coverage.items()} for name in METRICS},
+        "coverage_of_ctr_over_looks": sums["held looks ctr"] / repeats,
+        "power": {name: {kind: each[name] for kind, each in power.items()} for name in METRICS},
+        "variance_left": share("variance left"),
+        "aa_once": share("equal once"),
+        "aa_cuped": share("equal cuped"),
+        "aa_any_of_all_holm": sums["equal any"] / repeats,
+        "aa_all_looks": share("equal looks", LOOKED_AT),
+        "aa_all_looks_naive": share("equal naive", LOOKED_AT),
     }
     rows = [
-        [name, *(f"{figures['coverage'][name][kind]:.3f}" for kind in held[name]), f"{figures['aa_cuped'][name]:.3f}"]
+        [name, *(f"{figures['coverage'][name][kind]:.3f}" for kind in coverage), f"{figures['aa_cuped'][name]:.3f}"]
         for name in METRICS
     ]
     print(table(("coverage", "delta", "CUPED", "lift", "bootstrap", "A/A"), rows))
     return figures
+
+
+def _raised(seed: int, truth: dict[float, dict[str, float]]) -> dict[str, float]:
+    """What intervals hold, and what is found, in one experiment with an effect."""
+    outcomes, treated = draw_outcomes(np.random.default_rng(seed), LIFT)
+    counts = bootstrap_counts(len(treated), seed=seed, samples=500)
+    found: dict[str, float] = {}
+    for name, metric in METRICS.items():
+        sums = user_sums(metric, outcomes)
+        true = truth[LIFT][name] - truth[0.0][name]
+        plain, cuped = compare(_plain(sums), treated), compare(sums, treated)
+        found |= {
+            f"held delta {name}": _holds(plain.difference.interval(), true),
+            f"held cuped {name}": _holds(cuped.difference.interval(), true),
+            f"held lift {name}": _holds(cuped.log_ratio.interval(), np.log(truth[LIFT][name] / truth[0.0][name])),
+            f"held bootstrap {name}": _holds(_bootstrap(sums, treated, counts), true),
+            f"found plain {name}": plain.p < 1 - LEVEL,
+            f"found cuped {name}": cuped.p < 1 - LEVEL,
+            f"variance left {name}": cuped.variance_left,
+        }
+    low, high, _ = _looks(METRICS["ctr"], outcomes, treated)  # this effect is the same at every look
+    true = truth[LIFT]["ctr"] - truth[0.0]["ctr"]
+    return found | {"held looks ctr": bool(((low < true) & (true < high)).all())}
+
+
+def _equal(seed: int) -> dict[str, float]:
+    """What differs in one experiment without an effect."""
+    outcomes, treated = draw_outcomes(np.random.default_rng(seed), 0.0)
+    found: dict[str, float] = {}
+    ps = []
+    for name, metric in METRICS.items():
+        sums = user_sums(metric, outcomes)
+        ps.append(compare(sums, treated).p)
+        found[f"equal once {name}"] = compare(_plain(sums), treated).p < 1 - LEVEL
+        found[f"equal cuped {name}"] = ps[-1] < 1 - LEVEL
+    found["equal any"] = bool((holm(ps) < 1 - LEVEL).any())
+    for name in LOOKED_AT:
+        low, high, z = _looks(METRICS[name], outcomes, treated)
+        found[f"equal looks {name}"] = bool(((low > 0) | (high < 0)).any())
+        found[f"equal naive {name}"] = bool((np.abs(z) > 1.96).any())
+    return found
 
 
 def _plain(sums: UserSums) -> UserSums:
@@ -193,4 +234,7 @@ def _looks(metric: Metric, outcomes: Outcomes, treated: np.ndarray) -> tuple[np.
 
 
 if __name__ == "__main__":
-    run_benchmark("experiment_coverage", benchmark_parser(__doc__, "100 repeats"), study)
+    parser = benchmark_parser(__doc__, "100 repeats")
+    parser.add_argument("--repeats", type=int, default=6000, help=f"experiments of each kind, in pieces of {_PIECE}")
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no piece later; the same command goes on")
+    run_benchmark("experiment_coverage", parser, study)
