@@ -1,6 +1,6 @@
 """Whether the intervals of an experiment hold what they should, on simulated shoppers with known effects.
 
-    python -m benchmarks.experiments.coverage [--repeats N] [--minutes M] [--quick]
+    python -m benchmarks.experiments.coverage [--repeats N] [--equal-repeats N] [--minutes M] [--quick]
 
 Simulated, not measured on a shop. Shoppers differ a lot in how active they are (log-normal), come back on days that
 depend on each other (autoregressive), click by a taste that goes with their activity, and mostly never order; a
@@ -17,7 +17,8 @@ them.
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,25 +121,13 @@ def true_values(lift: float, users: int = 400_000) -> dict[str, float]:
 def study(options: argparse.Namespace) -> dict[str, Any]:
     """Repeats experiments, prints what their intervals held, and returns it."""
     repeats = 100 if options.quick else options.repeats
-    pieces = -(-repeats // _PIECE)
+    equal_repeats = 100 if options.quick else options.equal_repeats
     work = WORK / "experiment_coverage"
     work.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * options.minutes
+    once = _summed(work / "equal", equal_repeats, ends, lambda repeat: _equal(10**6 + repeat))
     truth = {lift: true_values(lift) for lift in (0.0, LIFT)}
-    sums: Counter[str] = Counter()
-    for piece in tqdm(range(pieces), desc="experiments", unit=f"{_PIECE} repeats"):
-        path = work / f"{piece:04d}.json"
-        if not path.exists():
-            if time.monotonic() > ends:
-                raise InputError(f"{piece * _PIECE} of {repeats} repeats are done; the same command goes on")
-            found: Counter[str] = Counter()
-            for repeat in range(piece * _PIECE, (piece + 1) * _PIECE):
-                found.update(_raised(repeat, truth))
-                found.update(_equal(10**6 + repeat))
-            with whole_file(path) as scratch:
-                write_json(scratch, found)
-        sums.update(read_json(path))
-    repeats = pieces * _PIECE
+    sums = _summed(work / "all", repeats, ends, lambda repeat: _raised(repeat, truth) | _looked_at(10**6 + repeat))
 
     def share(kind: str, names: Iterable[str] = METRICS) -> dict[str, float]:
         return {name: sums[f"{kind} {name}"] / repeats for name in names}
@@ -150,14 +139,15 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "users": USERS,
         "days": DAYS,
         "lift": LIFT,
-        "standard_error_of_5_percent": float(np.sqrt(0.05 * 0.95 / repeats)),
+        "equal_repeats": equal_repeats,
+        "standard_errors_of_5_percent": [float(np.sqrt(0.05 * 0.95 / n)) for n in (repeats, equal_repeats)],
         "coverage": {name: {kind: each[name] for kind, each in coverage.items()} for name in METRICS},
         "coverage_of_ctr_over_looks": sums["held looks ctr"] / repeats,
         "power": {name: {kind: each[name] for kind, each in power.items()} for name in METRICS},
         "variance_left": share("variance left"),
-        "aa_once": share("equal once"),
-        "aa_cuped": share("equal cuped"),
-        "aa_any_of_all_holm": sums["equal any"] / repeats,
+        "aa_once": {name: once[f"equal once {name}"] / equal_repeats for name in METRICS},
+        "aa_cuped": {name: once[f"equal cuped {name}"] / equal_repeats for name in METRICS},
+        "aa_any_of_all_holm": once["equal any"] / equal_repeats,
         "aa_all_looks": share("equal looks", LOOKED_AT),
         "aa_all_looks_naive": share("equal naive", LOOKED_AT),
     }
@@ -167,6 +157,28 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     ]
     print(table(("coverage", "delta", "CUPED", "lift", "bootstrap", "A/A"), rows))
     return figures
+
+
+def _summed(
+    path: Path, repeats: int, ends: float, experiment: Callable[[int], dict[str, float]]
+) -> Mapping[str, float]:
+    """The sums over repeats of what an experiment finds; pieces that are done are read."""
+    if repeats % _PIECE:
+        raise InputError(f"repeats must be a multiple of {_PIECE}. Received: {repeats}")
+    path.mkdir(exist_ok=True)
+    sums: Counter[str] = Counter()
+    for first in tqdm(range(0, repeats, _PIECE), desc=path.name, unit=f"{_PIECE} experiments"):
+        piece = path / f"{first:06d}.json"
+        if not piece.exists():
+            if time.monotonic() > ends:
+                raise InputError(f"{first} of {repeats} experiments ({path.name}) are done; the same command goes on")
+            found: Counter[str] = Counter()
+            for repeat in range(first, first + _PIECE):
+                found.update(experiment(repeat))
+            with whole_file(piece) as scratch:
+                write_json(scratch, found)
+        sums.update(read_json(piece))
+    return sums
 
 
 def _raised(seed: int, truth: dict[float, dict[str, float]]) -> dict[str, float]:
@@ -193,7 +205,7 @@ def _raised(seed: int, truth: dict[float, dict[str, float]]) -> dict[str, float]
 
 
 def _equal(seed: int) -> dict[str, float]:
-    """What differs in one experiment without an effect."""
+    """What differs in one experiment without an effect, at one look."""
     outcomes, treated = draw_outcomes(np.random.default_rng(seed), 0.0)
     found: dict[str, float] = {}
     ps = []
@@ -203,6 +215,13 @@ def _equal(seed: int) -> dict[str, float]:
         found[f"equal once {name}"] = compare(_plain(sums), treated).p < 1 - LEVEL
         found[f"equal cuped {name}"] = ps[-1] < 1 - LEVEL
     found["equal any"] = bool((holm(ps) < 1 - LEVEL).any())
+    return found
+
+
+def _looked_at(seed: int) -> dict[str, float]:
+    """What differs in one experiment without an effect, at any of the looks."""
+    outcomes, treated = draw_outcomes(np.random.default_rng(seed), 0.0)
+    found: dict[str, float] = {}
     for name in LOOKED_AT:
         low, high, z = _looks(METRICS[name], outcomes, treated)
         found[f"equal looks {name}"] = bool(((low > 0) | (high < 0)).any())
@@ -235,6 +254,7 @@ def _looks(metric: Metric, outcomes: Outcomes, treated: np.ndarray) -> tuple[np.
 
 if __name__ == "__main__":
     parser = benchmark_parser(__doc__, "100 repeats")
-    parser.add_argument("--repeats", type=int, default=6000, help=f"experiments of each kind, in pieces of {_PIECE}")
+    parser.add_argument("--repeats", type=int, default=1000, help="experiments with an effect, and with looks")
+    parser.add_argument("--equal-repeats", type=int, default=5000, help="experiments with equal arms, compared once")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no piece later; the same command goes on")
     run_benchmark("experiment_coverage", parser, study)

@@ -32,8 +32,9 @@ def experiment_coverage(figures: Figures) -> str:
         f"power without / with CUPED, lift {figures['lift']:.0%}".replace("%", " %"),
     )
     text = (
-        f"{figures['repeats']:,} experiments on {figures['users']:,} shoppers and {figures['days']} days; the "
-        f"standard error of a share of 5 % is {figures['standard_error_of_5_percent']:.4f}. Any of all metrics after "
+        f"{figures['repeats']:,} experiments on {figures['users']:,} shoppers and {figures['days']} days, and "
+        f"{figures['equal_repeats']:,} with equal arms and one look; the standard error of a share of 5 % is "
+        f"{' and '.join(f'{each:.4f}' for each in figures['standard_errors_of_5_percent'])}. Any of all metrics after "
         f"Holm, equal arms: {figures['aa_any_of_all_holm']:.3f}. All intervals over the looks hold the effect on CTR: "
         f"{figures['coverage_of_ctr_over_looks']:.3f}."
     )
