@@ -49,7 +49,7 @@ def runs(dataset, tiny, tmp_path_factory):
     """All that the tests look at, by two pairs of workers: each starts once for two commands.
 
     The first pair trains a ranker, then an encoder until one worker is told to stop. The second pair goes on with it to
-    its end, and trains another one until a worker is killed.
+    its end, and trains another one, by a loss that is quick to trace, until a worker is killed.
     """
     root = tmp_path_factory.mktemp("runs")
     command = arguments(dataset, root / "encoder", **OPTIONS, epochs=EPOCHS)
@@ -59,8 +59,10 @@ def runs(dataset, tiny, tmp_path_factory):
     interrupt(both[1], root / "encoder", 3, signal.SIGTERM)  # not the one that writes
     stopped = [finish(process) for process in both]
     stopped_at = steps_on_disk(root / "encoder")
+    assert sorted(path.name for path in root.iterdir()) == ["encoder.checkpoints", "encoder.logs", "ranker"]
 
-    endless = arguments(dataset, root / "endless", **OPTIONS, epochs=1000, validation_share=0)
+    quick = {"courier__click_sequence": "false", "courier__objective": "similarity"}
+    endless = arguments(dataset, root / "endless", **OPTIONS, **quick, epochs=1000, validation_share=0)
     both = start_two(("models.pretrain", command), ("models.pretrain", endless))
     interrupt(both[1], root / "endless", 2, signal.SIGKILL)
     killed = [finish(process) for process in both]
