@@ -69,8 +69,8 @@ class StudyData(NamedTuple):
         return self._build(name, logs, *_VIEW, *options)
 
     def of_world(self, size: int = 0) -> Dataset:
-        """The simulated world with so many pages to learn on; 0: the most. `taste.json` beside it is its own GAUC."""
-        size = size or max(self.world.sizes)
+        """The simulated world with so many pages to learn on; 0: the fewest. `taste.json` is the GAUC of its taste."""
+        size = size or min(self.world.sizes)
         logs = self.work_dir / f"logs-world-{size}"
         if not logs.exists():
             taste = write_logs(self.world, self._logs(), logs, size)
