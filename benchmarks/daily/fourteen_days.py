@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from beam_pipelines import BuildOptions, build_dataset
 from beam_pipelines.format.errors import InputError
+from beam_pipelines.format.manifest import Window
 from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.format.text_file import read_json, write_json
 from beam_pipelines.shell.command import CommandError
@@ -28,6 +30,7 @@ from export.client.predict_client import RankerError
 from export.client.ranker_client import RankerClient
 from export.daily import STEPS
 from export.daily.__main__ import main as work_on_day
+from export.daily.judgement import CANDIDATE
 from export.daily.ledger import LEDGER_FILE, Ledger
 from export.daily.state import StateDirectory
 from export.gates.loopback_server import loopback_server
@@ -36,8 +39,11 @@ from models.clustering.cluster import cluster
 from models.clustering.clusters import Clusters
 from models.config import load_config
 from models.data.dataset import Dataset
+from models.data.pages import Pages
 from models.embeddings.embed import embed
 from models.evaluation.evaluate import evaluate
+from models.metrics.auc import group_auc
+from models.metrics.bootstrap import bootstrap_counts, interval, resampled_sums
 from models.pretraining.config import PretrainConfig
 from models.pretraining.pretrain import pretrain
 from models.ranker.config import AttentionConfig, RankerConfig, RankerLengths, TrainingConfig
@@ -232,10 +238,48 @@ def _beside_full_training(tables: Tables, work: Path, days: int, epochs: int) ->
         "gauc": {name: each["gauc_page_mean"] for name, each in measured.items()},
         "gauc_intervals": {name: each["intervals"]["gauc_page_mean"] for name, each in measured.items()},
         "log_loss": {name: each["log_loss"] for name, each in measured.items()},
+        "more_than_first": _more_than_first(data, work, days),
         "less_full": kept,
         "full_seconds": read_json(final / "full_seconds.json")["seconds"],
         "full_train_pages": data.manifest.splits["train"].pages,
     }
+
+
+def _more_than_first(data: Dataset, work: Path, days: int) -> list[dict[str, Any]]:
+    """What learning day by day adds to the first ranker, on each day's pages before they are learned on.
+
+    Of all days after the first, and of the later half of them: far more pages than the last days have, and so narrower
+    intervals.
+    """
+    report = work / "final" / "report_of_first"
+    window = Window(first=start_of(day(1)), last=start_of(day(days - _MEASURED)) - 1)
+    if not report.exists():
+        evaluate(Pages(data, "train", window), {"first": work / "final" / "first"}, output=report)
+    first = _page_aucs(report, "first")
+    by_day = []
+    for number in range(1, days - _MEASURED):
+        judged = _page_aucs(work / "state" / "days" / day(number).isoformat() / "report", CANDIDATE)
+        both = sorted(judged.keys() & first.keys())
+        by_day.append([(user, judged[page, user] - first[page, user]) for page, user in both])
+    found = []
+    for begin in (0, len(by_day) // 2):
+        users, gains = zip(*(pair for each in by_day[begin:] for pair in each), strict=True)
+        user = np.unique(users, return_inverse=True)[1]
+        sums = resampled_sums(np.array([gains, np.ones(len(gains))]), bootstrap_counts(int(user.max()) + 1), user)
+        means = sums[:1] / sums[1]
+        low, high = interval(means[:, 1:])
+        of = {"difference": float(means[0, 0]), "low": float(low[0]), "high": float(high[0])}
+        found.append({"days": len(by_day) - begin, "pages": len(gains), **of})
+    return found
+
+
+def _page_aucs(report: Path, name: str) -> dict[tuple[str, str], float]:
+    """AUC by page ID and user ID, of those that have one."""
+    rows = pq.read_table(report / "predictions" / f"{name}.parquet")
+    pages, page = np.unique(rows["page_id"].to_numpy(), return_inverse=True)
+    user = rows["user_id"].to_numpy()[np.unique(page, return_index=True)[1]]
+    auc = group_auc(rows["ctr"].to_numpy(), rows["clicked"].to_numpy(), page).auc
+    return {(pages[n], user[n]): float(auc[n]) for n in np.flatnonzero(~np.isnan(auc))}
 
 
 if __name__ == "__main__":

@@ -57,6 +57,10 @@ def daily(figures: Figures) -> str:
         + f"; training from the beginning on all {figures['full_train_pages']:,} pages took "
         f"{figures['full_seconds']:.0f} s."
     )
+    gained = [
+        [f"the last {each['days']}" if later else f"{each['days']}", f"{each['pages']:,}", of(each)]
+        for later, each in enumerate(figures["more_than_first"])
+    ]
     measured = (
         f"On the {figures['pages_measured']:,} pages of the last two days, which none of the three has learned on:"
     )
@@ -67,5 +71,7 @@ def daily(figures: Figures) -> str:
             table(("bad day", "what was printed"), refused),
             measured,
             table(("ranker", "GAUC", "log loss", "GAUC less that of full training"), kept),
+            "Learning day by day beside the first ranker, on each day's pages before they were learned on:",
+            table(("days", "pages", "GAUC more than the first"), gained),
         ]
     )
