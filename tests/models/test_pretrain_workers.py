@@ -59,7 +59,8 @@ def runs(dataset, tiny, tmp_path_factory):
     interrupt(both[1], root / "encoder", 3, signal.SIGTERM)  # not the one that writes
     stopped = [finish(process) for process in both]
     stopped_at = steps_on_disk(root / "encoder")
-    assert sorted(path.name for path in root.iterdir()) == ["encoder.checkpoints", "encoder.logs", "ranker"]
+    left = {path.name for path in root.iterdir()}
+    assert left - {"encoder.logs"} == {"encoder.checkpoints", "ranker"}  # curves begin when an epoch has ended
 
     quick = {"courier__click_sequence": "false", "courier__objective": "similarity"}
     endless = arguments(dataset, root / "endless", **OPTIONS, **quick, epochs=1000, validation_share=0)
