@@ -7,8 +7,9 @@ depend on each other (autoregressive), click by a taste that goes with their act
 fortnight before the experiment is known of them. They enter the experiment on the first day on which they look at a
 page. The treatment raises the probability of a click by 8 %. The true effects follow from the simulation's parameters.
 
-Per repeat: intervals by the delta method, with CUPED, of the lift, and by the bootstrap; equal arms compared once, and
-at every look of the fortnight with the bounds of the looks and, for comparison, with 1.96 at each.
+Per repeat: intervals by the delta method, with CUPED, of the lift, and by the bootstrap; equal arms at every look
+of the fortnight with the bounds of the looks and, for comparison, with 1.96 at each. Besides, equal arms compared once,
+in several splits of the same shoppers.
 
 Repeats that are done are kept in artifacts/benchmarks/experiment_coverage; after a change to what is measured, remove
 them.
@@ -16,12 +17,14 @@ them.
 
 import argparse
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
 from tqdm import tqdm
 
 from beam_pipelines.format.errors import InputError
@@ -29,7 +32,7 @@ from beam_pipelines.format.outputs import whole_file
 from beam_pipelines.format.text_file import read_json, write_json
 from benchmarks.base import WORK, benchmark_parser, run_benchmark
 from benchmarks.tables.cells import table
-from models.experiments.estimates import LEVEL, UserSums, compare
+from models.experiments.estimates import LEVEL, UserSums, compare, influence
 from models.experiments.metrics import METRICS, Metric, daily_sums, user_sums
 from models.experiments.outcomes import Outcomes
 from models.experiments.sequential import bounds, looks_at, spending
@@ -41,6 +44,8 @@ DAYS = 14
 LOOKED_AT = ("ctr", "orders_per_user")
 LIFT = 0.08
 _PIECE = 100
+_SPLITS = 10  # of the shoppers of an experiment with equal arms
+_EXPECTED_BY = 40  # experiments
 
 _ACTIVITY = (-1.0, 1.0)  # mean and deviation of the logarithm of pages per day
 _TASTE = (-3.0, 0.4)  # of the probability of a click
@@ -118,14 +123,56 @@ def true_values(lift: float, users: int = 400_000) -> dict[str, float]:
     }
 
 
+def expected_error(users: float, kurtosis: float, covariates: int = 0) -> float:
+    """How often equal arms differ at 1.96 standard errors: 5 % but for terms of the order of 1 / `users`.
+
+    The Edgeworth expansion of a difference over its standard error. That of equal arms has no skewness; what is left is
+    the spread of the standard error, as in Student's t, the slopes of covariates, and the kurtosis, which makes errors
+    rarer: who weighs much raises the standard error, too.
+
+    Args:
+        users: of each arm.
+        kurtosis: in excess of the normal one, of what a user adds.
+        covariates: that a regression takes off.
+
+    Reference: Hall, The Bootstrap and Edgeworth Expansion (1992), section 2.6.
+    """
+    z = norm.ppf((1 + LEVEL) / 2)
+    slopes = norm.pdf(z) * z * covariates / (2 * users)
+    tails = norm.pdf(z) * z * kurtosis * (z**2 - 3) / (12 * users)
+    return float(2 * student.sf(z, 2 * (users - 1)) + slopes - tails)
+
+
+def expected_errors() -> dict[str, dict[str, float]]:
+    """These of each metric, without and with CUPED, for what the simulated shoppers add."""
+    added: dict[str, dict[str, list[np.ndarray]]] = {name: {"once": [], "cuped": []} for name in METRICS}
+    for repeat in range(_EXPECTED_BY):
+        outcomes, treated = draw_outcomes(np.random.default_rng(2 * 10**6 + repeat), 0.0)
+        for name, metric in METRICS.items():
+            sums = user_sums(metric, outcomes)
+            for kind, each in (("once", _plain(sums)), ("cuped", sums)):
+                users = influence(each, treated).user
+                added[name][kind].append(users / users.std())
+    covariates = {"once": 0, "cuped": sums.covariates.shape[1]}
+    return {
+        name: {
+            kind: expected_error(
+                len(treated) / 2, float((np.concatenate(kinds[kind]) ** 4).mean() - 3), covariates[kind]
+            )
+            for kind in covariates
+        }
+        for name, kinds in added.items()
+    }
+
+
 def study(options: argparse.Namespace) -> dict[str, Any]:
     """Repeats experiments, prints what their intervals held, and returns it."""
     repeats = 100 if options.quick else options.repeats
-    equal_repeats = 100 if options.quick else options.equal_repeats
+    equal_repeats = _SPLITS * (100 if options.quick else options.equal_repeats)
     work = WORK / "experiment_coverage"
     work.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * options.minutes
-    once = _summed(work / "equal", equal_repeats, ends, lambda repeat: _equal(10**6 + repeat))
+    once = _summed(work / "equal", equal_repeats // _SPLITS, ends, lambda repeat: _equal(10**6 + repeat))
     truth = {lift: true_values(lift) for lift in (0.0, LIFT)}
     sums = _summed(work / "all", repeats, ends, lambda repeat: _raised(repeat, truth) | _looked_at(10**6 + repeat))
 
@@ -147,6 +194,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "variance_left": share("variance left"),
         "aa_once": {name: once[f"equal once {name}"] / equal_repeats for name in METRICS},
         "aa_cuped": {name: once[f"equal cuped {name}"] / equal_repeats for name in METRICS},
+        "aa_expected": expected_errors(),
         "aa_any_of_all_holm": once["equal any"] / equal_repeats,
         "aa_all_looks": share("equal looks", LOOKED_AT),
         "aa_all_looks_naive": share("equal naive", LOOKED_AT),
@@ -205,16 +253,19 @@ def _raised(seed: int, truth: dict[float, dict[str, float]]) -> dict[str, float]
 
 
 def _equal(seed: int) -> dict[str, float]:
-    """What differs in one experiment without an effect, at one look."""
-    outcomes, treated = draw_outcomes(np.random.default_rng(seed), 0.0)
-    found: dict[str, float] = {}
-    ps = []
-    for name, metric in METRICS.items():
-        sums = user_sums(metric, outcomes)
-        ps.append(compare(sums, treated).p)
-        found[f"equal once {name}"] = compare(_plain(sums), treated).p < 1 - LEVEL
-        found[f"equal cuped {name}"] = ps[-1] < 1 - LEVEL
-    found["equal any"] = bool((holm(ps) < 1 - LEVEL).any())
+    """What differs at one look between equal arms, in several splits of the same shoppers."""
+    rng = np.random.default_rng(seed)
+    outcomes, treated = draw_outcomes(rng, 0.0)
+    all_sums = {name: user_sums(metric, outcomes) for name, metric in METRICS.items()}
+    found: dict[str, float] = defaultdict(float)
+    for _ in range(_SPLITS):
+        ps = []
+        for name, sums in all_sums.items():
+            ps.append(compare(sums, treated).p)
+            found[f"equal once {name}"] += compare(_plain(sums), treated).p < 1 - LEVEL
+            found[f"equal cuped {name}"] += ps[-1] < 1 - LEVEL
+        found["equal any"] += bool((holm(ps) < 1 - LEVEL).any())
+        treated = rng.random(len(treated)) < 0.5
     return found
 
 
@@ -254,7 +305,7 @@ def _looks(metric: Metric, outcomes: Outcomes, treated: np.ndarray) -> tuple[np.
 
 if __name__ == "__main__":
     parser = benchmark_parser(__doc__, "100 repeats")
-    parser.add_argument("--repeats", type=int, default=1000, help="experiments with an effect, and with looks")
-    parser.add_argument("--equal-repeats", type=int, default=5000, help="experiments with equal arms, compared once")
+    parser.add_argument("--repeats", type=int, default=1000, help="experiments with an effect, and with many looks")
+    parser.add_argument("--equal-repeats", type=int, default=3000, help=f"with one look, each of {_SPLITS} splits")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no piece later; the same command goes on")
     run_benchmark("experiment_coverage", parser, study)

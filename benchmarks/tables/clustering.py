@@ -85,6 +85,22 @@ def replaced_ids(figures: Figures) -> str:
         ]
         for each in figures["by_month"]
     ]
+    parts = [
+        [
+            f"{100 * low:.0f} to {100 * high:.0f} %, on average {100 * mean:.0f} %",
+            f"{each['pages']:,}",
+            *(number(gauc, 4) for gauc in each["gauc"].values()),
+            *(difference(*less.values()) for less in each["less_old"].values()),
+        ]
+        for each in figures["by_share"]
+        for low, mean, high in [each["share"]]
+    ]
+    by_share = (
+        "candidates newer than the old centers",
+        "pages",
+        *(f"GAUC, {name}" for name in figures["gauc"]),
+        *(f"{name}, less old IDs" for name in figures["less_old"]),
+    )
     first, second, test = figures["pages"]
     text = (
         f"{figures['clusters']} clusters; {figures['matched']} of the new ones take the place of an old one, with "
@@ -94,4 +110,4 @@ def replaced_ids(figures: Figures) -> str:
     )
     ages = ("items that came", "items", "new until then", "squared distance to old centers", "to new ones")
     arms = ("warm-started on later pages with", "GAUC, test pages", "less old IDs")
-    return f"{table(arms, rows)}\n\n{text}\n\n{table(ages, months)}"
+    return f"{table(arms, rows)}\n\n{text}\n\n{table(by_share, parts)}\n\n{table(ages, months)}"

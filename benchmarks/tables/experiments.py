@@ -33,12 +33,16 @@ def experiment_coverage(figures: Figures) -> str:
     )
     text = (
         f"{figures['repeats']:,} experiments on {figures['users']:,} shoppers and {figures['days']} days, and "
-        f"{figures['equal_repeats']:,} with equal arms and one look; the standard error of a share of 5 % is "
+        f"{figures['equal_repeats']:,} comparisons of equal arms at one look; the standard error of a share of 5 % is "
         f"{' and '.join(f'{each:.4f}' for each in figures['standard_errors_of_5_percent'])}. Any of all metrics after "
         f"Holm, equal arms: {figures['aa_any_of_all_holm']:.3f}. All intervals over the looks hold the effect on CTR: "
         f"{figures['coverage_of_ctr_over_looks']:.3f}."
     )
-    return f"{table(head, rows)}\n\n{text}"
+    expected = [
+        [name, *(f"{each[kind]:.4f}" for kind in ("once", "cuped"))] for name, each in figures["aa_expected"].items()
+    ]
+    of_theory = "Equal arms should differ at one look, by an Edgeworth expansion with the kurtosis of these shoppers:"
+    return f"{table(head, rows)}\n\n{text}\n\n{of_theory}\n\n{table(('metric', 'as it is', 'CUPED'), expected)}"
 
 
 def off_policy(figures: Figures) -> str:
