@@ -530,6 +530,7 @@ MODELS: dict[str, ModelCase] = {
         lambda **o: Courier(ImageEncoder(EfficientNetLite(stages=(1,), batch_statistics=True, **o), None, **o), **o),
         courier_pages,
         objective,
+        graph=False,
     ),
     "SimCLR": ModelCase(
         lambda **o: SimCLR(encoder(**o), 0.5, hidden_dim=6, projection_dim=4, augmentation_strength=0.5, **o),
