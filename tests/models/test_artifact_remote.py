@@ -111,20 +111,19 @@ def test_embeddings_go_on_from_what_the_store_holds(store, tmp_path, monkeypatch
 
 def test_a_ranker_that_was_stopped_goes_on_from_the_store_and_is_measured_there(store, tmp_path, capsys):
     tiny = write_tiny_dataset(tmp_path / "tiny", items=40, pages=80)
-    changes = {"epochs": 1, "ranker__attention__histories": "none"}
-    train_ctr(ranker_arguments(tiny, tmp_path / "ranker", **changes))
+    train_ctr(ranker_arguments(tiny, tmp_path / "ranker", epochs=1))
     there = TinyDataset(put(tiny.data, f"{store}/data"), None, put(tiny.clusters, f"{store}/clusters"), None)
     output = as_location(f"{store}/ranker")
     terminator = threading.Thread(target=terminate_at, args=(output, 2))
     terminator.start()
     with pytest.raises(SystemExit) as left:
-        train_ctr(ranker_arguments(there, output, **changes))
+        train_ctr(ranker_arguments(there, output, epochs=1))
     terminator.join()
     assert left.value.code == 143
     assert Contents.read(output) is None
     stopped_at = steps_on_disk(output)[-1]
     assert f"stopped by SIGTERM at step {stopped_at} of " in capsys.readouterr().err
-    train_ctr(ranker_arguments(there, output, **changes))
+    train_ctr(ranker_arguments(there, output, epochs=1))
     assert f"resuming at step {stopped_at} of " in capsys.readouterr().out
     runs = [RankerRun(tmp_path / "ranker"), RankerRun(f"{store}/ranker")]
     assert runs[0].metadata == runs[1].metadata
