@@ -40,6 +40,7 @@ from benchmarks.tables.cells import table
 from models.experiments.significance import holm
 
 LEVEL = 0.05
+DATA_NAMES = {"hm": "H&M", "world": "the simulated world", "sample": "the sample", "movielens": "MovieLens"}
 MISSING = "not run"
 
 VARIANT_NAMES = {
@@ -78,11 +79,21 @@ PAPER_VARIANTS = {
 
 
 def measured_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of the rows that something is known of; the others are named under it."""
+    """A table of the rows that something is known of."""
     known = [row for row in rows if any(cell not in ("", MISSING) for cell in row[1:])]
-    rest = [row[0] for row in rows if row not in known]
-    under = f"\n\nNot measured yet: {'; '.join(rest)}." if rest else ""
-    return (table(head, known) if known else "") + under
+    return table(head, known) if known else "(Not measured yet.)"
+
+
+def missing(results: Results) -> str:
+    """The encoders of each data set that no seed of is measured, as a list."""
+    names: dict[str, list[str]] = {}
+    for cell in cells(1):
+        if cell.kind == "encoders" and cell.encoder is not None and not (results.folder / f"{cell.path}.json").exists():
+            variant = VARIANT_NAMES.get(cell.encoder.variant, cell.encoder.variant.replace("_", " "))
+            size = f"{cell.size:,} pages" if cell.size else ""
+            name = ", ".join(part for part in (row_name(cell.encoder), variant, size) if part)
+            names.setdefault(DATA_NAMES[cell.data], []).append(name)
+    return "\n".join(f"- {data}: {'; '.join(of)}." for data, of in names.items()) or "Nothing."
 
 
 def column(rows: Sequence[Difference | None]) -> list[str]:
@@ -283,9 +294,10 @@ def tables(results: Results) -> dict[str, str]:
         "world": world_table(results),
         "parts": part_table(results),
         "tasks": task_table(results),
+        "missing": missing(results),
         **{data: other_table(results, data) for data in OTHER_DATA},
         **{
-            f"figure {name}": f"![{title}](study-{name}.svg)" if f"study-{name}.svg" in drawn else MISSING
+            f"figure {name}": f"![{title}](study-{name}.svg)" if f"study-{name}.svg" in drawn else "(Not drawn yet.)"
             for name, title in FIGURES.items()
         },
     }

@@ -62,6 +62,7 @@ def test_the_page_has_what_is_measured_and_names_the_rest(results, tmp_path, mon
     assert "{{" not in page
     assert "| SimCLR, random weights | whitened | 0.5" in page
     assert re.search(r"\| COURIER, random weights \| not run \| \+0\.1000 \[\+0\.1000, \+0\.1000\] \* \|", page)
-    assert "Not measured yet: untrained; as published; " in page
+    assert "- H&M: untrained; as published; Supervised, random weights; " in page
+    assert "- MovieLens: untrained; as published; COURIER, random weights; " in page
     assert {path.name for path in tmp_path.glob("*.svg")} == {"study-methods.svg", "study-categories.svg"}
     assert all(f"]({path.name})" in page for path in tmp_path.glob("*.svg"))
