@@ -75,7 +75,9 @@ def _world_figure(results: Results) -> list[str]:
     for start, colour in (("random", "tab:blue"), ("published", "tab:orange")):
         found = {size: growth(results, "world", Encoder("courier", start), size) for size in WORLD.sizes}
         known = {size: each for size, each in found.items() if each is not None}
-        drawn |= bool(known)
+        if not known:
+            continue
+        drawn = True
         axes[0].plot(list(known), [each.gauc for each in known.values()], "o-", color=colour, label=f"COURIER, {start}")
         ranked = {size: each.gain for size, each in known.items() if each.gain is not None}
         errors = [[g.mean - g.low for g in ranked.values()], [g.high - g.mean for g in ranked.values()]]
