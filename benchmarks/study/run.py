@@ -17,11 +17,12 @@ name, also with `--again` where they are there: so each row can be repeated. `--
 
 import argparse
 import fnmatch
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,7 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from beam_pipelines.format.errors import InputError
-from beam_pipelines.format.text_file import read_json, write_json
+from beam_pipelines.format.text_file import read_json
 from benchmarks.base import RESULTS, WORK, commit, machine
 from benchmarks.hm.runs import TEST, VALIDATION
 from benchmarks.hm.similarity_pages import read_pages
@@ -241,7 +242,7 @@ class Study(NamedTuple):
         shared = self.results / "hm/pages.json"
         if not shared.exists():
             shared.parent.mkdir(parents=True, exist_ok=True)
-            write_json(shared, {"notice": draws[0].manifest.notice, **tests.described(draws[0])})
+            write_figures(shared, {"notice": draws[0].manifest.notice, **tests.described(draws[0])})
         return {"form": form, "training_seconds": round(seconds, 1), **measure(RankerRun(path).ranker(), tests)}
 
     def _rank(self, cell: Cell) -> dict[str, Any]:
@@ -273,7 +274,13 @@ class Study(NamedTuple):
             "seconds": round(time.monotonic() - start),
             **figures,
         }
-        write_json(path, result)
+        write_figures(path, result)
+
+
+def write_figures(path: Path, figures: Mapping[str, Any]) -> None:
+    """Writes a file of the study, a line for each key: most of it is long rows of numbers."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in figures.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> None:

@@ -1,5 +1,7 @@
 """The picture store of a dataset: random access by item, decoded and resized to what an encoder takes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_io as tfio
@@ -61,11 +63,27 @@ class PictureStore:
     def read_all(self) -> np.ndarray:
         """Reads every picture: uint8 `(pictures, height, width, 3)`, with a progress bar."""
         pictures = np.empty((self.pictures, *self.image_size, 3), np.uint8)
-        with progress_bar(total=self.pictures, desc="reading pictures", unit="picture") as progress:
+        return self._fill(pictures, lambda batch: batch, "reading pictures")
+
+    def encode_all(self, encode: Callable[[tf.Tensor], tf.Tensor], length: int, description: str) -> np.ndarray:
+        """Reads every picture and keeps what is made of it, with a progress bar.
+
+        Args:
+            encode: pictures uint8 `(n, height, width, 3)` to float32 `(n, length)`.
+            length: of what is kept of a picture.
+            description: what the progress bar says.
+
+        Returns:
+            float32 `(pictures, length)`.
+        """
+        return self._fill(np.empty((self.pictures, length), np.float32), encode, description)
+
+    def _fill(self, kept: np.ndarray, encode: Callable[[tf.Tensor], tf.Tensor], description: str) -> np.ndarray:
+        with progress_bar(total=self.pictures, desc=description, unit="picture") as progress:
             for first, batch in zip(range(0, self.pictures, _BATCH), self.batches(_BATCH), strict=True):
-                pictures[first : first + len(batch)] = batch
+                kept[first : first + len(batch)] = encode(batch)
                 progress.update(len(batch))
-        return pictures
+        return kept
 
     def batches(self, batch_size: int, numbers: np.ndarray | None = None) -> tf.data.Dataset:
         """Batches of `read`.

@@ -17,7 +17,6 @@ from models.data.pages import PADDING, PageLengths, page_batches
 from models.data.picture_store import PictureStore
 
 _PARSED_TOGETHER = 512  # pages; parsing and trimming are vectorised over them
-_ENCODED_TOGETHER = 256  # pictures
 _BUCKETS = 32  # numbers of distinct pictures that a batch can have
 _PIXELS, _NUMBER, _TOKENS = "pictures", "picture_id", "tokens"
 _WHOLE = "pretrain"  # the split whose pages are validated on as they were shown
@@ -229,14 +228,7 @@ class PretrainingPages:
         """
         if self.store.pictures * length * 4 > self._cache_bytes:
             return False
-        kept = np.empty((self.store.pictures, length), np.float32)
-        with progress_bar(total=len(kept), desc="encoding pictures by the frozen stages", unit="picture") as progress:
-            for first, batch in zip(
-                range(0, len(kept), _ENCODED_TOGETHER), self.store.batches(_ENCODED_TOGETHER), strict=True
-            ):
-                kept[first : first + len(batch)] = encode(batch)
-                progress.update(len(batch))
-        encoded = tf.constant(kept)
+        encoded = tf.constant(self.store.encode_all(encode, length, "encoding pictures by the frozen stages"))
         self.read = lambda numbers: tf.gather(encoded, numbers)
         return True
 
