@@ -18,7 +18,7 @@ from benchmarks.study.world import World, write_logs
 from models.data.dataset import Dataset
 
 _VIEW = ("--pretraining-candidates", "10", "--pretraining-clicks", "10", "--pretraining-negatives", "1")
-_QUICK_USERS = 60
+_QUICK_USERS = {"hm": 10, "sample": 60, "movielens": 40}
 _QUICK_SHARE = 32  # the world of a quick run is smaller by
 
 
@@ -80,22 +80,26 @@ class StudyData(NamedTuple):
     def other(self, name: str) -> Dataset:
         """The shipped `sample`, or `movielens` with its posters."""
         logs = self.work_dir / f"logs-{name}"
-        log = self.work_dir / f"logs-{name}.log"
-        if name == "sample":
-            if not logs.exists():
-                run_module("beam_pipelines.datasets.sample", "--output", logs, log=log)
-            return self._build(name, logs)
         if not logs.exists():
-            run_module("beam_pipelines.datasets.movielens", "--source", self.posters, "--output", logs, log=log)
+            source = ("--source", self.posters) if name == "movielens" else ()
+            log = self.work_dir / f"logs-{name}.log"
+            run_module(f"beam_pipelines.datasets.{name}", *source, "--output", logs, log=log)
+        logs = self._few(name, logs)
+        if name == "sample":
+            return self._build(name, logs)
         moments = pq.read_table(logs / "impressions.parquet", columns=["timestamp"])["timestamp"].cast(pa.int64())
         split = ",".join(str(int(moment)) for moment in np.quantile(moments.to_numpy(), (0.5, 0.8)))
         return self._build(name, logs, "--split-by-time", split)
 
     def _logs(self) -> Path:
-        whole, few = self.draws_dir / "logs", self.work_dir / "logs-few"
+        return self._few("hm", self.draws_dir / "logs")
+
+    def _few(self, name: str, logs: Path) -> Path:
+        """The logs, in a quick run those of a few users."""
+        few = self.work_dir / f"logs-few-{name}"
         if self.quick and not few.exists():
-            write_few_users(whole, few)
-        return few if self.quick else whole
+            write_few_users(logs, few, _QUICK_USERS[name])
+        return few if self.quick else logs
 
     def _build(self, name: str, logs: Path, *options: str) -> Dataset:
         path = self.work_dir / f"dataset-{name}"
@@ -105,18 +109,14 @@ class StudyData(NamedTuple):
         return Dataset(path)
 
 
-def write_few_users(logs: Path, output: Path) -> None:
-    """Some users of the logs, with what they saw and did; all items, but few that they have nothing to do with."""
-    users = pq.read_table(logs / "users.parquet").slice(0, _QUICK_USERS)
-    known = users["user_id"].combine_chunks()
-    tables = {"users": users}
-    for name in ("impressions", "events"):
-        table = pq.read_table(logs / f"{name}.parquet")
-        tables[name] = table.filter(pc.is_in(table["user_id"], known))
-    items = pq.read_table(logs / "items.parquet")
-    used = pa.chunked_array([*tables["impressions"]["item_id"].chunks, *tables["events"]["item_id"].chunks])
-    tables["items"] = items.filter(pc.is_in(items["item_id"], used.combine_chunks()))
-    _write(tables, logs, output)
+def write_few_users(logs: Path, output: Path, users: int) -> None:
+    """The first users of the logs, with what they saw and did; of the items only those."""
+    tables = {path.stem: pq.read_table(path) for path in sorted(logs.glob("*.parquet"))}
+    known = pc.unique(tables["impressions"]["user_id"]).slice(0, users)
+    few = {name: table.filter(pc.is_in(table["user_id"], known)) for name, table in tables.items() if name != "items"}
+    shown = pa.concat_tables(few[name].select(["item_id"]) for name in ("impressions", "events") if name in few)
+    few["items"] = tables["items"].filter(pc.is_in(tables["items"]["item_id"], shown["item_id"].combine_chunks()))
+    _write(few, logs, output)
 
 
 def write_fewer_pages(logs: Path, output: Path, part: int, until: int) -> None:

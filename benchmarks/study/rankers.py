@@ -24,6 +24,7 @@ from models.ranker.config import TrainingConfig
 from models.ranker.train import train_ranker
 
 MEMBERS = 2
+QUICK = ("ranker.members=1", "epochs=1")
 
 
 class TestPages(NamedTuple):
@@ -114,7 +115,7 @@ def _clicks(pages: Pages) -> np.ndarray:
 
 
 def train(
-    dataset: Dataset, path: Path, feature: str, trained: Trained | None, form: str, seed: int, epochs: int | None
+    dataset: Dataset, path: Path, feature: str, trained: Trained | None, form: str, seed: int, quick: bool
 ) -> None:
     """Trains a ranker, unless it is there.
 
@@ -125,7 +126,7 @@ def train(
         trained: the encoder, `None` for none.
         form: of its embeddings.
         seed: of the ranker.
-        epochs: at most so many; `None` for the usual ones.
+        quick: whether it has one member and one epoch.
     """
     if path.exists():
         return
@@ -135,14 +136,14 @@ def train(
         clustered = name == "cluster_id"
         pictures = [Clusters.load(make_clusters(trained, form)) if clustered else trained.embeddings(form)]
     settings = [*CONFIG, item_features("category", *ATTRIBUTES), f"ranker.members={MEMBERS}", *changes]
-    settings += [f"epochs={epochs}"] if epochs is not None else []
+    settings += QUICK if quick else []
     path.parent.mkdir(parents=True, exist_ok=True)
     config = load_config(TrainingConfig, None, settings)
     train_ranker(dataset, path, pictures=pictures, image_feature=name, config=config, seed=seed)
 
 
 def train_without_ids(
-    dataset: Dataset, path: Path, trained: Trained | None, form: str, seed: int, epochs: int | None, three_tasks: bool
+    dataset: Dataset, path: Path, trained: Trained | None, form: str, seed: int, quick: bool, three_tasks: bool
 ) -> None:
     """Trains a ranker by `simscore`, or without pictures, unless it is there.
 
@@ -157,7 +158,7 @@ def train_without_ids(
         item_features("category"),
         f"ranker.tasks={{ctr: 1.0, pairwise: 1.0{more}}}",
     ]
-    settings += [f"epochs={epochs}"] if epochs is not None else []
+    settings += QUICK if quick else []
     pictures = None if trained is None else trained.embeddings(form)
     path.parent.mkdir(parents=True, exist_ok=True)
     config, name = load_config(TrainingConfig, None, settings), "none" if trained is None else "simscore"

@@ -32,6 +32,8 @@ class PretrainingMethod(DistributedFit, keras.Model):
         clicked: bool `(batch, candidates)`.
     """
 
+    shapes_vary = True  # no two batches have as many distinct pictures
+
     def __init__(self, encoder: keras.Model, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.encoder = encoder

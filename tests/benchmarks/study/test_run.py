@@ -1,5 +1,5 @@
 from benchmarks.study.plan import METHODS, SEEDS
-from benchmarks.study.run import cells
+from benchmarks.study.run import cells, independent_groups
 
 
 def test_cells_have_a_file_each_and_come_after_what_they_need():
@@ -25,3 +25,20 @@ def test_one_seed_of_everything_comes_before_the_next():
     seeds = [cell.seed for cell in cells(SEEDS)]
     assert seeds == sorted(seeds)
     assert {*seeds} == {*range(SEEDS)}
+
+
+def test_groups_need_only_what_is_in_them_or_in_the_round_before():
+    every = cells(1)
+    rounds = independent_groups(every)
+    assert sorted(cell.path for groups in rounds for group in groups for cell in group) == sorted(
+        cell.path for cell in every
+    )
+    tuned = {cell.path for group in rounds[0] for cell in group if cell.kind == "tuning"}
+    assert tuned == {cell.path for cell in every if cell.kind == "tuning"}
+    for groups in rounds:
+        for group in groups:
+            paths = [cell.path for cell in group]
+            for cell in group:
+                if cell.kind == "rankers" and cell.encoder is not None:
+                    name = f"{cell.encoder.name}-{cell.size}" if cell.size else cell.encoder.name
+                    assert paths.index(f"{cell.data}/encoders/{name}-0") < paths.index(cell.path)
