@@ -163,3 +163,17 @@ def test_the_loss_of_the_user_takes_the_place_of_the_method_s(method):
     reported = model.evaluate(dataset([draw_batch([1, 2, 3, 4], padding=2)]), verbose=0, return_dict=True)
     assert reported["mse"] == pytest.approx(reported["loss"], rel=1e-5)
     assert reported["loss"] > 0
+
+
+def test_a_step_is_traced_once_whatever_the_number_of_pictures():
+    model = make("SimSiam")
+    traces = []
+
+    def train_step(data):
+        traces.append(data)
+        return SimSiam.train_step(model, data)
+
+    model.train_step = train_step
+    model.compile(keras.optimizers.SGD(0.1))
+    model.fit(dataset([draw_batch([3, 4, 5]), draw_batch([6, 7]), draw_batch([8])]), verbose=0)
+    assert len(traces) == 1
