@@ -46,6 +46,7 @@ from benchmarks.study.plan import (
     METHODS,
     OTHER_DATA,
     SEEDS,
+    SEEDS_OF_OTHER_DATA,
     WORLD,
     Encoder,
     features_of,
@@ -112,9 +113,10 @@ def _cells(seeds: int, sizes: Sequence[int]) -> Iterator[Cell]:
         yield from _encoder_cells("world", encoder, seeds, ("simscore",), size)
     for data in OTHER_DATA:
         for encoder in methods():
-            yield from _encoder_cells(data, encoder, seeds, ("simscore",))
+            yield from _encoder_cells(data, encoder, SEEDS_OF_OTHER_DATA, ("simscore",))
     for data in ("hm", "world", *OTHER_DATA):
-        yield from (Cell(data, "rankers", f"none-{seed}", None, seed, "none") for seed in range(seeds))
+        rankers = SEEDS_OF_OTHER_DATA if data in OTHER_DATA else seeds
+        yield from (Cell(data, "rankers", f"none-{seed}", None, seed, "none") for seed in range(rankers))
 
 
 def _encoder_cells(data: str, encoder: Encoder, seeds: int, features: Sequence[str], size: int = 0) -> Iterator[Cell]:
