@@ -116,7 +116,8 @@ def machine() -> str:
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     processor = found[1].strip() if found else platform.machine()
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{processor}, {len(os.sched_getaffinity(0))} cores, {gigabytes:.0f} GB"
+    cores = len(os.sched_getaffinity(0))
+    return f"{processor}, {cores} {'core' if cores == 1 else 'cores'}, {gigabytes:.0f} GB"
 
 
 def commit() -> str:

@@ -139,7 +139,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 raise InputError(f"{args.minutes:g} minutes have passed; repeat the command to go on")
             fine_tune(*cell, args, output)
     figures: dict[str, Any] = {}
-    for name, network, start in places:
+    rows = [(name, network, start) for name in args.tasks for network, known in NETWORKS.items() for start in known]
+    for name, network, start in (row for row in rows if row in places):
         metrics, measured = _read(places[name, network, start])
         base = _read(places[name, network, RANDOM])[1]
         row: dict[str, Any] = {each: metrics[each] for each in TASKS[name].measures}
