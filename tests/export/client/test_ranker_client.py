@@ -48,9 +48,9 @@ def test_errors_are_typed(address, rows):
     with RankerClient("127.0.0.1:1", timeout=5) as asking, pytest.raises(RankerBusy):
         asking.rank(page)
     with socket.create_server(("127.0.0.1", 0)) as mute:  # the system takes connections, nobody answers
-        with RankerClient(f"127.0.0.1:{mute.getsockname()[1]}", timeout=0.1) as asking:
-            with pytest.raises(DeadlineExceeded, match="DEADLINE_EXCEEDED"):
-                asking.rank(page)
+        silent = f"127.0.0.1:{mute.getsockname()[1]}"
+        with RankerClient(silent, timeout=0.1) as asking, pytest.raises(DeadlineExceeded, match="DEADLINE_EXCEEDED"):
+            asking.rank(page)
     with pytest.raises(InputError, match="exclude each other"):
         RankerClient(address, version=1, label="x")
     for bare in ("::1:8500", "fe80::1"):  # is 8500 the port?
