@@ -341,7 +341,7 @@ BENCHMARKS = {
             "how often the intervals of `models.ab_report` hold a known effect, and equal arms differ, on simulated "
             "shoppers",
             quick="1 minute",
-            full="8 minutes",
+            full="12 minutes",
         ),
         Benchmark(
             "off_policy",

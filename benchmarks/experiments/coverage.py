@@ -305,7 +305,7 @@ def _looks(metric: Metric, outcomes: Outcomes, treated: np.ndarray) -> tuple[np.
 
 if __name__ == "__main__":
     parser = benchmark_parser(__doc__, "100 repeats")
-    parser.add_argument("--repeats", type=int, default=1000, help="experiments with an effect, and with many looks")
+    parser.add_argument("--repeats", type=int, default=3000, help="experiments with an effect, and with many looks")
     parser.add_argument("--equal-repeats", type=int, default=3000, help=f"with one look, each of {_SPLITS} splits")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no piece later; the same command goes on")
     run_benchmark("experiment_coverage", parser, study)

@@ -96,8 +96,8 @@ def _world_figure(results: Results) -> list[str]:
         axis.set_xlabel("simulated pages to learn on")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
     if drawn:
+        axes[0].legend(fontsize=7)
         return [_save(figure, "pages")]
     plt.close(figure)
     return []

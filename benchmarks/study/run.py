@@ -114,8 +114,8 @@ def _cells(seeds: int, sizes: Sequence[int]) -> Iterator[Cell]:
     for data in OTHER_DATA:
         for encoder in methods():
             yield from _encoder_cells(data, encoder, SEEDS_OF_OTHER_DATA, ("simscore",))
-    for data in ("hm", "world", *OTHER_DATA):
-        rankers = SEEDS_OF_OTHER_DATA if data in OTHER_DATA else seeds
+    seeds_of = {"hm": seeds, "world": seeds} | dict.fromkeys(OTHER_DATA, SEEDS_OF_OTHER_DATA)
+    for data, rankers in seeds_of.items():
         yield from (Cell(data, "rankers", f"none-{seed}", None, seed, "none") for seed in range(rankers))
 
 

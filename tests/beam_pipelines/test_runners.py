@@ -35,7 +35,7 @@ from beam_pipelines.shell.command import CommandError
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / DOCUMENT).read_text()
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
+DOCKERFILE = (ROOT / "beam_pipelines/Dockerfile").read_text()
 COMMANDS = [
     shlex.split(line)
     for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

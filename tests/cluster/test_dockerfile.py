@@ -21,7 +21,7 @@ def image(tmp_path_factory):
     python, directory = root / "python", root / "courier-ranking"
     directory.mkdir()
     subprocess.run([sys.executable, "-m", "venv", str(python)], check=True)
-    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    lines = (ROOT / "beam_pipelines/Dockerfile").read_text().replace("\\\n", "").splitlines()
     for line in lines:
         instruction, _, rest = line.partition(" ")
         if instruction == "FROM":  # the base image is this Python with this Beam
