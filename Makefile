@@ -53,7 +53,7 @@ bench: $(BENCH_NEEDS) ## a quick run of the benchmarks that need no other data; 
 bench-%: $(BENCH_NEEDS)
 	$(PY) -m benchmarks $*
 
-bench-env: .venv-bench/.installed .venv-deepctr/.installed .venv-fuxictr/.installed ## install what benchmarks compare with
+bench-env: .venv-bench/.installed .venv-deepctr/.installed .venv-fuxictr/.installed .venv-mmrec/.installed ## install what benchmarks compare with
 
 clean: ## remove everything that make made, the environment apart
 	rm -rf $(A)
@@ -71,7 +71,8 @@ clean: ## remove everything that make made, the environment apart
 .venv-bench/.installed: benchmarks/requirements.txt
 .venv-deepctr/.installed: benchmarks/requirements-deepctr.txt
 .venv-fuxictr/.installed: benchmarks/requirements-fuxictr.txt
-.venv-bench/.installed .venv-deepctr/.installed .venv-fuxictr/.installed:
+.venv-mmrec/.installed: benchmarks/requirements-mmrec.txt
+.venv-bench/.installed .venv-deepctr/.installed .venv-fuxictr/.installed .venv-mmrec/.installed:
 	@$(PYTHON) -m venv $(@D)
 	@echo '*' > $(@D)/.gitignore
 	@$(@D)/bin/python -m pip install --quiet --requirement $<

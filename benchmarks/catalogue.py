@@ -12,7 +12,7 @@ class Benchmark(NamedTuple):
         title: a few words.
         shows: what is compared with what.
         peers: distributions on the other side, of which the result tells the versions.
-        environments: of `make bench-env` that it needs: `bench`, `deepctr`, `fuxictr`.
+        environments: of `make bench-env` that it needs: `bench`, `deepctr`, `fuxictr`, `mmrec`.
         needs: what a checkout does not have; `make bench` leaves such benchmarks out.
         quick: how long `--quick` takes on two cores.
         full: how long it takes without.
@@ -289,6 +289,17 @@ BENCHMARKS = {
             full="an hour",
         ),
         Benchmark(
+            "retrieval_mmrec",
+            "benchmarks.retrieval.mmrec",
+            "MMRec's own recommenders on TikTok",
+            "the recommenders of MMRec's repository on the same files, beside ours",
+            peers=("torch",),
+            environments=("mmrec",),
+            needs="TikTok's public vectors, and a checkout of MMRec",
+            quick="15 minutes",
+            full="2 hours",
+        ),
+        Benchmark(
             "retrieval_hm",
             "benchmarks.retrieval.hm",
             "Recommenders on H&M, with and without COURIER",
@@ -297,6 +308,16 @@ BENCHMARKS = {
             needs=_HM,
             quick="5 minutes",
             full="2 hours",
+        ),
+        Benchmark(
+            "retrieval_random_split",
+            "benchmarks.retrieval.random_split",
+            "Recommenders on H&M and MovieLens divided at random, with and without COURIER",
+            "recommenders of the paper's Table 2 with features as published, and with COURIER's embedding beside them, "
+            "each user's interactions divided at random",
+            needs="H&M's files, and MovieLens with posters",
+            quick="5 minutes",
+            full="an hour",
         ),
         Benchmark(
             "paper_table_10",

@@ -158,7 +158,14 @@ class Study(NamedTuple):
         return whole.pretraining_view().pages * EPOCHS[cell.encoder.start]
 
     def changes(self, cell: Cell) -> tuple[str, ...]:
-        """The configuration of an encoder: that of tuning's choice on H&M, or of the try, and its own."""
+        """The configuration of an encoder: that of tuning's choice on H&M, or of the try, and its own.
+
+        What a variant sets to what it is anyway is left out, so that it is the same encoder as COURIER.
+        """
+        from models.config import load_config
+        from models.pretraining.config import PretrainConfig
+        from models.pretraining.methods import PRESETS
+
         encoder = cell.encoder
         assert encoder is not None
         if encoder.method not in METHODS or cell.kind == "tuning":
@@ -166,7 +173,12 @@ class Study(NamedTuple):
         tried = tries(encoder.method, encoder.start)
         prefix = f"hm/tuning/{encoder.method}-{encoder.start}"
         name, _ = self._best([f"{prefix}-{each}" for each in tried])
-        return (*tried[name.removeprefix(f"{prefix}-")].changes, *encoder.changes)
+        chosen = tried[name.removeprefix(f"{prefix}-")].changes
+        before, after = (
+            load_config(PretrainConfig, PRESETS[encoder.method], changes)
+            for changes in (chosen, (*chosen, *encoder.changes))
+        )
+        return chosen if before == after else (*chosen, *encoder.changes)
 
     def form(self, cell: Cell) -> str:
         """The form of its embeddings that a ranker reads: on H&M tuning's choice, elsewhere the better of its own."""
@@ -315,6 +327,7 @@ def run_quick(study: Study, chosen: list[Cell]) -> None:
 
     Cells this small take less time than a process that starts.
     """
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # more would wait for their one core
     waiting = [cell for cell in chosen if not (study.results / f"{cell.path}.json").exists()]
     for cell in waiting:
         study.dataset(cell)  # two processes would build it twice
@@ -343,6 +356,10 @@ def independent_groups(waiting: Sequence[Cell]) -> list[list[list[Cell]]]:
 
 def _take_core(left: Any) -> None:
     os.sched_setaffinity(0, {left.get()})
+    import tensorflow as tf
+
+    # Graphs of a few steps: to optimise them takes longer than to run them as they are.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def _write_group(study: Study, group: list[Cell]) -> int:

@@ -21,7 +21,14 @@ from benchmarks.tables.encoder import (
 from benchmarks.tables.experiments import experiment_coverage, off_policy
 from benchmarks.tables.pictures import paper_table_10, pictures_hm, pictures_ideas, pictures_published, pictures_sample
 from benchmarks.tables.ranker import kuairand, kuairand_tasks, position_bias, ranker_speed
-from benchmarks.tables.retrieval import retrieval_amazon, retrieval_hm, retrieval_speed, retrieval_tiktok
+from benchmarks.tables.retrieval import (
+    retrieval_amazon,
+    retrieval_hm,
+    retrieval_mmrec,
+    retrieval_random_split,
+    retrieval_speed,
+    retrieval_tiktok,
+)
 from benchmarks.tables.serving import recommend, serving
 from benchmarks.tables.storage import remote_training
 
@@ -54,7 +61,9 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         retrieval_speed,
         retrieval_amazon,
         retrieval_tiktok,
+        retrieval_mmrec,
         retrieval_hm,
+        retrieval_random_split,
         paper_table_10,
         remote_training,
         serving,

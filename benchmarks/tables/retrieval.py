@@ -61,8 +61,36 @@ def retrieval_tiktok(figures: Figures) -> str:
     return table(head, rows)
 
 
+def retrieval_mmrec(figures: Figures) -> str:
+    """Test metrics of both sides, the best recall@20 of MMRec first."""
+    metrics = ("recall@20", "recall@50", "ndcg@50")
+    rows = []
+    for name, sides in sorted(figures["methods"].items(), key=lambda pair: -pair[1]["mmrec"]["test"]["recall@20"]):
+        theirs, ours = sides["mmrec"], sides["ours"]
+        pairs = [(f"{theirs['test'][metric]:.4f}", _over_seeds(ours, metric)) for metric in metrics]
+        tried = f"{_setting(theirs['setting'])} (of {theirs['tried']})"
+        rows.append([f"`{name}`", *(cell for pair in pairs for cell in pair), tried])
+    sides = [f"{metric}, {side}" for metric in ("recall@20", "recall@50", "NDCG@50") for side in ("MMRec", "ours")]
+    head = ("method", *sides, "MMRec's setting")
+    return f"MMRec at commit {figures['mmrec_commit']}.\n\n{table(head, rows)}"
+
+
 def retrieval_hm(figures: Figures) -> str:
     """Test metrics of each method with both features, differences, and new items."""
+    return _with_courier(figures, "purchases")
+
+
+def retrieval_random_split(figures: Figures) -> str:
+    """The same of both data."""
+    titles = {"hm": ("H&M", "purchases"), "movielens": ("MovieLens", "films rated four or better")}
+    return "\n\n".join(
+        f"**{title}.** {_with_courier(figures[name], interactions)}"
+        for name, (title, interactions) in titles.items()
+        if name in figures
+    )
+
+
+def _with_courier(figures: Figures, interactions: str) -> str:
     metrics = ("recall@20", "recall@50", "ndcg@50")
     rows, gains = [], []
     for name, method in figures["methods"].items():
@@ -79,7 +107,7 @@ def retrieval_hm(figures: Figures) -> str:
         datetime.fromtimestamp(moment / 1000, UTC).date().isoformat() for moment in figures["courier_learned_on"]
     )
     text = (
-        f"{figures['train']:,} purchases to learn from, {figures['validation']:,} to validate; to test "
+        f"{figures['train']:,} {interactions} to learn from, {figures['validation']:,} to validate; to test "
         f"{figures['test_asked']:,} of users who are learned from, {share:.0%} of them of items that nobody has there, "
         f"among {figures['items']:,} items. COURIER has learned on pages from {first} to {last}."
     )
@@ -115,4 +143,4 @@ def _over_seeds(figures: Figures, metric: str) -> str:
 
 
 def _setting(values: Figures) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in values.items())
+    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in values.items())

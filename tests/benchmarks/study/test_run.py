@@ -1,5 +1,6 @@
-from benchmarks.study.plan import METHODS, SEEDS
-from benchmarks.study.run import cells, independent_groups
+from benchmarks.study.data import StudyData
+from benchmarks.study.plan import METHODS, SEEDS, tries
+from benchmarks.study.run import Study, cells, independent_groups, write_figures
 
 
 def test_cells_have_a_file_each_and_come_after_what_they_need():
@@ -42,3 +43,19 @@ def test_groups_need_only_what_is_in_them_or_in_the_round_before():
                 if cell.kind == "rankers" and cell.encoder is not None:
                     name = f"{cell.encoder.name}-{cell.size}" if cell.size else cell.encoder.name
                     assert paths.index(f"{cell.data}/encoders/{name}-0") < paths.index(cell.path)
+
+
+def test_a_variant_that_changes_nothing_is_the_same_encoder(tmp_path):
+    study = Study(StudyData(tmp_path, tmp_path, tmp_path, tmp_path, quick=False), tmp_path)
+    for number, name in enumerate(tries("courier", "random")):
+        path = tmp_path / f"hm/tuning/courier-random-{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_figures(path, {"validation": {"raw": 0.5, "whitened": 0.6 if number == 1 else 0.55}})
+    changes = {
+        cell.encoder.variant: study.changes(cell)
+        for cell in cells(1)
+        if cell.path.startswith("hm/encoders/courier-random-")
+    }
+    assert changes[""] == changes["temperature_0.05"] == changes["batch_64"] == ("optimizer.learning_rate=0.0003",)
+    assert changes["temperature_0.1"] == ("optimizer.learning_rate=0.0003", "courier.temperature=0.1")
+    assert changes["batch_16"] == ("optimizer.learning_rate=0.0003", "batch_size=16")

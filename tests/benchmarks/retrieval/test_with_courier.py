@@ -1,6 +1,6 @@
 import numpy as np
 
-from benchmarks.retrieval.hm import metrics_of_users
+from benchmarks.retrieval.with_courier import metrics_of_users
 from models.retrieval.interactions import Interactions, Pairs
 
 
