@@ -117,17 +117,18 @@ def methods() -> Iterator[Encoder]:
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "no_click_sequence": ("courier.click_sequence=false",),
-    "no_contrast": ("courier.objective=similarity",),
+    "no_contrast": ("courier.objective=similarity", "courier.temperature=0.05"),
     "no_reconstruction": ("courier.reconstruction=self_attention",),
     "no_negative_candidates": ("courier.negative_candidates=false",),
     "projection_head": ("courier.projection_head=true",),
-    "hinge": ("courier.objective=hinge",),
+    "hinge": ("courier.objective=hinge", "courier.temperature=0.05"),
     "titles": ("courier.titles=true",),
     **{f"temperature_{value:g}": (f"courier.temperature={value:g}",) for value in (0.02, 0.05, 0.1, 0.2, 0.5)},
     **{f"batch_{pages}": (f"batch_size={pages}",) for pages in (16, 32, 64, 128, 256, 512)},
     "clicks_10": ("clicks=10",),
 }
-"""Of COURIER from random weights: Tables 6, 8, 11 and 12, Figure 3 and Table 7, and more clicks."""
+"""Of COURIER from random weights: Tables 6, 8, 11 and 12, Figure 3 and Table 7, and more clicks. Objectives without a
+temperature want the preset's."""
 
 CATEGORIES: Mapping[str, str] = {"only_trousers": "Trousers", "only_sweaters": "Sweater"}
 """Pre-training pages of one category alone, as in the paper's 4.3.5: the two that are clicked most in the window."""

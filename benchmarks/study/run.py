@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from benchmarks.study.encoders import Trained
 
 FOLDER = RESULTS / "study"
+_GROUPS_PER_PROCESS = 8  # of a quick run: what is traced for one encoder stays in memory, some 100 MB a cell
 
 
 class Cell(NamedTuple):
@@ -323,7 +324,7 @@ def run(study: Study, chosen: list[Cell], forwarded: list[str], again: bool) -> 
 
 
 def run_quick(study: Study, chosen: list[Cell]) -> None:
-    """Runs cells that have no file yet, an encoder's in one process, with a process for each core.
+    """Runs cells that have no file yet, an encoder's in one process, with a process for each core; see `run`.
 
     Cells this small take less time than a process that starts.
     """
@@ -331,17 +332,26 @@ def run_quick(study: Study, chosen: list[Cell]) -> None:
     waiting = [cell for cell in chosen if not (study.results / f"{cell.path}.json").exists()]
     for cell in waiting:
         study.dataset(cell)  # two processes would build it twice
-    spawned, cores = multiprocessing.get_context("spawn"), os.sched_getaffinity(0)
-    left = spawned.SimpleQueue()
-    for core in cores:
-        left.put(core)
-    with (
-        ProcessPoolExecutor(len(cores), spawned, _take_core, (left,)) as pool,
-        tqdm(total=len(waiting), unit="cell", desc="study") as progress,
-    ):
+    failed = []
+    with tqdm(total=len(waiting), unit="cell", desc="study") as progress:
         for groups in independent_groups(waiting):
-            for done in as_completed([pool.submit(_write_group, study, group) for group in groups]):
-                progress.update(done.result())
+            for done, group in _in_processes(study, groups):
+                if error := done.exception():
+                    failed.append(f"{group[0].path} failed: {error}")
+                    progress.write(failed[-1])
+                progress.update(len(group))
+    if failed:
+        sys.exit(f"error: the cells of {len(failed)} encoders failed, the first: {failed[0]}")
+
+
+def _in_processes(study: Study, groups: list[list[Cell]]) -> Iterator[tuple[Future[None], list[Cell]]]:
+    """Writes groups of cells; yields what is done."""
+    workers = len(os.sched_getaffinity(0))
+    together = workers * _GROUPS_PER_PROCESS
+    for first in range(0, len(groups), together):
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _use_one_thread) as pool:
+            started = {pool.submit(_write_group, study, group): group for group in groups[first : first + together]}
+            yield from ((done, started[done]) for done in as_completed(started))
 
 
 def independent_groups(waiting: Sequence[Cell]) -> list[list[list[Cell]]]:
@@ -354,21 +364,21 @@ def independent_groups(waiting: Sequence[Cell]) -> list[list[list[Cell]]]:
     return [list(groups.values()) for groups in rounds]
 
 
-def _take_core(left: Any) -> None:
-    os.sched_setaffinity(0, {left.get()})
+def _use_one_thread() -> None:
     import tensorflow as tf
 
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     # Graphs of a few steps: to optimise them takes longer than to run them as they are.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
-def _write_group(study: Study, group: list[Cell]) -> int:
+def _write_group(study: Study, group: list[Cell]) -> None:
     import keras
 
     for cell in group:
         study.write(cell)
         keras.backend.clear_session()
-    return len(group)
 
 
 def main() -> None:
