@@ -25,12 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base import WORK, benchmark_parser, run_benchmark, use_two_cores
-from benchmarks.hm.runs import open_dataset, train_runs
-from benchmarks.pictures.hm import whiten
-from benchmarks.pictures.published import embed
+from benchmarks.hm.runs import open_dataset
 from benchmarks.retrieval.runs import add_run_options
-from benchmarks.retrieval.with_courier import compare_with_courier
-from models.data.dataset import Dataset
+from benchmarks.retrieval.with_courier import compare_with_courier, embeddings_of
 from models.retrieval.interactions import Interactions
 
 SPLIT_TIMES = "2019-07-03,2020-03-08"
@@ -49,29 +46,14 @@ PAGES = {"two_tower": {"batch_size": 64}}
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Trains what is missing, as long as there is time, and summarises."""
     use_two_cores()
-    dataset, base, courier = open_inputs(options.source, options.work_dir, options.courier)
+    dataset = open_dataset(options.source, options.work_dir, SPLIT_TIMES)
+    embeddings = embeddings_of(dataset, options.work_dir, options.courier)
     interactions = Interactions.from_pages(dataset, validation_share=VALIDATION_SHARE)
     settings = {
         method: [{**PAGES.get(method, {}), "learning_rate": rate} for rate in LEARNING_RATES]
         for method in METHODS_IN_ORDER
     }
-    return compare_with_courier(options, dataset, interactions, base, courier, settings, TRAINING)
-
-
-def open_inputs(source: Path, work_dir: Path, courier: Path | None) -> tuple[Dataset, Path, Path]:
-    """The dataset, embeddings as published, and COURIER's; what the work directory lacks is made.
-
-    Args:
-        source: the competition's files.
-        work_dir: keeps all three.
-        courier: COURIER's embeddings, if they are elsewhere.
-    """
-    dataset = open_dataset(source, work_dir, SPLIT_TIMES)
-    base = whiten(dataset, embed(dataset, work_dir)) / "embeddings"
-    if courier is None:
-        _, _, run = next(train_runs(dataset, work_dir, "courier_cpu", {"courier": []}, seeds=1, jobs=1))
-        courier = run.path / "embeddings"
-    return dataset, base, courier
+    return compare_with_courier(options, dataset, interactions, *embeddings, settings, TRAINING)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     make bench-env
     .venv-mmrec/bin/python -m pip install --no-build-isolation setuptools torch_scatter==2.1.2  # half an hour
-    git clone https://github.com/enoche/MMRec
-    python -m benchmarks.retrieval.mmrec --mmrec MMRec [--source DIR] [--work-dir DIR] [--minutes M]
+    git clone https://github.com/enoche/MMRec ../MMRec
+    python -m benchmarks.retrieval.mmrec [--mmrec DIR] [--source DIR] [--work-dir DIR] [--minutes M]
 
 MMRec (PyTorch, GPL-3) runs as it is, in processes and an environment of its own; all that is given to it are files: the
 interactions, pictures as its visual and sounds as its textual features, and the configuration. It ranks all items, as
@@ -108,7 +108,7 @@ def write_data(source: Path, checkout: Path) -> None:
                 f"{interactions.user_ids[user]}\t{interactions.item_ids[item]}\t0\t{label}\n"
                 for user, item in zip(pairs.users, pairs.items, strict=True)
             )
-    for name in ("image_feat.npy", "audio_feat.npy"):
+    for name in (_FILES["vision_feature_file"], _FILES["text_feature_file"]):
         np.save(folder / name, np.load(source / name).astype(np.float32))
     config = {**_COLUMNS, **_FILES, "field_separator": "\t", "filter_out_cod_start_users": True}
     (checkout / f"src/configs/dataset/{_DATA}.yaml").write_text(yaml.safe_dump(config))
@@ -184,7 +184,7 @@ def _commit(checkout: Path) -> str:
 
 if __name__ == "__main__":
     parser = benchmark_parser(__doc__, "one setting, two epochs")
-    parser.add_argument("--mmrec", type=Path, required=True, help="a checkout of MMRec")
+    parser.add_argument("--mmrec", type=Path, default=Path("../MMRec"), help="a checkout of MMRec")
     parser.add_argument("--source", type=Path, default=Path("../shared/data/tiktok_mm"), help="the public files")
     parser.add_argument("--work-dir", type=Path, default=WORK / "retrieval_mmrec", help="where runs are kept")
     parser.add_argument("--minutes", type=float, default=10_000, help="after which no run begins")

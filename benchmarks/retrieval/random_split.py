@@ -2,10 +2,11 @@
 
     python -m benchmarks.retrieval.random_split [--hm DIR] [--movielens DIR] [--work-dir DIR] [--seeds N] [--minutes M]
 
-As MMRec divides Amazon for the paper's Table 2: of a user's items a tenth is for tests and a tenth for validation, of
-those who have three or more. COURIER learns on the first half of the data by time, on pages and by the preset
-`courier_cpu`, with one seed; recommenders learn from the later half, so that COURIER has seen none of it: of H&M the
-purchases, of MovieLens the films rated four or better (not an impression log: people rated what they chose to rate).
+In shares as those of MMRec's Amazon in the paper's Table 2: of a user's items a tenth, rounded up, is for tests and as
+many for validation, of those who have three or more. COURIER learns on the first half of the data by time, on pages and
+by the preset `courier_cpu`, with one seed; recommenders learn from the later half, so that COURIER has seen none of it:
+of H&M the purchases, of MovieLens the films rated four or better (not an impression log: people rated what they chose
+to rate).
 `base` features are those of EfficientNet-Lite0 as published (the averages of all stages), whitened to 64 on pictures of
 the first half; `ours` has COURIER's embedding of 256 beside them. Films without a poster have zeros.
 
@@ -24,20 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module, use_two_cores
-from benchmarks.hm.runs import train_runs
-from benchmarks.pictures.hm import whiten
-from benchmarks.pictures.published import embed
-from benchmarks.retrieval.hm import LEARNING_RATES, METHODS_IN_ORDER, TRAINING, open_inputs
+from benchmarks.hm.runs import open_dataset
+from benchmarks.retrieval.hm import LEARNING_RATES, METHODS_IN_ORDER, SPLIT_TIMES, TRAINING
 from benchmarks.retrieval.runs import add_run_options
-from benchmarks.retrieval.with_courier import compare_with_courier
+from benchmarks.retrieval.with_courier import compare_with_courier, embeddings_of
+from benchmarks.study.data import split_times
 from models.data.dataset import Dataset
 from models.retrieval.interactions import Interactions, Pairs
 
-PARTS = (0.8, 0.1, 0.1)
+ASKED = 0.1  # for tests, and as much for validation
 LEAST = 3
 """Of items that a user must have for one to be asked for."""
 
@@ -45,14 +43,16 @@ LEAST = 3
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Trains what is missing, as long as there is time, and summarises."""
     use_two_cores()
-    inputs = {
-        "movielens": open_movielens(options.movielens, options.work_dir),
-        "hm": open_inputs(options.hm, options.hm_dir, options.courier),
+    movielens = open_movielens(options.movielens, options.work_dir)
+    hm = open_dataset(options.hm, options.hm_dir, SPLIT_TIMES)
+    embeddings = {
+        "movielens": (movielens, *embeddings_of(movielens, options.work_dir)),
+        "hm": (hm, *embeddings_of(hm, options.hm_dir, options.courier)),
     }
     rates = [{"learning_rate": rate} for rate in LEARNING_RATES]
     settings = {method: rates for method in METHODS_IN_ORDER if method != "two_tower"}  # which reads pages
     figures = {}
-    for name, (dataset, base, courier) in inputs.items():
+    for name, (dataset, base, courier) in embeddings.items():
         interactions = divide_by_user(Interactions.from_pages(dataset), seed=0)
         figures[name] = compare_with_courier(
             options, dataset, interactions, base, courier, settings, TRAINING, prefix=f"{name}-"
@@ -60,12 +60,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def open_movielens(source: Path, work_dir: Path) -> tuple[Dataset, Path, Path]:
-    """The dataset, embeddings as published, and COURIER's; what the work directory lacks is made.
+def open_movielens(source: Path, work_dir: Path) -> Dataset:
+    """The dataset of the work directory, built from MovieLens' files if it is not there; the first half pre-trains.
 
     Args:
         source: MovieLens' files and the posters.
-        work_dir: keeps all three.
+        work_dir: where the dataset is, or will be.
     """
     logs, path = work_dir / "logs", work_dir / "dataset"
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -73,17 +73,13 @@ def open_movielens(source: Path, work_dir: Path) -> tuple[Dataset, Path, Path]:
         if not logs.exists():
             words = ("--source", source, "--output", logs)
             run_module("beam_pipelines.datasets.movielens", *words, log=work_dir / "logs.log")
-        moments = pq.read_table(logs / "impressions.parquet", columns=["timestamp"])["timestamp"].cast(pa.int64())
-        split = ",".join(str(int(moment)) for moment in np.quantile(moments.to_numpy(), (0.5, 0.9)))
-        words = ("--logs", logs, "--output", path, "--split-by-time", split)
+        words = ("--logs", logs, "--output", path, "--split-by-time", split_times(logs, (0.5, 0.9)))
         run_module("beam_pipelines.build", *words, log=work_dir / "dataset.log")
-    dataset = Dataset(path)
-    _, _, run = next(train_runs(dataset, work_dir, "courier_cpu", {"courier": []}, seeds=1, jobs=1))
-    return dataset, whiten(dataset, embed(dataset, work_dir)) / "embeddings", run.path / "embeddings"
+    return Dataset(path)
 
 
 def divide_by_user(interactions: Interactions, seed: int) -> Interactions:
-    """Divides each user's interactions anew, at random, into `PARTS`.
+    """Divides each user's interactions anew, at random: `ASKED` of them, rounded up, to test, as many to validate.
 
     Args:
         interactions: of which all three parts are taken together.
@@ -96,7 +92,7 @@ def divide_by_user(interactions: Interactions, seed: int) -> Interactions:
     users, items = users[order], items[order]
     counts = np.bincount(users, minlength=interactions.num_users)
     place = np.arange(len(users)) - (np.cumsum(counts) - counts)[users]
-    asked = np.where(counts >= LEAST, np.ceil(counts * PARTS[2]), 0)[users]
+    asked = np.where(counts >= LEAST, np.ceil(counts * ASKED), 0)[users]
     label = np.select([place < asked, place < 2 * asked], [2, 1], 0)
     train, validation, test = (Pairs(users[label == part], items[label == part]) for part in range(3))
     return Interactions.of(interactions.user_ids, interactions.item_ids, train, validation, test)

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.hm.runs import train_runs
 from benchmarks.hm.similarity_pages import user_bootstrap
+from benchmarks.pictures.hm import whiten
+from benchmarks.pictures.published import embed
 from benchmarks.retrieval.runs import Arm, Runs, Settings, compare_tuned
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import Embeddings
@@ -19,6 +22,21 @@ from models.retrieval.methods import METHODS
 COMPARED = ("recall@20", "recall@50", "ndcg@50")
 OURS = " + ours"
 _NEW_AT = 100
+
+
+def embeddings_of(dataset: Dataset, work_dir: Path, courier: Path | None = None) -> tuple[Path, Path]:
+    """Embeddings as published, whitened, and COURIER's by `courier_cpu`; what the work directory lacks is made.
+
+    Args:
+        dataset: whose pictures are embedded, and on whose pre-training pages COURIER learns.
+        work_dir: keeps both.
+        courier: COURIER's, if they are elsewhere.
+    """
+    base = whiten(dataset, embed(dataset, work_dir)) / "embeddings"
+    if courier is None:
+        _, _, run = next(train_runs(dataset, work_dir, "courier_cpu", {"courier": []}, seeds=1, jobs=1))
+        courier = run.path / "embeddings"
+    return base, courier
 
 
 def compare_with_courier(

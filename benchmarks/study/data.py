@@ -1,5 +1,6 @@
 """The page datasets of the study; each is built when it is first asked for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,9 +88,7 @@ class StudyData(NamedTuple):
         logs = self._few(name, logs)
         if name == "sample":
             return self._build(name, logs)
-        moments = pq.read_table(logs / "impressions.parquet", columns=["timestamp"])["timestamp"].cast(pa.int64())
-        split = ",".join(str(int(moment)) for moment in np.quantile(moments.to_numpy(), (0.5, 0.8)))
-        return self._build(name, logs, "--split-by-time", split)
+        return self._build(name, logs, "--split-by-time", split_times(logs, (0.5, 0.8)))
 
     def _logs(self) -> Path:
         return self._few("hm", self.draws_dir / "logs")
@@ -107,6 +106,12 @@ class StudyData(NamedTuple):
             log = path.with_suffix(".log")
             run_module("beam_pipelines.build", "--logs", logs, "--output", path, *options, log=log)
         return Dataset(path)
+
+
+def split_times(logs: Path, shares: Sequence[float]) -> str:
+    """The moments at which shares of the impressions are reached, as `--split-by-time` takes them."""
+    moments = pq.read_table(logs / "impressions.parquet", columns=["timestamp"])["timestamp"].cast(pa.int64())
+    return ",".join(str(int(moment)) for moment in np.quantile(moments.to_numpy(), shares))
 
 
 def write_few_users(logs: Path, output: Path, users: int) -> None:
