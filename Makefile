@@ -81,16 +81,21 @@ clean: ## remove everything that make made, the environment apart
 
 # Jars that are there already are taken: of another Beam, or from another registry. Flink must be of the minor version that
 # a job server's name says; Spark of the one that it was built with.
-JOB_SERVERS = $(wildcard $(A)/cluster-env/jars/beam-runners-flink-*.jar) $(wildcard $(A)/cluster-env/jars/beam-runners-spark-*.jar)
+JARS := $(A)/cluster-env/jars
 
 $(A)/cluster-env/.installed: tests/cluster/pom.xml | .venv/.installed
-	@mkdir -p $(@D)
-	@test $(words $(JOB_SERVERS)) -eq 2 || mvn --batch-mode --quiet --file $< dependency:copy-dependencies \
-	    -DexcludeTransitive -DoutputDirectory=$(abspath $(@D))/jars
-	@$(PY) -m pip install --quiet --no-deps --upgrade --target $(@D)/flink 'apache-flink-libraries==1.20.3'
+	@mkdir -p $(JARS)
+	@for engine in flink spark; do \
+	    ls $(JARS)/beam-runners-$$engine-*.jar > /dev/null 2>&1 && continue; \
+	    echo "making Beam's job server for $$engine"; \
+	    mvn --batch-mode --quiet -Dstyle.color=never -P$$engine -Dwork=$(abspath $(@D))/work --file $< clean package \
+	        && mv $(@D)/work/beam-runners-*.jar $(JARS) || exit 1; \
+	done
+	@rm -rf $(@D)/work
+	@$(PY) -m pip install --quiet --no-deps --upgrade --target $(@D)/flink 'apache-flink-libraries==1.19.3'
 	@$(PYTHON) -m venv $(@D)/spark
 	@$(@D)/spark/bin/python -m pip install --quiet pyspark==$$($(PY) -c "import glob, zipfile; \
-	    print(zipfile.ZipFile(glob.glob('$(@D)/jars/beam-runners-spark-*.jar')[0]).read('spark-version-info.properties') \
+	    print(zipfile.ZipFile(glob.glob('$(JARS)/beam-runners-spark-*.jar')[0]).read('spark-version-info.properties') \
 	    .decode().partition('version=')[2].split()[0])")
 	@touch $@
 

@@ -83,7 +83,39 @@ class Cluster(ABC):
         return sum(machine.bytes_moved()[0] for machine in self.machines)
 
 
-class Flink(Cluster):
+class ClusterWithJobServer(Cluster):
+    """A cluster that Beam submits to through a program in Java.
+
+    Attributes:
+        port: of the engine.
+        worker_options: of Beam, for any way to submit.
+        driver_properties: of the program's JVM.
+        driver_options: by which the program finds the engine.
+    """
+
+    port: ClassVar[int]
+    worker_options: ClassVar = [
+        "--environment_type=EXTERNAL",
+        "--environment_config=localhost:50000",
+        "--environment_cache_millis=60000",  # or each stage starts workers of its own
+    ]
+    driver_properties: list[str]
+    driver_options: list[str]
+
+    def standing_job_server(self) -> str:
+        """Starts a job server that stays when those who submit to it have left; its address."""
+        port = self.port + 1000
+        log = self.logs / f"{self.name}-job-server.log"
+        command = ["java", *ADD_OPENS, *self.driver_properties, "-jar", str(job_server(self.name))]
+        command += self.driver_options
+        command += ["--job-host=localhost", f"--job-port={port}", "--artifact-port=0", "--expansion-port=0"]
+        command += [f"--artifacts-dir={self.logs / 'artifacts'}"]
+        self._serve(command, log.name)
+        wait_for(lambda: listens("localhost", port), "job server", log)
+        return f"localhost:{port}"
+
+
+class Flink(ClusterWithJobServer):
     """A job manager here, and task managers with one slot on machines of their own."""
 
     name = "flink"
@@ -93,15 +125,15 @@ class Flink(Cluster):
     def __init__(self, logs: Path, environment: Mapping[str, str], workers: int, parallelism: int) -> None:
         super().__init__(logs, environment)
         self._size = workers
+        self.driver_properties = ["-Xmx512m"]
+        self.driver_options = [f"--flink-master={HOST}:{self.port}"]
         self.beam_options = [
             f"--flink_master={HOST}:{self.port}",
             f"--flink_version={re.search(r'flink-([0-9.]+)-', job_server('flink').name)[1]}",
             f"--flink_job_server_jar={job_server('flink')}",
-            "--job_server_jvm_properties=-Xmx512m",
+            *(f"--job_server_jvm_properties={each}" for each in self.driver_properties),
             f"--parallelism={parallelism}",
-            "--environment_type=EXTERNAL",
-            "--environment_config=localhost:50000",
-            "--environment_cache_millis=60000",  # or each stage starts workers of its own
+            *self.worker_options,
         ]
 
     def _start(self) -> None:
@@ -128,8 +160,12 @@ class Flink(Cluster):
         "restart-strategy.fixed-delay.delay": "1 s",
         "heartbeat.interval": "1000",
         "heartbeat.timeout": "8000",
-        # A lost machine answers nothing: whoever wants the rows that it had would wait for two minutes.
+        # A lost machine answers nothing: whoever wants the rows that it had would wait for two minutes, or for ever on
+        # a connection that is open already.
         "taskmanager.network.netty.client.connectTimeoutSec": "5",
+        "taskmanager.network.netty.client.tcp.keepIdleSec": "2",
+        "taskmanager.network.netty.client.tcp.keepIntervalSec": "1",
+        "taskmanager.network.netty.client.tcp.keepCount": "3",
         "taskmanager.numberOfTaskSlots": "1",
         "taskmanager.cpu.cores": "1.0",
         # The scripts of the distribution work these out; without them all must be given.
@@ -184,7 +220,7 @@ class Flink(Cluster):
             return 0
 
 
-class Spark(Cluster):
+class Spark(ClusterWithJobServer):
     """A master here, and workers with one core on machines of their own."""
 
     name = "spark"
@@ -197,20 +233,19 @@ class Spark(Cluster):
         home = next((ENVIRONMENT / "spark").glob("lib/python*/site-packages/pyspark"))
         super().__init__(logs, {**environment, "SPARK_HOME": str(home), "SPARK_SCALA_VERSION": "2.12"})
         self._java = ["java", "-Xmx256m", *ADD_OPENS, "-cp", f"{home / 'jars'}/*"]
-        properties = [
+        self.driver_properties = [
             "-Xmx512m",
             "-Dspark.executor.memory=640m",
             f"-Dspark.driver.host={HOST}",
             f"-Dspark.driver.bindAddress={HOST}",
             "-Dspark.ui.enabled=false",
         ]
+        self.driver_options = [f"--spark-master-url=spark://{HOST}:{self.port}"]
         self.beam_options = [
             f"--spark_master_url=spark://{HOST}:{self.port}",
             f"--spark_job_server_jar={job_server('spark')}",
-            *(f"--job_server_jvm_properties={each}" for each in properties),
-            "--environment_type=EXTERNAL",
-            "--environment_config=localhost:50000",
-            "--environment_cache_millis=60000",  # or each stage starts workers of its own
+            *(f"--job_server_jvm_properties={each}" for each in self.driver_properties),
+            *self.worker_options,
         ]
 
     def _start(self) -> None:

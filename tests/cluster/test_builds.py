@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from beam_pipelines.format.contents import Contents
 from beam_pipelines.format.digests import file_sha256
 from beam_pipelines.format.local_copy import local_copy
 from beam_pipelines.format.location import as_location
@@ -60,6 +61,23 @@ def test_real_logs_on_a_cluster(engine, request, kuairand, output, tmp_path):
     succeeded(build(kuairand, tmp_path / "dataset", *options))
     succeeded(build(kuairand, output, *options, runner=cluster.runner, beam_options=cluster.beam_options))
     assert committed(output) == contents(tmp_path / "dataset")
+
+
+@pytest.mark.parametrize(("engine", "way"), [("flink", "uber_jar"), ("flink", "job_server"), ("spark", "job_server")])
+def test_nobody_waits_and_the_last_step_commits(engine, way, request, sample, expected, output):
+    cluster = request.getfixturevalue(engine)
+    if way == "uber_jar":
+        runner, options = cluster.runner, [*cluster.beam_options, f"--{engine}_submit_uber_jar"]
+    else:
+        runner = "PortableRunner"
+        options = [f"--job_endpoint={cluster.standing_job_server()}", *cluster.worker_options]
+    told = succeeded(build(sample, output, *OPTIONS, "--no_wait_until_finish", runner=runner, beam_options=options))
+    assert told.stdout.splitlines()[-1].startswith(f"submitted: the dataset will appear in {output} [")
+    location, deadline = as_location(output), time.monotonic() + 300
+    while Contents.read(location) is None:
+        assert time.monotonic() < deadline, f"nothing was committed; {cluster.logs} has the logs"
+        time.sleep(0.5)
+    assert committed(output) == expected
 
 
 def test_a_store_that_fails_now_and_then_changes_nothing(flink, store, sample, expected, output):
