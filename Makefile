@@ -35,7 +35,7 @@ test-java: .venv/.installed ## a published version in TensorFlow for Java; needs
 	mvn --batch-mode --quiet --file tests/export/java/pom.xml package
 	$(PY) -m pytest -m java tests/export
 
-cluster-env: .venv/.installed $(A)/cluster-env/.installed ## Flink, Spark and what submits to them; needs Java 17 and Maven
+cluster-env: .venv/.installed $(A)/cluster-env/.installed ## Flink, Spark, HDFS and what submits to them; needs Java 17 and Maven, Go for gs://
 
 cluster-test: .venv/.installed ## builds on Flink and Spark over an object store, on machines made of namespaces; as root
 	$(PY) -m pytest -m cluster
@@ -83,7 +83,7 @@ clean: ## remove everything that make made, the environment apart
 # a job server's name says; Spark of the one that it was built with.
 JARS := $(A)/cluster-env/jars
 
-$(A)/cluster-env/.installed: tests/cluster/pom.xml | .venv/.installed
+$(A)/cluster-env/.installed: tests/cluster/job-server.xml tests/cluster/hadoop.xml | .venv/.installed
 	@mkdir -p $(JARS)
 	@for engine in flink spark; do \
 	    ls $(JARS)/beam-runners-$$engine-*.jar > /dev/null 2>&1 && continue; \
@@ -97,6 +97,13 @@ $(A)/cluster-env/.installed: tests/cluster/pom.xml | .venv/.installed
 	@$(@D)/spark/bin/python -m pip install --quiet pyspark==$$($(PY) -c "import glob, zipfile; \
 	    print(zipfile.ZipFile(glob.glob('$(JARS)/beam-runners-spark-*.jar')[0]).read('spark-version-info.properties') \
 	    .decode().partition('version=')[2].split()[0])")
+	@mvn --batch-mode --quiet -Dstyle.color=never --file tests/cluster/hadoop.xml dependency:copy-dependencies \
+	    -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D))/hadoop
+	@$(PY) -m pip freeze --exclude-editable | grep == > $(@D)/installed.txt
+	@$(PY) -m pip install --quiet --upgrade --target $(@D)/gcsfs --constraint $(@D)/installed.txt 'gcsfs>=2025.2'
+	@if command -v go > /dev/null; then \
+	    GOBIN=$(abspath $(@D))/bin go install github.com/fsouza/fake-gcs-server@v1.56.1; \
+	else echo "no Go: tests of gs:// will be skipped"; fi
 	@touch $@
 
 # The stages. Each depends on the code it runs and on the artifact before it, so a change re-runs only what it touches.

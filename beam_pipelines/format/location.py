@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from typing_extensions import TypeIs
 from upath import UPath
+from upath.registry import register_implementation
 
 from beam_pipelines.format.errors import InputError
 
@@ -24,6 +25,18 @@ _URI = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _EXTRAS = {"s3": "aws", "s3a": "aws", "gs": "gcp", "gcs": "gcp", "hdfs": "hadoop", "webhdfs": "hadoop"}
 # What another process has written must be seen.
 _OPTIONS: dict[str, dict[str, Any]] = {scheme: {"use_listings_cache": False} for scheme in ("s3", "s3a", "gs", "gcs")}
+
+
+class _HadoopPath(UPath):
+    """A location whose URI names a host, which fsspec keeps beside the path."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        options = self.storage_options
+        user = f"{options['user']}@" if options.get("user") else ""
+        port = f":{options['port']}" if options.get("port") else ""
+        return f"{self.protocol}://{user}{options.get('host', '')}{port}{self.path}"
 
 
 def as_location(path: str | Location) -> Location:
@@ -51,6 +64,8 @@ def as_location(path: str | Location) -> Location:
     scheme = uri[1].lower()
     if scheme == "file":
         return Path(urllib.request.url2pathname(urllib.parse.urlsplit(text).path))
+    if scheme in ("hdfs", "webhdfs"):
+        register_implementation(scheme, _HadoopPath, clobber=True)
     try:
         found = UPath(text.rstrip("/"), **_OPTIONS.get(scheme, {}))
         _ = found.fs

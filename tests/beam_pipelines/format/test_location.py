@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ def test_a_path_is_local_and_a_uri_is_not():
     assert is_remote(remote)
     assert str(remote / "items.csv") == "memory://shop/logs/items.csv"
     assert as_location(remote) is remote
+
+
+def test_the_host_of_a_hadoop_cluster_stays_in_the_uri():
+    location = as_location("webhdfs://hadoop@name-node:9870/logs/2026-03")
+    parts = location / "items", pickle.loads(pickle.dumps(location)) / "items", as_location(str(location)) / "items"
+    assert {str(part) for part in parts} == {"webhdfs://hadoop@name-node:9870/logs/2026-03/items"}
+    assert {part.fs.url for part in parts} == {"http://name-node:9870/webhdfs/v1"}
 
 
 def test_what_cannot_be_opened_is_said_in_one_line():
