@@ -97,6 +97,7 @@ class _Headers(dict[int, bytes]):
         super().__init__()
         self._key = _field(1, feature.name.encode())
         self._kind = feature.kind
+        self._table = pa.array([], pa.binary())
 
     def __missing__(self, size: int) -> bytes:
         # From the inside out; each length is that of everything that follows, the payload included.
@@ -105,6 +106,14 @@ class _Headers(dict[int, bytes]):
         value = self._key + b"\x12" + _varint(len(values_list) + size) + values_list
         self[size] = b"\x0a" + _varint(len(value) + size) + value
         return self[size]
+
+    def of(self, payloads: pa.BinaryArray) -> pa.BinaryArray:
+        """Those of payloads."""
+        sizes = pc.binary_length(payloads)
+        largest, table = pc.max(sizes).as_py() or 0, self._table  # another thread may replace it
+        if largest >= len(table):
+            self._table = table = pa.array([self[size] for size in range(2 * largest + 1)], pa.binary())
+        return table.take(sizes)
 
 
 class _PageHeaders(dict[int, bytes]):
@@ -175,18 +184,12 @@ def encode_packed_pages(payloads: Sequence[pa.BinaryArray]) -> pa.BinaryArray:
     """
     parts = []
     for headers, payload in zip(_HEADERS, payloads, strict=True):
-        parts += [_by_size(headers, payload), payload]
+        parts += [headers.of(payload), payload]
     bodies = pc.binary_join_element_wise(*parts, b"")
-    return pc.binary_join_element_wise(_by_size(_PAGE_HEADERS, bodies), bodies, b"")
-
-
-def _by_size(headers: dict[int, bytes], payload: pa.BinaryArray) -> pa.BinaryArray:
-    """The header of each payload."""
-    sizes = pc.binary_length(payload).to_numpy()
-    distinct = np.flatnonzero(np.bincount(sizes))
-    place = np.zeros(int(sizes.max(initial=0)) + 1, np.int32)
-    place[distinct] = np.arange(len(distinct))
-    return pa.array([headers[size] for size in distinct.tolist()], pa.binary()).take(pa.array(place[sizes]))
+    sizes, offsets = pack_int64(pc.binary_length(bodies).to_numpy())
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(sizes)]
+    packed_sizes = pa.Array.from_buffers(pa.binary(), len(bodies), buffers)
+    return pc.binary_join_element_wise(b"\x0a", packed_sizes, bodies, b"")
 
 
 def encode_page(page: Mapping[str, np.ndarray | Sequence[bytes]]) -> bytes:

@@ -80,7 +80,11 @@ def _missing(column: pa.Array, markers: Collection[str]) -> tuple[pa.Array, pa.A
     missing = pc.is_null(column, nan_is_null=pa.types.is_floating(kind))
     if _is_text(kind):
         text = column = pc.utf8_trim_whitespace(column)
-        missing = pc.or_(missing, pc.fill_null(pc.equal(pc.binary_length(text), 0), True))
+        length = pc.binary_length(text)
+        missing = pc.or_(missing, pc.fill_null(pc.equal(length, 0), True))
+        longest = max((len(marker.encode()) for marker in markers), default=0)
+        if (pc.min(length).as_py() or 0) > longest:  # most columns have no text that short, and this is soon seen
+            return column, missing, 0
     else:  # only a number can be a marker, one that a user has named
         markers = [marker for marker in markers if marker.removeprefix("-").isdecimal()]
         if not markers or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):

@@ -39,9 +39,13 @@ class DailyCounts:
         Args:
             **rows: `impressions`, `clicks` and `pays`: item rows and times in epoch milliseconds, each `(n,)`.
         """
-        keys = [_key(item, time // DAY_MS) for item, time in (rows[kind] for kind in _KINDS)]
-        ones = [np.repeat([np.eye(len(_KINDS), dtype=np.int64)[i]], len(key), axis=0) for i, key in enumerate(keys)]
-        return cls._summed(np.concatenate(keys), np.concatenate(ones))
+        parts = []
+        for column, (item, time) in enumerate(rows[kind] for kind in _KINDS):
+            key, counted = np.unique(_key(item, time // DAY_MS), return_counts=True)
+            counts = np.zeros((len(key), len(_KINDS)), np.int64)
+            counts[:, column] = counted
+            parts.append(cls(key, counts))
+        return cls.sum(parts)
 
     @classmethod
     def sum(cls, parts: Iterable["DailyCounts"]) -> "DailyCounts":
