@@ -124,9 +124,19 @@ class ScratchFiles(Exchange):
         if content is None:
             if len(self._open) >= _OPEN_FILES:
                 self._open.clear()
-            with pa.memory_map(str(self._directory / name)) as file:
-                content = self._open[name] = file.read_buffer()
+            content = self._open[name] = self._map(name)
         return content.slice(offset, length)
+
+    def read_bytes(self, pieces: Iterable[tuple[int, Piece]]) -> pa.Buffer:
+        """Maps them as `read` does, and for no longer than they are used: nobody reads them again."""
+        ((_, piece),) = pieces
+        assert not isinstance(piece, bytes)
+        name, offset, length = piece
+        return self._map(name).slice(offset, length)
+
+    def _map(self, name: str) -> pa.Buffer:
+        with pa.memory_map(str(self._directory / name)) as file:
+            return file.read_buffer()
 
     def report(self) -> None:
         """Leaves a mark."""
