@@ -165,35 +165,20 @@ def variant_table(results: Results) -> str:
     base = Encoder("courier")
     encoders = [encoder for encoder in variants() if encoder.variant in VARIANT_NAMES]
     user = results.pages["ranker_user"]["all"]
-    columns = [column(compared(results, encoders, base))]
-    for feature in ("simscore", "cluster_id"):
-        of_courier = results.ranker(f"{base.name}-{feature}", "all")
-        found = [results.ranker(f"{encoder.name}-{feature}", "all") for encoder in encoders]
-        columns.append(
-            column(
-                [
-                    None if each is None or of_courier is None else results.difference(each - of_courier, user)
-                    for each in found
-                ]
-            )
-        )
+    through_ranker: list[Difference | None] = []
+    for encoder in encoders:
+        seeds = results.seeds(f"hm/rankers/{encoder.name}-simscore")
+        found, of_courier = (results.ranker(f"{each.name}-simscore", "all", seeds) for each in (encoder, base))
+        known = found is not None and of_courier is not None
+        through_ranker.append(results.difference(found - of_courier, user) if known else None)
     rows = []
-    for n, encoder in enumerate(encoders):
-        ranked = [
-            of[n] if feature in features_of(encoder) else ""
-            for feature, of in zip(("simscore", "cluster_id"), columns[1:], strict=True)
-        ]
-        cells = [columns[0][n], *ranked]
-        paper = PAPER_VARIANTS.get(encoder.variant) if any(cell not in ("", MISSING) for cell in cells) else None
+    columns = column(compared(results, encoders, base)), column(through_ranker)
+    for encoder, of_similarity, of_ranker in zip(encoders, *columns, strict=True):
+        ranked = of_ranker if features_of(encoder) else ""
+        paper = PAPER_VARIANTS.get(encoder.variant) if {of_similarity, ranked} - {"", MISSING} else None
         of_paper = "" if paper is None else f"{(paper - PAPER['courier'][1]) / 100:+.4f}"
-        rows.append([VARIANT_NAMES[encoder.variant], *cells, of_paper])
-    head = (
-        "COURIER from random weights",
-        "SimScore GAUC",
-        "ranker, simscore",
-        "ranker, cluster_id",
-        "the paper's GAUC",
-    )
+        rows.append([VARIANT_NAMES[encoder.variant], of_similarity, ranked, of_paper])
+    head = ("COURIER from random weights", "SimScore GAUC", "ranker, simscore", "the paper's GAUC")
     return measured_table(head, rows)
 
 

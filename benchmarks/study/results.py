@@ -56,6 +56,10 @@ class Results:
         files = [self.folder / f"{path}-{seed}.json" for seed in seeds]
         return [read_json(file) for file in files if file.exists()]
 
+    def seeds(self, path: str) -> list[int]:
+        """The seeds of a cell that are there."""
+        return [seed for seed in range(SEEDS) if (self.folder / f"{path}-{seed}.json").exists()]
+
     def form(self, encoder: Encoder) -> str | None:
         """The form of its embeddings that tuning has chosen, on H&M."""
         if encoder.method not in METHODS:
@@ -66,15 +70,15 @@ class Results:
         best = [(values[form], form) for values in read for form in FORMS]
         return max(best)[1] if best else None
 
-    def similarity(self, encoder: Encoder) -> np.ndarray | None:
+    def similarity(self, encoder: Encoder, seeds: Sequence[int] = range(SEEDS)) -> np.ndarray | None:
         """AUC of SimScore on each test page, seeds averaged."""
-        seeds, form = self.read(f"hm/encoders/{encoder.name}"), self.form(encoder)
-        return np.mean([seed["test"][form] for seed in seeds], axis=0) if seeds else None
+        read, form = self.read(f"hm/encoders/{encoder.name}", seeds), self.form(encoder)
+        return np.mean([seed["test"][form] for seed in read], axis=0) if read else None
 
-    def ranker(self, name: str, part: str) -> np.ndarray | None:
+    def ranker(self, name: str, part: str, seeds: Sequence[int] = range(SEEDS)) -> np.ndarray | None:
         """AUC of each test page, seeds averaged."""
-        seeds = self.read(f"hm/rankers/{name}")
-        return np.mean([seed["pages"][part] for seed in seeds], axis=0) if seeds else None
+        read = self.read(f"hm/rankers/{name}", seeds)
+        return np.mean([seed["pages"][part] for seed in read], axis=0) if read else None
 
     def auc(self, name: str) -> np.ndarray | None:
         """By user the summed placements of clicked and of unclicked candidates, seeds averaged."""
@@ -120,14 +124,15 @@ def row_name(encoder: Encoder) -> str:
 
 
 def compared(results: Results, encoders: Sequence[Encoder], base: Encoder) -> list[Difference | None]:
-    """SimScore of encoders less that of one."""
-    reference = results.similarity(base)
-    found = [results.similarity(encoder) for encoder in encoders]
+    """SimScore of encoders less that of one; variants, some of which have fewer seeds, less that of the same seeds."""
     user = results.pages["similarity_user"]
-    return [
-        None if each is None or reference is None or encoder == base else results.difference(each - reference, user)
-        for encoder, each in zip(encoders, found, strict=True)
-    ]
+    differences = []
+    for encoder in encoders:
+        seeds = results.seeds(f"hm/encoders/{encoder.name}") if encoder.variant else range(SEEDS)
+        found, reference = results.similarity(encoder), results.similarity(base, seeds)
+        known = found is not None and reference is not None and encoder != base
+        differences.append(results.difference(found - reference, user) if known else None)
+    return differences
 
 
 def gains(results: Results, encoders: Sequence[Encoder], feature: str, part: str) -> list[Difference | None]:

@@ -47,6 +47,8 @@ from benchmarks.study.plan import (
     OTHER_DATA,
     SEEDS,
     SEEDS_OF_OTHER_DATA,
+    SEEDS_OF_SETTINGS,
+    THROUGH_RANKER,
     WORLD,
     Encoder,
     features_of,
@@ -111,7 +113,8 @@ def _cells(seeds: int, sizes: Sequence[int]) -> Iterator[Cell]:
     for encoder in (*fewer_pages(), *variants()):
         yield from _encoder_cells("hm", encoder, seeds, features_of(encoder))
     for encoder, size in growing(sizes):
-        yield from _encoder_cells("world", encoder, seeds, ("simscore",), size)
+        of_size = min(seeds, SEEDS_OF_SETTINGS) if encoder == Encoder("courier", "published") else seeds
+        yield from _encoder_cells("world", encoder, of_size, ("simscore",), size)
     for data in OTHER_DATA:
         for encoder in methods():
             yield from _encoder_cells(data, encoder, SEEDS_OF_OTHER_DATA, ("simscore",))
@@ -122,15 +125,13 @@ def _cells(seeds: int, sizes: Sequence[int]) -> Iterator[Cell]:
 
 def _encoder_cells(data: str, encoder: Encoder, seeds: int, features: Sequence[str], size: int = 0) -> Iterator[Cell]:
     name = f"{encoder.name}-{size}" if size else encoder.name
-    for seed in _seeds_of(encoder, seeds):
+    if encoder.variant and encoder.variant not in THROUGH_RANKER:
+        seeds = min(seeds, SEEDS_OF_SETTINGS)
+    for seed in range(1 if encoder.method == AS_PUBLISHED else seeds):  # nothing in that one is random
         yield Cell(data, "encoders", f"{name}-{seed}", encoder, seed, size=size)
     for feature in features:
         for seed in range(seeds):
             yield Cell(data, "rankers", f"{name}-{feature}-{seed}", encoder, seed, feature, size)
-
-
-def _seeds_of(encoder: Encoder, seeds: int) -> range:
-    return range(1 if encoder.method == AS_PUBLISHED else seeds)  # nothing in it is random
 
 
 class Study(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 
 import benchmarks.study.report as report
 from benchmarks.study.plan import Encoder
-from benchmarks.study.results import Results, auc_gains, gains
+from benchmarks.study.results import Results, auc_gains, compared, gains
 
 PAGES, USERS = 60, 12
 
@@ -52,6 +52,16 @@ def test_differences_are_paired_over_pages_with_seeds_averaged(results):
     assert swav is None
     (gain,) = auc_gains(results, [Encoder("courier")], "simscore")
     np.testing.assert_allclose([gain.mean, gain.low, gain.high], 0.1, atol=1e-9)
+
+
+def test_a_variant_is_compared_with_the_seeds_that_it_has(results):
+    """COURIER's second seed, .1 better, has no counterpart."""
+    first = json.loads((results.folder / "hm/encoders/courier-random-0.json").read_text())["test"]
+    better, worse = ({form: (np.array(values) + d).tolist() for form, values in first.items()} for d in (0.1, -0.02))
+    write(results.folder, "hm/encoders/courier-random-1", test=better)
+    write(results.folder, "hm/encoders/courier-random-hinge-0", test=worse)
+    (hinge,) = compared(results, [Encoder("courier", "random", (), "hinge")], Encoder("courier"))
+    assert hinge.mean == pytest.approx(-0.02)
 
 
 def test_the_page_has_what_is_measured_and_names_the_rest(results, tmp_path, monkeypatch):

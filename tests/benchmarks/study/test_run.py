@@ -1,3 +1,5 @@
+from collections import Counter
+
 from benchmarks.study.data import StudyData
 from benchmarks.study.plan import METHODS, SEEDS, tries
 from benchmarks.study.run import Study, cells, independent_groups, write_figures
@@ -26,6 +28,14 @@ def test_one_seed_of_everything_comes_before_the_next():
     seeds = [cell.seed for cell in cells(SEEDS)]
     assert seeds == sorted(seeds)
     assert {*seeds} == {*range(SEEDS)}
+
+
+def test_parts_have_three_seeds_and_settings_one():
+    seeds = Counter((cell.data, cell.encoder.name, cell.size) for cell in cells(SEEDS) if cell.kind == "encoders")
+    three = [("hm", "courier-random", 0), ("hm", "courier-random-hinge", 0), ("world", "courier-random", 4_000)]
+    one = [("hm", "courier-random-batch_16", 0), ("hm", "courier-random-half", 0), ("hm", "as_published-published", 0)]
+    one += [("world", "courier-published", 4_000), ("sample", "courier-random", 0)]
+    assert [seeds[name] for name in (*three, *one)] == [3] * 3 + [1] * 5
 
 
 def test_groups_need_only_what_is_in_them_or_in_the_round_before():
