@@ -123,6 +123,17 @@ class ToyRetrieval(NamedTuple):
     closing: str
 
 
+@pytest.fixture(scope="module")
+def base_path(toy_saved_model, tmp_path_factory) -> Path:
+    """A base path with version 3 of `toy_saved_model` beside what is no version."""
+    base = tmp_path_factory.mktemp("toy")
+    shutil.copytree(toy_saved_model, base / "3")
+    for skipped in ("2", "latest", ".7.incomplete-1"):  # not the largest; not a number; unfinished
+        (base / skipped).mkdir()
+    (base / "9").write_text("a file")
+    return base
+
+
 @pytest.fixture(scope="session")
 def toy_retrieval(tmp_path_factory) -> ToyRetrieval:
     """The toy retriever, published by the command."""

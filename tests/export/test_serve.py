@@ -1,6 +1,5 @@
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,16 +21,6 @@ from tests.export.toy_server import (
     request_proto,
     rest,
 )
-
-
-@pytest.fixture(scope="module")
-def base_path(toy_saved_model, tmp_path_factory):
-    base = tmp_path_factory.mktemp("toy")
-    shutil.copytree(toy_saved_model, base / "3")
-    for skipped in ("2", "latest", ".7.incomplete-1"):  # not the largest; not a number; unfinished
-        (base / skipped).mkdir()
-    (base / "9").write_text("a file")
-    return base
 
 
 @pytest.mark.parametrize(

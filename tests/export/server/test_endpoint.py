@@ -1,7 +1,6 @@
 import http.client
 import json
 import re
-import shutil
 import socket
 import time
 import urllib.error
@@ -38,16 +37,6 @@ from tests.export.toy_server import (
     rest,
     serve_toy,
 )
-
-
-@pytest.fixture(scope="module")
-def base_path(toy_saved_model, tmp_path_factory):
-    base = tmp_path_factory.mktemp("toy")
-    shutil.copytree(toy_saved_model, base / "3")
-    for skipped in ("2", "latest", ".7.incomplete-1"):  # not the largest; not a number; unfinished
-        (base / skipped).mkdir()
-    (base / "9").write_text("a file")
-    return base
 
 
 @pytest.fixture(scope="module")
