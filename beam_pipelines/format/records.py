@@ -90,6 +90,9 @@ def _field(number: int, payload: bytes) -> bytes:
     return b"%c%b%b" % ((number << 3) | _LENGTH_DELIMITED, _varint(len(payload)), payload)
 
 
+_LARGEST_IN_TABLE = 1 << 12  # a text may have any length
+
+
 class _Headers(dict[int, bytes]):
     """Everything of one feature's entry but its payload, by the payload's size."""
 
@@ -111,6 +114,8 @@ class _Headers(dict[int, bytes]):
         """Those of payloads."""
         sizes = pc.binary_length(payloads)
         largest, table = pc.max(sizes).as_py() or 0, self._table  # another thread may replace it
+        if largest > _LARGEST_IN_TABLE:
+            return pa.array([self[size] for size in sizes.to_pylist()], pa.binary())
         if largest >= len(table):
             self._table = table = pa.array([self[size] for size in range(2 * largest + 1)], pa.binary())
         return table.take(sizes)

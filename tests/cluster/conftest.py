@@ -50,7 +50,7 @@ def _need(engine, directory):
     if shutil.which("java") is None:
         pytest.skip("no Java runtime")
     if job_server(engine) is None:
-        pytest.skip(f"no job server of Beam for {engine} in {ENVIRONMENT / 'jars'}: `make cluster-env` fetches it")
+        pytest.skip(f"no job server of Beam for {engine} in {ENVIRONMENT / 'jars'}: `make cluster-env` makes it")
     if not (ENVIRONMENT / directory).is_dir():
         pytest.skip(f"no {engine} in {ENVIRONMENT}: `make cluster-env` installs it")
 

@@ -25,7 +25,7 @@ print(json.dumps({str(path.relative_to(directory)): file_sha256(path) for path i
 
 
 def run(*command):
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stdout
 
@@ -40,41 +40,19 @@ def root(request, tmp_path, monkeypatch):
 def test_a_build_and_a_model_are_at_home_there(root, small_logs, tmp_path):
     """The same bytes as on the disk, a second build refused and a third that replaces; a ranker's run."""
     assert build(small_logs, tmp_path / "dataset", *OPTIONS).returncode == 0
-    run(
-        "-m",
-        "beam_pipelines.datasets.sample",
-        "--output",
-        f"{root}/logs",
-        "--photos",
-        100,
-        "--users",
-        80,
-        "--pages",
-        600,
-    )
+    size = ["--photos", "100", "--users", "80", "--pages", "600"]
+    run("-m", "beam_pipelines.datasets.sample", f"--output={root}/logs", *size)  # as `small_logs`
     output = f"{root}/datasets/one"
     done = build(f"{root}/logs", output, *OPTIONS)
     assert done.returncode == 0, done.stderr[-6000:]
-    expected = json.loads(run("-c", _FILES, tmp_path / "dataset"))
+    expected = json.loads(run("-c", _FILES, str(tmp_path / "dataset")))
     assert json.loads(run("-c", _FILES, output)) == expected
     again = build(f"{root}/logs", output, *OPTIONS)
     assert again.returncode == 2
     assert again.stderr.splitlines()[-1] == f"error: {output} exists; pass --overwrite to replace it"
     assert build(f"{root}/logs", output, *OPTIONS, "--overwrite").returncode == 0
     assert json.loads(run("-c", _FILES, output)) == expected
-    run(
-        "-m",
-        "models.train_ctr",
-        "--data",
-        output,
-        "--image-feature",
-        "none",
-        "--output",
-        f"{root}/runs/ranker",
-        "--set",
-        "epochs=1",
-    )
-    evaluated = run(
-        "-m", "models.evaluate", "--data", output, "--model", f"{root}/runs/ranker", "--output", tmp_path / "report"
-    )
+    ranker, report = f"{root}/runs/ranker", tmp_path / "report"
+    run("-m", "models.train_ctr", f"--data={output}", "--image-feature=none", f"--output={ranker}", "--set", "epochs=1")
+    evaluated = run("-m", "models.evaluate", f"--data={output}", f"--model={ranker}", f"--output={report}")
     assert "ranker" in evaluated
