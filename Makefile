@@ -88,10 +88,10 @@ $(A)/cluster-env/.installed: tests/cluster/job-server.xml tests/cluster/hadoop.x
 	@for engine in flink spark; do \
 	    ls $(JARS)/beam-runners-$$engine-*.jar > /dev/null 2>&1 && continue; \
 	    echo "making Beam's job server for $$engine"; \
-	    mvn --batch-mode --quiet -Dstyle.color=never -P$$engine -Dwork=$(abspath $(@D))/work --file $< clean package \
-	        && mv $(@D)/work/beam-runners-*.jar $(JARS) || exit 1; \
+	    mvn --batch-mode --quiet -Dstyle.color=never -P$$engine -Dwork=$(abspath $(@D))/job-server --file $< clean package \
+	        && mv $(@D)/job-server/beam-runners-*.jar $(JARS) || exit 1; \
 	done
-	@rm -rf $(@D)/work
+	@rm -rf $(@D)/job-server
 	@$(PY) -m pip install --quiet --no-deps --upgrade --target $(@D)/flink 'apache-flink-libraries==1.19.3'
 	@$(PYTHON) -m venv $(@D)/spark
 	@$(@D)/spark/bin/python -m pip install --quiet pyspark==$$($(PY) -c "import glob, zipfile; \
