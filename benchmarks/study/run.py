@@ -17,6 +17,7 @@ name, also with `--again` where they are there: so each row can be repeated. `--
 
 import argparse
 import fnmatch
+import gc
 import json
 import multiprocessing
 import os
@@ -210,7 +211,7 @@ class Study(NamedTuple):
         dataset = self.dataset(cell)
         changes, epochs = self.changes(cell), max(1, round(self.pages(cell) / dataset.pretraining_view().pages))
         if self.data.quick:
-            changes, epochs = (*changes, "batch_size=8", "image_size=[48, 32]"), 1
+            changes, epochs = (*changes, "batch_size=4", "image_size=[48, 32]"), 1
         return train(dataset, self.data.work_dir / "runs", cell.encoder, changes, seed, epochs)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
@@ -350,7 +351,7 @@ def _in_processes(study: Study, groups: list[list[Cell]]) -> Iterator[tuple[Futu
     workers = len(os.sched_getaffinity(0))
     together = workers * _GROUPS_PER_PROCESS
     for first in range(0, len(groups), together):
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _use_one_thread) as pool:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _trace_fast) as pool:
             started = {pool.submit(_write_group, study, group): group for group in groups[first : first + together]}
             yield from ((done, started[done]) for done in as_completed(started))
 
@@ -365,9 +366,11 @@ def independent_groups(waiting: Sequence[Cell]) -> list[list[list[Cell]]]:
     return [list(groups.values()) for groups in rounds]
 
 
-def _use_one_thread() -> None:
+def _trace_fast() -> None:
+    """Sets a process up for graphs that run a few times, so that most of its time is what TensorFlow traces."""
     import tensorflow as tf
 
+    gc.disable()  # it would look through all graphs again and again; `_write_group` collects between cells
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     # Graphs of a few steps: to optimise them takes longer than to run them as they are.
@@ -376,10 +379,13 @@ def _use_one_thread() -> None:
 
 def _write_group(study: Study, group: list[Cell]) -> None:
     import keras
+    import tensorflow as tf
 
     for cell in group:
+        tf.config.run_functions_eagerly(cell.kind == "rankers")  # a few steps cost less than their graph
         study.write(cell)
         keras.backend.clear_session()
+        gc.collect()
 
 
 def main() -> None:
