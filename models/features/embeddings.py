@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from models.features.spec import TableFeature, features_from_json, features_to_json, is_plain
-from models.layers.id_embedding import IdEmbedding
+from models.layers.id_embedding import LARGEST, IdEmbedding
 from models.layers.text_embedding import TextEmbedding
 
 
@@ -20,6 +20,7 @@ class FeatureEmbeddings(keras.layers.Layer):
         sizes: number of known values of each feature that is embedded, see `FeatureSizes`.
         dim: int. Length of an embedding.
         text: the token embedding of text features, which other layers may share; `None` if there are none.
+        largest: float. Largest initial value of the other embeddings.
 
     Attributes:
         embeddings: column to its `IdEmbedding`, for what is embedded besides texts.
@@ -38,6 +39,7 @@ class FeatureEmbeddings(keras.layers.Layer):
         sizes: Mapping[str, int],
         dim: int,
         text: TextEmbedding | None = None,
+        largest: float = LARGEST,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -47,13 +49,14 @@ class FeatureEmbeddings(keras.layers.Layer):
         self.sizes = dict(sizes)
         self.dim = dim
         self.text = text
+        self.largest = largest
         self.embeddings: dict[str, IdEmbedding] = {}
         self.output_dim = 0
         for name, feature in features.items():
             if feature.type != "text" and not is_plain(feature):
                 dropout = feature.dropout if feature.type == "id" else 0.0
                 self.embeddings[name] = IdEmbedding(
-                    sizes[name], dim, dropout, name=f"{name}_embedding", dtype=self.dtype_policy
+                    sizes[name], dim, dropout, largest, name=f"{name}_embedding", dtype=self.dtype_policy
                 )
                 self.embeddings[name].build()
             self.output_dim += 1 if is_plain(feature) else dim
@@ -79,6 +82,7 @@ class FeatureEmbeddings(keras.layers.Layer):
             "sizes": self.sizes,
             "dim": self.dim,
             "text": keras.saving.serialize_keras_object(self.text),
+            "largest": self.largest,
         }
 
     @classmethod

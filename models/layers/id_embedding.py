@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from models.layers.table_rows import gather_rows
 
-_RANGE = 0.25
-"""Largest initial value. Keras starts at 0.05, where the product of two embeddings, by which attention finds equal IDs,
-is too small to learn from."""
+LARGEST = 0.25
+"""Largest initial value, unless told otherwise. Keras starts at 0.05, where the product of two embeddings, by which
+attention finds equal IDs, is too small to learn from."""
 
 
 @keras.saving.register_keras_serializable(package="courier")
@@ -23,6 +23,7 @@ class IdEmbedding(keras.layers.Layer):
         known: int. Number of known IDs.
         dim: int. Length of an embedding.
         dropout: float. Share of IDs that training takes for unknown.
+        largest: float. Largest initial value, of either sign.
 
     Call arguments:
         ids: integers in `[0, known]`, any shape.
@@ -36,18 +37,21 @@ class IdEmbedding(keras.layers.Layer):
     TensorShape([1, 2, 4])
     """
 
-    def __init__(self, known: int, dim: int, dropout: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, known: int, dim: int, dropout: float = 0.0, largest: float = LARGEST, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1. Received: {dropout}")
+        if largest <= 0:
+            raise ValueError(f"`largest` must be above 0. Received: {largest}")
         self.known = known
         self.dim = dim
         self.dropout = dropout
+        self.largest = largest
         self.seed_generator = keras.random.SeedGenerator() if dropout else None
 
     def build(self, ids_shape: Any = None) -> None:
         """Makes the embeddings."""
-        uniform = keras.initializers.RandomUniform(-_RANGE, _RANGE)
+        uniform = keras.initializers.RandomUniform(-self.largest, self.largest)
         # `autocast` would copy the whole table.
         self.embeddings = self.add_weight(
             name="embeddings", shape=(self.known + 1, self.dim), initializer=uniform, autocast=False
@@ -68,4 +72,5 @@ class IdEmbedding(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "known": self.known, "dim": self.dim, "dropout": self.dropout}
+        arguments = {name: getattr(self, name) for name in ("known", "dim", "dropout", "largest")}
+        return {**super().get_config(), **arguments}

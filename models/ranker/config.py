@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.records import HISTORIES
 from models.config import Config
 from models.data.pages import PageLengths
 from models.features.spec import FeaturesConfig
+from models.layers.id_embedding import LARGEST
 
 Monitor = Literal["gauc_page_mean", "gauc_user_mean", "auc"]
 ImageFeature = Literal["none", "vector", "simscore", "simtier", "cluster_id", "semantic_id", "make"]
@@ -105,6 +106,8 @@ class RankerConfig(Config):
         tasks: what is predicted.
         long_visit_seconds: dwell time from which on a visit is long.
         embedding_dim: length of each ID, category and token embedding.
+        largest_embedding: initial values of embeddings of what is known of items and users are up to this, of either
+            sign. Larger ones find equal IDs sooner; smaller ones say nothing before they have learned, of rare IDs.
         item_dim: length of item vectors: what the item tower makes and attention compares; 0 for what is known of an
             item side by side, without a dense layer.
         embed_clusters: whether `cluster_id` learns an embedding per cluster, and `semantic_id` per prefix, besides
@@ -134,6 +137,7 @@ class RankerConfig(Config):
     tasks: TasksConfig = TasksConfig()
     long_visit_seconds: float = Field(30.0, gt=0)
     embedding_dim: PositiveInt = 16
+    largest_embedding: float = Field(LARGEST, gt=0)
     item_dim: NonNegativeInt = 32
     embed_clusters: bool = True
     compare_clusters: bool = True
@@ -173,10 +177,13 @@ class TrainingConfig(Config):
             pages have one candidate or no click, `gauc_user_mean` or `auc`.
         patience: epochs without a better one after which training stops.
         make: how pictures learn alone before everything else, with the image feature `make`.
+        optimizer: `lazy_adam`, which moves only the rows of embeddings that a step reads; or `adam`, which also moves
+            the others on by their momentum, so that rare IDs learn more of each page, at a cost that grows with the
+            number of IDs.
         learning_rate: of Adam.
-        weight_decay: of Adam, coupled; of embeddings, only rows that a step has read decay.
+        weight_decay: of Adam, coupled; with `lazy_adam`, of embeddings only rows that a step has read decay.
         average_weights: whether validation sees, and the run keeps, an average of the weights after each step, of the
-            newest tenth of all, instead of the last ones.
+            newest tenth of all, instead of the last ones; `lazy_adam` alone keeps one.
         restart_embeddings: whether embeddings of IDs begin anew in every epoch, so that they learn no page by heart,
             while the rest goes on; see `RestartedEmbeddings`.
         clip_norm: gradients of the whole batch, of all members, are scaled down to this length; null for none.
@@ -194,6 +201,7 @@ class TrainingConfig(Config):
     monitor: Monitor = "gauc_page_mean"
     patience: PositiveInt = 3
     make: MakeConfig = MakeConfig()
+    optimizer: Literal["lazy_adam", "adam"] = "lazy_adam"
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: NonNegativeFloat = 0.0
     average_weights: bool = True
@@ -203,3 +211,9 @@ class TrainingConfig(Config):
     validation_share: float = Field(0.1, gt=0, lt=1)
     calibration: Literal["none", "platt", "isotonic"] = "platt"
     checkpoint_minutes: NonNegativeFloat = 5.0
+
+    @model_validator(mode="after")
+    def _optimizer_averages(self) -> "TrainingConfig":
+        if self.optimizer == "adam" and self.average_weights:
+            raise ValueError("optimizer: adam keeps no average of the weights; set average_weights=false beside it")
+        return self

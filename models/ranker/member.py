@@ -140,7 +140,13 @@ class RankerMember(keras.layers.Layer):
             self.text.build(None)
         self.items = towers.item_tower(self.text)
         self.users = FeatureEmbeddings(
-            features.user, sizes.user, config.embedding_dim, self.text, name="users", dtype=policy
+            features.user,
+            sizes.user,
+            config.embedding_dim,
+            self.text,
+            config.largest_embedding,
+            name="users",
+            dtype=policy,
         )
         self.derived_inputs = config.derived_inputs
         texts = [name for name, feature in features.item.items() if feature.type == "text"]

@@ -32,6 +32,7 @@ from models.ranker.matching import ItemMatcher
 from models.ranker.member import AttentionWeights, HistoryInputs, PageInputs, RankerMember
 from models.ranker.pictures.pictures import Pictures
 from models.ranker.tasks import HEADS, global_mean, make_targets, make_task
+from models.training.adam import Adam
 from models.training.averaged_weights import AveragedWeights
 from models.training.distributed_fit import DistributedFit
 from models.training.lazy_adam import LazyAdam
@@ -236,7 +237,13 @@ class Ranker(DistributedFit, tfrs.Model):
         """
         dim, policy = self.config.embedding_dim, self.dtype_policy
         features = FeatureEmbeddings(
-            self.config.features.spec().item, self.sizes.item, dim, text, name="features", dtype=policy
+            self.config.features.spec().item,
+            self.sizes.item,
+            dim,
+            text,
+            self.config.largest_embedding,
+            name="features",
+            dtype=policy,
         )
         picture_encoder = self.items.pictures.item_encoder(dim, policy)
         return ItemTower(features, picture_encoder, self.config.item_dim, name="items", dtype=policy)
@@ -562,14 +569,12 @@ class Ranker(DistributedFit, tfrs.Model):
         return cls(**{**config, **parsed, "dtype": keras.dtype_policies.get(config.get("dtype"))})
 
 
-def default_optimizer(config: TrainingConfig) -> LazyAdam:
+def default_optimizer(config: TrainingConfig) -> Adam:
     """The optimizer of a training configuration."""
-    return LazyAdam(
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        average=config.average_weights,
-        global_clipnorm=config.clip_norm,
-    )
+    options: dict[str, Any] = {"weight_decay": config.weight_decay, "global_clipnorm": config.clip_norm}
+    if config.optimizer == "adam":
+        return Adam(config.learning_rate, **options)
+    return LazyAdam(config.learning_rate, average=config.average_weights, **options)
 
 
 def _mean_over_members(logits: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

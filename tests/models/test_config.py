@@ -96,6 +96,8 @@ def test_a_missing_file_lists_the_presets(tmp_path):
         ),
         (b"checkpoint_minutes: 1:30\n", r"c.yaml: checkpoint_minutes: .*Received: '1:30'"),
         (b"average_weights: on\n", r"c.yaml: average_weights: .*Received: 'on'"),
+        (b"optimizer: adam\n", r"c.yaml: optimizer: adam keeps no average of the weights; set average_weights=false"),
+        (b"ranker: {largest_embedding: 0}\n", r"c.yaml: ranker.largest_embedding: .*Received: 0"),
         (b"epochs: 2024-03-01\n", r"c.yaml: epochs: .*Received: '2024-03-01'"),
         (b"learning_rate: .inf\n", r"c.yaml: learning_rate: .*finite"),
         (b"1: 2\n", "line 1: a key must be a text"),

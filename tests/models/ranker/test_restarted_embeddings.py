@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from models.ranker.config import TrainingConfig
-from models.ranker.ranker import default_optimizer
+from models.ranker.ranker import Ranker, default_optimizer
 from models.ranker.restarted_embeddings import RestartedEmbeddings
 from tests.models.ranker.ranker_pages import CONFIG, gradients_of
 
@@ -54,6 +55,22 @@ def test_ids_begin_anew_and_all_else_goes_on(trained):
             np.testing.assert_array_equal(slots(optimizer, number), moved[number])
     tables = [after[n].ravel()[:8] for n, v in enumerate(trained.trainable_variables) if id(v) in fresh]
     assert len(np.unique(np.stack(tables), axis=0)) == len(tables)
+
+
+def test_with_adam_all_rows_of_ids_move_on(make, page):
+    ranker = make("none", CONFIG.model_copy(update={"largest_embedding": 0.01}))
+    begins = Ranker.from_config(ranker.get_config()).members[0].items.features.embeddings["item_id"].embeddings
+    assert 0.005 < np.abs(begins.numpy()).max() <= 0.01
+    ids = ranker.members[0].items.features.embeddings["item_id"].embeddings
+    ranker.compile(default_optimizer(TrainingConfig(optimizer="adam", average_weights=False)))
+    ranker.optimizer.build(ranker.trainable_variables)
+    gradients = gradients_of(ranker, page)[1]
+    ranker.optimizer.apply_gradients(zip(gradients, ranker.trainable_variables, strict=True))
+    first = ids.numpy()
+    none = [tf.zeros(variable.shape) for variable in ranker.trainable_variables]
+    ranker.optimizer.apply_gradients(zip(none, ranker.trainable_variables, strict=True))
+    assert np.abs(ids.numpy() - first).max() > 0  # by their momentum
+    begin(ranker, 1)
 
 
 def test_new_values_depend_on_seed_and_epoch_alone(trained):
