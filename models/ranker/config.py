@@ -107,7 +107,7 @@ class RankerConfig(Config):
         long_visit_seconds: dwell time from which on a visit is long.
         embedding_dim: length of each ID, category and token embedding.
         largest_embedding: initial values of embeddings of what is known of items and users are up to this, of either
-            sign. Larger ones find equal IDs sooner; smaller ones say nothing before they have learned, of rare IDs.
+            sign. With larger ones attention finds equal IDs sooner; with smaller ones rare IDs say little by chance.
         item_dim: length of item vectors: what the item tower makes and attention compares; 0 for what is known of an
             item side by side, without a dense layer.
         embed_clusters: whether `cluster_id` learns an embedding per cluster, and `semantic_id` per prefix, besides

@@ -18,6 +18,7 @@ class RestartedEmbeddings(keras.callbacks.Callback):
     from every epoch to read embeddings that have seen each page once, which those of the last epoch are.
 
     Texts and ages of steps go on: their rows are few. Categories and numbers in quantiles begin anew with the IDs.
+    `LazyAdam` forgets the moments of what begins anew; those of another optimizer go on.
 
     In a run that goes on after an interruption, an epoch that had begun is not begun anew; the new values depend on the
     seed and the epoch alone.

@@ -71,6 +71,7 @@ def test_with_adam_all_rows_of_ids_move_on(make, page):
     ranker.optimizer.apply_gradients(zip(none, ranker.trainable_variables, strict=True))
     assert np.abs(ids.numpy() - first).max() > 0  # by their momentum
     begin(ranker, 1)
+    assert np.abs(ids.numpy()).max() <= 0.05
 
 
 def test_new_values_depend_on_seed_and_epoch_alone(trained):
