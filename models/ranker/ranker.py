@@ -287,7 +287,7 @@ class Ranker(DistributedFit, tfrs.Model):
 
     def score(self, page: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """`call`, compiled; once for pages of all shapes."""
-        if frozenset(page) not in self._traced:
+        if frozenset(page) not in self._traced and not tf.config.functions_run_eagerly():
             self._compiled_call.get_concrete_function(tf.nest.map_structure(_any_length, page))  # calls find it
             self._traced |= {frozenset(page)}
         return self._compiled_call(page)

@@ -186,7 +186,7 @@ class DistributedFit(_Model):
             own = strategy.run(lambda logs: tf.stack([tf.cast(logs[name], tf.float32) for name in names]), (logs,))
             return dict(zip(names, tf.unstack(strategy.reduce("MEAN", own, axis=None)), strict=True))
 
-        traced = self.run_eagerly or not self.shapes_vary
+        traced = self.run_eagerly or tf.config.functions_run_eagerly() or not self.shapes_vary
         if not self.run_eagerly:
             step = tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile)
         on_data = self._autoconvert_optionals(step)

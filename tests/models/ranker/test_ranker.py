@@ -49,6 +49,19 @@ def test_score_is_the_compiled_call(ranker, page):
     np.testing.assert_allclose(ranker.score(inputs_of(page))["ctr"], ctr(ranker, page), rtol=1e-4)
 
 
+def test_nothing_is_traced_while_functions_run_eagerly(make, page):
+    ranker, calls = make("none"), []
+    scores_of_logits = ranker.scores_of_logits
+    ranker.scores_of_logits = lambda *inputs: calls.append(tf.executing_eagerly()) or scores_of_logits(*inputs)
+    tf.config.run_functions_eagerly(True)
+    try:
+        scores = ranker.score(inputs_of(page))["ctr"]
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert calls == [True]
+    np.testing.assert_allclose(scores, ctr(ranker, page), rtol=1e-6)
+
+
 def test_a_candidate_is_scored_without_regard_to_the_others(ranker, page):
     scores = ctr(ranker, page)
     candidates = {name: page[name] for name in ("item", "position", *STATISTICS)}
