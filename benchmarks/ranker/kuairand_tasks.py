@@ -44,7 +44,7 @@ from models.evaluation.scored_pages import ScoredPages
 from models.metrics.auc import auc, group_auc
 from models.metrics.bootstrap import bootstrap_counts, interval, resampled_sums
 from models.ranker.config import TrainingConfig
-from models.ranker.run import CONFIG_FILE, RankerRun
+from models.ranker.run import CONFIG_FILE
 
 WINDOWS = {"until May 2": "2022-04-25,2022-05-02", "until May 4": "2022-04-25,2022-05-04"}
 TEST_DAYS = 2
@@ -187,7 +187,7 @@ def window_study(name: str, options: argparse.Namespace) -> dict[str, Any]:
     chosen = scored[0].timestamp < scored[0].timestamp.min() // _DAY * _DAY + TEST_DAYS * _DAY
     scored = [each.select(chosen) for each in scored]
 
-    rows, file = make_rows(RankerRun(runs[0]).ranker(), dataset, windows), runs_dir / "rows.npz"
+    rows, file = make_rows(dataset, windows), runs_dir / "rows.npz"
     np.savez(file, **rows)
     validation, test = (rows["part"] == PARTS.index(part) for part in ("validation", "test"))
     quick = ("--epochs", "2") if options.quick else ()
