@@ -19,9 +19,8 @@ anew in every epoch, the peer lowers its learning rate when validation stops imp
 here: most pages show one video.) Test scores of both are measured by the same code; intervals are over users, with the
 metrics of seeds averaged; differences are paired.
 
-A ranker of ours has `--members` networks whose log-odds it averages, one unless the option says otherwise; a peer is
-one network. What averaging does is shown on both sides: the seeds of each averaged as one. As members learn as they
-would alone, that is a ranker of as many members, but that each has chosen its epoch by itself.
+At the point that is best for one network, rankers of `--members` networks are trained, too, whose log-odds they
+average; a peer is one network. What averaging does is shown on both sides: the seeds of each averaged as one.
 
 What the work directory holds is not made again, and a training that was interrupted goes on: the command may be stopped
 and started at any time. `--quick` tries one point of the grid with one seed for two epochs.
@@ -250,8 +249,11 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     seeds = range(1 if args.quick else args.seeds)
     runs_dir = args.work_dir / ("quick" if args.quick else "runs")  # trainings of other lengths do not mix
     runs_dir.mkdir(exist_ok=True)
-    options = [f"ranker.members={args.members}", f"epochs={2 if args.quick else 4}"]
-    ours = Ours(dataset, runs_dir, f"ours_{args.members}", options)
+    epochs = f"epochs={2 if args.quick else 4}"
+    ours, several = (
+        Ours(dataset, runs_dir, f"ours_{members}", [f"ranker.members={members}", epochs])
+        for members in (1, args.members)
+    )
     peer_options = ("--epochs", "2") if args.quick else ()
 
     tried: dict[str, dict[Point, list[float]]] = {side: {point: [] for point in grid} for side in ("ours", "fuxictr")}
@@ -276,12 +278,16 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
             print(f"{name}, {point}: validation AUC {mean[name][point]:.4f} ({of_seeds})", flush=True)
 
     best = {name: max(points, key=points.__getitem__) for name, points in mean.items()}
-    scored = [ours.scores(ours.run(best["ours"], seed), *windows["test"]) for seed in seeds]
+    scored, of_several = (
+        [system.scores(system.run(best["ours"], seed), *windows["test"]) for seed in tqdm(seeds, desc=system.system)]
+        for system in (ours, several)
+    )
     first = scored[0]
     if not np.array_equal(first.clicked, clicked[parts["test"]]):
         raise InputError("the rows and the scores of the ranker are not in the same order")
     theirs = [peer_scores(file, best["fuxictr"], seed, *peer_options)[parts["test"]] for seed in seeds]
     mine = [each.ctr for each in scored]
+    single = {"fuxictr": theirs, "ours": mine, "ours_members": [each.ctr for each in of_several]}
     averaged = {"fuxictr_averaged": [average(theirs)], "ours_averaged": [average(mine)]}
     figures = {
         "notice": dataset.manifest.notice,
@@ -291,7 +297,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         "tuned": {name: point._asdict() for name, point in best.items()},
         "validation_auc": {name: max(points.values()) for name, points in mean.items()},
         "members": args.members,
-        "systems": compare(first, {"fuxictr": theirs, "ours": mine, **averaged}),
+        "systems": compare(first, {**single, **averaged}),
         "averaged_less_averaged": compare(first, averaged)["ours_averaged"]["differences"],
     }
     print(kuairand(figures))
@@ -324,7 +330,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = benchmark_parser(__doc__, quick="one point of the grid, one seed, two epochs")
     add = parser.add_argument
-    add("--members", type=int, default=1, help="networks of a ranker of ours")
+    add("--members", type=int, default=4, help="networks of the rankers of ours that have several")
     add("--source", type=Path, default=Path("../shared/data/kuairand_impressions"), help="KuaiRand's files")
     add("--work-dir", type=Path, default=WORK / "kuairand", help="what is there is reused")
     add("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, metavar="LR", help="of the grid")
