@@ -52,7 +52,7 @@ from models.data.dataset import Dataset
 from models.data.pages import GROUPS, PADDING, Pages, page_batches, page_timestamps, split_by_share
 from models.evaluation.comparison import METRICS, Candidates, mean_over_runs, metric_samples, summaries
 from models.evaluation.scored_pages import ScoredPages, score_pages
-from models.features.spec import FeaturesConfig, is_plain, resolve_features
+from models.features.spec import FeaturesConfig, TableFeature, is_plain, resolve_features
 from models.metrics.auc import auc
 from models.metrics.bootstrap import bootstrap_counts
 from models.ranker.calibrator import to_logits
@@ -82,19 +82,26 @@ def part_windows(dataset: Dataset, config: TrainingConfig) -> dict[str, tuple[st
     return {"fit": ("train", fit), "validation": ("train", validation), "test": ("test", None)}
 
 
-def features_of_ours(dataset: Dataset) -> str:
-    """What our rankers read, as an override: all but numbers of items; training takes no ID for unknown."""
-    features = resolve_features(FeaturesConfig(), dataset.item_schema(), dataset.user_schema())
-    sections: dict[str, dict[str, Any]] = {"item": features.spec().item, "user": features.spec().user}
-    chosen = {
-        section: {
-            name: feature.model_dump() | ({"dropout": 0.0} if feature.type == "id" else {})
-            for name, feature in columns.items()
-            if section == "user" or feature.type in {"id", "category"}
-        }
-        for section, columns in sections.items()
-    }
-    return f"ranker.features={json.dumps(chosen)}"
+def features_of_ours(dataset: Dataset, item_numbers: bool) -> str:
+    """What our rankers read, as an override: all that there is; training takes no ID for unknown.
+
+    Args:
+        dataset: tells what there is.
+        item_numbers: whether numbers of items are read, in quantiles; not at all otherwise.
+    """
+    spec = resolve_features(FeaturesConfig(), dataset.item_schema(), dataset.user_schema()).spec()
+    item = {name: _as_read(feature) for name, feature in spec.item.items()}
+    user = {name: _as_read(feature) for name, feature in spec.user.items()}
+    for name, feature in spec.item.items():
+        if feature.type == "text" or (feature.type == "number" and not item_numbers):
+            del item[name]  # this source has no texts
+        elif feature.type == "number":
+            item[name]["transform"] = "buckets"
+    return f"ranker.features={json.dumps({'item': item, 'user': user})}"
+
+
+def _as_read(feature: TableFeature) -> dict[str, Any]:
+    return feature.model_dump() | ({"dropout": 0.0} if feature.type == "id" else {})
 
 
 def make_rows(dataset: Dataset, windows: dict[str, tuple[str, Window | None]]) -> dict[str, np.ndarray]:
@@ -201,7 +208,7 @@ class Ours:
         self.dataset = dataset
         self.system = system
         self._work_dir = work_dir
-        self._options = (*CONFIG, features_of_ours(dataset), *options)
+        self._options = (*CONFIG, *options)
 
     def run(self, point: Point, seed: int) -> Path:
         """The run directory of a ranker, trained if it is not there."""
@@ -249,9 +256,9 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     seeds = range(1 if args.quick else args.seeds)
     runs_dir = args.work_dir / ("quick" if args.quick else "runs")  # trainings of other lengths do not mix
     runs_dir.mkdir(exist_ok=True)
-    epochs = f"epochs={2 if args.quick else 4}"
+    options = (features_of_ours(dataset, item_numbers=False), f"epochs={2 if args.quick else 4}")
     ours, several = (
-        Ours(dataset, runs_dir, f"ours_{members}", [f"ranker.members={members}", epochs])
+        Ours(dataset, runs_dir, f"ours_{members}", [f"ranker.members={members}", *options])
         for members in (1, args.members)
     )
     peer_options = ("--epochs", "2") if args.quick else ()
