@@ -34,7 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark
-from benchmarks.ranker.kuairand import PARTS, Ours, Point, make_rows, open_dataset, part_windows
+from benchmarks.ranker.kuairand import PARTS, Ours, Point, features_of_ours, make_rows, open_dataset, part_windows
 from benchmarks.tables.ranker import kuairand_tasks
 from models.config import load_config
 from models.data.dataset import Dataset
@@ -44,13 +44,13 @@ from models.evaluation.scored_pages import ScoredPages
 from models.metrics.auc import auc, group_auc
 from models.metrics.bootstrap import bootstrap_counts, interval, resampled_sums
 from models.ranker.config import TrainingConfig
-from models.ranker.run import CONFIG_FILE, RankerRun
+from models.ranker.run import CONFIG_FILE
 
 WINDOWS = {"until May 2": "2022-04-25,2022-05-02", "until May 4": "2022-04-25,2022-05-04"}
 TEST_DAYS = 2
 TASKS = ("ctr", "ctcvr", "long_visit")
 FEW = 16  # impressions in seven days
-POINT = Point(learning_rate=4e-3, dropout=0.0, weight_decay=0.0)
+POINT = Point(learning_rate=2e-3, dropout=0.0, weight_decay=0.0)
 OPTIONS = ("ranker.tasks.ctcvr=0.5", "ranker.tasks.long_visit=0.5")
 FM_LEARNING_RATES = (1e-3, 3e-3)
 _DAY = 86_400_000
@@ -180,14 +180,15 @@ def window_study(name: str, options: argparse.Namespace) -> dict[str, Any]:
     dataset = open_dataset(options.source, work, WINDOWS[name])
     runs_dir = work / ("quick" if options.quick else "runs")
     runs_dir.mkdir(exist_ok=True)
-    ours = Ours(dataset, runs_dir, "tasks", [*OPTIONS, f"epochs={1 if options.quick else 2}"])
+    features = features_of_ours(dataset, item_numbers=True)  # a view is long by the length of the video
+    ours = Ours(dataset, runs_dir, "tasks", [features, *OPTIONS, f"epochs={1 if options.quick else 2}"])
     runs = [ours.run(POINT, seed) for seed in tqdm(seeds, desc=name, unit="training")]
     windows = part_windows(dataset, load_config(TrainingConfig, str(runs[0] / CONFIG_FILE)))
     scored = [ours.scores(run, *windows["test"]) for run in runs]
     chosen = scored[0].timestamp < scored[0].timestamp.min() // _DAY * _DAY + TEST_DAYS * _DAY
     scored = [each.select(chosen) for each in scored]
 
-    rows, file = make_rows(RankerRun(runs[0]).ranker(), dataset, windows), runs_dir / "rows.npz"
+    rows, file = make_rows(dataset, windows), runs_dir / "rows.npz"
     np.savez(file, **rows)
     validation, test = (rows["part"] == PARTS.index(part) for part in ("validation", "test"))
     quick = ("--epochs", "2") if options.quick else ()

@@ -34,10 +34,14 @@ def ranker_speed(figures: Figures) -> str:
 
 def kuairand(figures: Figures) -> str:
     """Metrics of every system, and what separates them from the peer."""
-    networks = "one network" if figures["members"] == 1 else f"{figures['members']} members"
     as_one = f"its {figures['seeds']} seeds averaged as one"
-    names = {"fuxictr": "FuxiCTR's DIN", "ours": f"ours, {networks}", "fuxictr_averaged": f"FuxiCTR's DIN, {as_one}"}
-    names["ours_averaged"] = f"{names['ours']}, {as_one}"
+    names = {
+        "fuxictr": "FuxiCTR's DIN",
+        "ours": "ours, one network",
+        "ours_members": f"ours, {figures['members']} members",
+        "fuxictr_averaged": f"FuxiCTR's DIN, {as_one}",
+        "ours_averaged": f"ours, one network, {as_one}",
+    }
     rows = []
     for name, system in figures["systems"].items():
         cells = [names[name]]
