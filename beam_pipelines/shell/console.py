@@ -20,6 +20,7 @@ COMMANDS = (
     "models.neighbours",
     "models.train_retrieval",
     "models.train_ctr",
+    "models.join_rankers",
     "models.evaluate",
     "models.ab_report",
     "export.saved_model",

@@ -31,7 +31,7 @@ from models.training.replicas import ends_with_other_workers, is_chief, training
 from models.training.resumable_fit import resumable_fit
 
 _EXAMPLE_PAGES = 64
-_VALIDATION_BATCH = 128
+VALIDATION_BATCH = 128
 _DAY_MS = 86_400_000
 _MAY_CHANGE = {"checkpoint_minutes"}  # keys that make no difference to what is learnt
 
@@ -170,7 +170,7 @@ def train_ranker(
             dataset,
             "train",
             adapted.config.lengths,
-            batch_size=_VALIDATION_BATCH,
+            batch_size=VALIDATION_BATCH,
             window=later.window,
             to_longest=GROUPS,
         )
@@ -190,7 +190,7 @@ def train_ranker(
         if scratch is None:  # not the chief
             return None
         scores = score_pages(ranker, later_batches)
-        ranker.calibrator = _calibrator(config.calibration, scores, train.negative_rate)
+        ranker.calibrator = fit_calibrator(config.calibration, scores, train.negative_rate)
         best = {
             "epoch": int(np.argmax(np.array(history[f"val_{config.monitor}"], float))) + 1,
             **measure(scores.calibrated(ranker.calibrator), train.negative_rate),
@@ -308,8 +308,14 @@ def _loss_weights(half_life_days: float | None, last: int) -> Callable[[dict[str
     return weigh
 
 
-def _calibrator(kind: str, scores: ScoredPages, negative_rate: float) -> Calibrator:
-    """Fits a calibrator on what the validation pages say."""
+def fit_calibrator(kind: str, scores: ScoredPages, negative_rate: float) -> Calibrator:
+    """Fits a calibrator on what the validation pages say.
+
+    Args:
+        kind: of `TrainingConfig.calibration`.
+        scores: of these pages, not calibrated.
+        negative_rate: share of the unclicked candidates that they kept.
+    """
     if kind == "none":
         return Calibrator()
     fit = {"platt": fit_platt, "isotonic": fit_isotonic}[kind]

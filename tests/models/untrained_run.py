@@ -20,20 +20,24 @@ CONFIG = RankerConfig(
 )
 
 
-def untrained_ranker(dataset: Dataset, pictures: Clusters | None = None, seed: int = 0) -> Ranker:
+def untrained_ranker(
+    dataset: Dataset, pictures: Clusters | None = None, seed: int = 0, config: RankerConfig = CONFIG
+) -> Ranker:
     """A ranker that is adapted to the train pages, with random weights."""
     keras.utils.set_random_seed(seed)
-    ranker = Ranker.adapt(dataset.pages("train"), pictures=pictures, config=CONFIG)
+    ranker = Ranker.adapt(dataset.pages("train"), pictures=pictures, config=config)
     random = np.random.default_rng(seed)
     for variable in ranker.trainable_variables:
         variable.assign_add(0.1 * random.standard_normal(variable.shape))
     return ranker
 
 
-def write_untrained_run(path: Path, data: Path, clusters: Path | None = None, seed: int = 0) -> RankerRun:
+def write_untrained_run(
+    path: Path, data: Path, clusters: Path | None = None, seed: int = 0, config: RankerConfig = CONFIG
+) -> RankerRun:
     """Writes the run of such a ranker."""
     dataset, pictures = Dataset(data), Clusters.load(clusters) if clusters else None
-    ranker, train = untrained_ranker(dataset, pictures, seed), dataset.split("train")
+    ranker, train = untrained_ranker(dataset, pictures, seed, config), dataset.split("train")
     metadata = RankerMetadata(
         image_feature=ranker.image_feature,
         seed=seed,
@@ -49,5 +53,13 @@ def write_untrained_run(path: Path, data: Path, clusters: Path | None = None, se
     )
     path.mkdir()
     counts = items_on_pages(dataset, "train").astype(np.int64)
-    config, tables = TrainingConfig(ranker=ranker.config), {"items": dataset.items(), "users": dataset.users()}
-    return RankerRun.save(path, ranker, metadata, config, **tables, training_counts=counts)
+    return RankerRun.save(
+        path,
+        ranker,
+        metadata,
+        TrainingConfig(ranker=ranker.config),
+        items=dataset.items(),
+        users=dataset.users(),
+        example_records=[*dataset.pages("train").records().take(2).as_numpy_iterator()],
+        training_counts=counts,
+    )
