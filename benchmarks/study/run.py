@@ -24,8 +24,10 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -336,24 +338,36 @@ def run_quick(study: Study, chosen: list[Cell]) -> None:
         study.dataset(cell)  # two processes would build it twice
     failed = []
     with tqdm(total=len(waiting), unit="cell", desc="study") as progress:
+
+        def done(group: list[Cell], error: BaseException | None) -> None:
+            if error is not None:
+                failed.append(f"{group[0].path} failed: {error}")
+                progress.write(failed[-1])
+            progress.update(len(group))
+
         for groups in independent_groups(waiting):
-            for done, group in _in_processes(study, groups):
-                if error := done.exception():
-                    failed.append(f"{group[0].path} failed: {error}")
-                    progress.write(failed[-1])
-                progress.update(len(group))
+            to_write = deque(sorted(groups, key=len, reverse=True))
+            workers = len(os.sched_getaffinity(0))
+            with ThreadPoolExecutor(workers) as threads:
+                for each in [threads.submit(_write_groups, study, to_write, done) for _ in range(workers)]:
+                    each.result()
     if failed:
         sys.exit(f"error: the cells of {len(failed)} encoders failed, the first: {failed[0]}")
 
 
-def _in_processes(study: Study, groups: list[list[Cell]]) -> Iterator[tuple[Future[None], list[Cell]]]:
-    """Writes groups of cells; yields what is done."""
-    workers = len(os.sched_getaffinity(0))
-    together = workers * _GROUPS_PER_PROCESS
-    for first in range(0, len(groups), together):
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _trace_fast) as pool:
-            started = {pool.submit(_write_group, study, group): group for group in groups[first : first + together]}
-            yield from ((done, started[done]) for done in as_completed(started))
+def _write_groups(study: Study, to_write: deque[list[Cell]], done: Callable[..., None]) -> None:
+    """Writes groups of cells until none is left, in one process after another."""
+    while to_write:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _trace_fast) as pool:
+            for _ in range(_GROUPS_PER_PROCESS):
+                try:
+                    group = to_write.popleft()
+                except IndexError:  # another has taken the last one
+                    return
+                error = pool.submit(_write_group, study, group).exception()
+                done(group, error)
+                if isinstance(error, BrokenProcessPool):
+                    break
 
 
 def independent_groups(waiting: Sequence[Cell]) -> list[list[list[Cell]]]:

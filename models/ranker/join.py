@@ -11,7 +11,8 @@ from beam_pipelines.format.location import Location, as_location
 from beam_pipelines.format.outputs import whole_directory
 from models.data.dataset import Dataset
 from models.data.pages import GROUPS, page_batches
-from models.evaluation.scored_pages import measure, score_pages
+from models.evaluation.measure import measure
+from models.evaluation.scored_pages import score_pages
 from models.ranker.ranker import Ranker
 from models.ranker.run import RankerRun
 from models.ranker.train import VALIDATION_BATCH, fit_calibrator
