@@ -13,11 +13,11 @@ are (left out, or in quantiles, they cost it up to .0004), ours not at all.
 Both are tuned alike: learning rate, dropout of the MLP and weight decay (the peer's is of embeddings alone) are those
 of the same grid that are best on the same validation pages by the AUC, the mean of all seeds (two seeds of one point
 differ by more than two points do). The grid has two points unless options say otherwise: the learning rates that are
-best for one side or the other. By this AUC every training also stops early and
-chooses its epoch; no choice sees the test pages. Otherwise both train in their own ways: ours lets embeddings begin
-anew in every epoch, the peer lowers its learning rate when validation stops improving. (GAUC over pages says little
-here: most pages show one video.) Test scores of both are measured by the same code; intervals are over users, with the
-metrics of seeds averaged; differences are paired.
+best for one side or the other. By this AUC every training also stops early and chooses its epoch; no choice sees the
+test pages. Otherwise both train in their own ways: ours lets embeddings begin anew in every epoch, the peer lowers its
+learning rate when validation stops improving. (GAUC over pages says little here: most pages show one video.) Test
+scores of both are measured by the same code; intervals are over users, with the metrics of seeds averaged; differences
+are paired.
 
 At the point that is best for one network, rankers of `--members` networks are trained, too, whose log-odds they
 average; a peer is one network. What averaging does is shown on both sides: the seeds of each averaged as one.
@@ -65,12 +65,12 @@ STEPS = 50  # newest clicks that both read
 LEARNING_RATES, DROPOUTS, WEIGHT_DECAYS = (2e-3, 4e-3), (0.0,), (0.0,)
 """The grid, unless options say otherwise."""
 PRESET = "din_ctr"
-"""Of our rankers."""
+"""How our rankers are made."""
 CONFIG = (
     f"ranker.lengths={{click: {STEPS}, pay: 0, cart: 0}}",
     f"ranker.attention.recent_steps={STEPS}",
 )
-"""What they have besides: the same steps."""
+"""And told: the steps that the peer reads."""
 PARTS = ("fit", "validation", "test")
 _BATCH = 512
 
