@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from models.pretraining.courier import Courier
     from models.pretraining.pretrain import pretrain
     from models.ranker.config import RankerConfig, TrainingConfig
+    from models.ranker.join import join_rankers
     from models.ranker.ranker import Ranker
     from models.ranker.train import train_ranker
     from models.retrieval.interaction_file import read_interactions
@@ -72,6 +73,7 @@ _HOMES = {
     "evaluate": "models.evaluation.evaluate",
     "experiment_report": "models.experiments.report",
     "finetune": "models.finetuning.finetune",
+    "join_rankers": "models.ranker.join",
     "load_config": "models.config",
     "pretrain": "models.pretraining.pretrain",
     "read_interactions": "models.retrieval.interaction_file",

@@ -44,7 +44,10 @@ print(before == after, sorted(set(sys.modules) & set({HEAVY!r})))
     assert (done.stdout, done.stderr) == ("True []\n", "")
 
 
-@pytest.mark.parametrize("name", ["embed", "whiten", "cluster", "evaluate", "pretrain", "finetune", "train_retrieval"])
+@pytest.mark.parametrize(
+    "name",
+    ["embed", "whiten", "cluster", "evaluate", "pretrain", "finetune", "train_retrieval", "join_rankers"],
+)
 def test_a_function_keeps_its_name_beside_the_command_of_that_name(name):
     function = getattr(models, name)
     command = importlib.import_module(f"models.{name}")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from beam_pipelines.format.errors import InputError
-from models import join_rankers as command
-from models.ranker.join import join_rankers
+from models import join_rankers
+from models.join_rankers import main
 from models.ranker.run import RankerRun
 from tests.models.ranker.ranker_pages import inputs_of
 from tests.models.untrained_run import CONFIG, write_untrained_run
@@ -44,7 +44,7 @@ def _resolved(run):
 
 def test_the_command_writes_it_and_says_so(runs, tiny, tmp_path):
     words = ["--data", tiny.data, "--runs", *(run.path for run in runs), "--output", tmp_path / "joined"]
-    line = command.main([str(word) for word in words])
+    line = main([str(word) for word in words])
     auc = RankerRun(tmp_path / "joined").metadata.validation["auc"]
     assert line == f"wrote a ranker of 3 members to {tmp_path / 'joined'}: validation AUC {auc:.4f}"
 
