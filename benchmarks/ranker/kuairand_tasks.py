@@ -7,7 +7,7 @@ The tables of the article that this answers have three tasks (a click, one more 
 windows and three runs each. KuaiRand has clicks, long views, which are clicks that the publisher calls long by the
 video's length (`ctcvr`), and seconds of play, of which a click of 30 or more is a long visit (`long_visit`). Windows
 end their training on the morning of May 2nd and of May 4th, and are tested on the two days from then on. One network
-per ranker, with embeddings that begin anew in every epoch, of which there are two; nothing is tuned here.
+per ranker, with embeddings that begin anew in every epoch, of which there are two; settings are those of `kuairand`.
 
 Its videos were all uploaded from April 9th to 11th, so that there is none of the last seven days on any test page. What
 new content lacks are statistics: in its place stand candidates that were shown fewer than 16 times in the seven days
