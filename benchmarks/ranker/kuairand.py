@@ -43,6 +43,7 @@ import numpy as np
 from scipy.special import expit
 from tqdm import tqdm
 
+from beam_pipelines.datasets.kuairand_logs import Clicked
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Window
 from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark, run_module
@@ -172,11 +173,14 @@ def make_rows(dataset: Dataset, windows: dict[str, tuple[str, Window | None]]) -
     }
 
 
-def open_dataset(source: Path, work_dir: Path, split_times: str = SPLIT_TIMES) -> Dataset:
+def open_dataset(
+    source: Path, work_dir: Path, split_times: str = SPLIT_TIMES, clicked: Clicked = "is_click"
+) -> Dataset:
     """The dataset of the work directory, built from KuaiRand's files if it is not there."""
     logs, path = work_dir / "logs", work_dir / "dataset"
     if not path.exists():
-        run_module("beam_pipelines.datasets.kuairand", "--source", source, "--output", logs, log=work_dir / "logs.log")
+        arguments = ("--source", source, "--output", logs, "--clicked", clicked)
+        run_module("beam_pipelines.datasets.kuairand", *arguments, log=work_dir / "logs.log")
         split = ("--split-by-time", split_times)
         run_module("beam_pipelines.build", "--logs", logs, "--output", path, *split, log=work_dir / "dataset.log")
     return Dataset(path)
