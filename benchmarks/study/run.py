@@ -213,7 +213,8 @@ class Study(NamedTuple):
         dataset = self.dataset(cell)
         changes, epochs = self.changes(cell), max(1, round(self.pages(cell) / dataset.pretraining_view().pages))
         if self.data.quick:
-            changes, epochs = (*changes, "batch_size=4", "image_size=[48, 32]", "validation_share=0"), 1
+            batch = min(4, dataset.pretraining_view().pages)
+            changes, epochs = (*changes, f"batch_size={batch}", "image_size=[48, 32]", "validation_share=0"), 1
         return train(dataset, self.data.work_dir / "runs", cell.encoder, changes, seed, epochs)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
