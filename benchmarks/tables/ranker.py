@@ -39,6 +39,7 @@ def kuairand(figures: Figures) -> str:
         "fuxictr": "FuxiCTR's DIN",
         "ours": "ours, one network",
         "ours_members": f"ours, {figures['members']} members",
+        "ours_joined": f"ours, {figures['members']} trainings joined",
         "fuxictr_averaged": f"FuxiCTR's DIN, {as_one}",
         "ours_averaged": f"ours, one network, {as_one}",
     }
