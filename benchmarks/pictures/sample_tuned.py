@@ -1,13 +1,13 @@
 """How far a ranker comes on the shipped sample, whose shoppers' true taste is known.
 
-    python -m benchmarks.pictures.sample_tuned [--work-dir DIR] [--seeds 4] [--quick]
+    python -m benchmarks.pictures.sample_tuned [--work-dir DIR] [--seeds 4] [--jobs 2] [--quick]
 
 `benchmarks.pictures.sample` measures the defaults, as `make demo` has them. Here stands what was better on the latest
-tenth of the training pages: COURIER on pictures of twice the sides with half the channels, which see texture better,
-mirrored and cropped at random, for there are few; a ranker that reads the embedding itself beside its cosines, and of
-items and users only the category; pairs of a page in its loss; and as many epochs as it takes to learn the embedding.
-One encoder, `--seeds` trainings of the ranker, each measured by itself, and all joined to one by `models.join_rankers`.
-The commands are those that a user would run.
+tenth of the training pages: COURIER on pictures of twice the sides with half the channels, which see texture better;
+two of these, of which one learns from pictures that are mirrored and cropped at random; a ranker that reads both
+embeddings beside their cosines, and of items and users only the category; pairs of a page in its loss; and as many
+epochs as it takes to learn the embeddings. `--seeds` trainings of the ranker are measured one by one, and all joined to
+one by `models.join_rankers`. The commands are those that a user would run, `--jobs` at a time.
 
 Beside them what nobody can pass: `true taste`, of each shopper; and `taste by clicks`, what a judge would say who knew
 how the simulation draws shoppers and how it looks at photos, but of a shopper only the clicks that a ranker reads: the
@@ -19,6 +19,8 @@ bootstrap over users. What the work directory holds is not made again. `--quick`
 
 import argparse
 import zipfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,8 @@ from models.evaluation.report import METRICS_FILE, PARTS
 ENCODER = (
     "image_size=[96, 64]",
     "encoder.backbone={name: convnet, widths: [24, 48, 96], depths: [1, 1, 1], kernel: 5, grid: [3, 2]}",
-    "augmentation=flip_crop",
 )
+ENCODERS: Mapping[str, Sequence[str]] = {"plain": (), "augmented": ("augmentation=flip_crop", "seed=1")}
 RANKER = (
     "ranker.features.user={}",
     "ranker.features.item={category: {type: category, match: true}}",
@@ -61,6 +63,13 @@ def make(module: str, output: Path, *arguments: object) -> Path:
     if not output.exists():
         run_module(module, *arguments, "--output", output, log=output.with_name(f"{output.name}.log"))
     return output
+
+
+def embed(data: Path, work: Path, name: str, epochs: Sequence[str]) -> Path:
+    """The embeddings of one of `ENCODERS`, learned unless they are there."""
+    learning = settings(*ENCODER, *ENCODERS[name], *epochs)
+    encoder = make("models.pretrain", work / f"encoder_{name}", "--data", data, *learning)
+    return make("models.embed", work / f"embeddings_{name}", "--data", data, "--encoder", encoder)
 
 
 def limits(dataset: Dataset, logs: Path) -> dict[str, Any]:
@@ -118,14 +127,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     epochs = ("epochs=1",) if options.quick else ()
     logs = make("beam_pipelines.datasets.sample", work / "logs")
     data = make("beam_pipelines.build", work / "dataset", "--logs", logs)
-    encoder = make("models.pretrain", work / "encoder", "--data", data, *settings(*ENCODER, *epochs))
-    embeddings = make("models.embed", work / "embeddings", "--data", data, "--encoder", encoder)
-    pictures = ("--image-feature", "simscore,vector", "--embeddings", embeddings)
     words = settings(*RANKER, *epochs)
-    runs = [
-        make("models.train_ctr", work / f"ranker_{seed}", "--data", data, "--seed", seed, *pictures, *words)
-        for seed in seeds
-    ]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        embeddings = list(pool.map(lambda name: embed(data, work, name, epochs), ENCODERS))
+        pictures = ("--image-feature", "simscore,vector", "--embeddings", *embeddings)
+        runs = list(
+            pool.map(
+                lambda seed: make(
+                    "models.train_ctr", work / f"ranker_{seed}", "--data", data, "--seed", seed, *pictures, *words
+                ),
+                seeds,
+            )
+        )
     joined = make("models.join_rankers", work / "joined", "--data", data, "--runs", *runs)
     report = make("models.evaluate", work / "report", "--data", data, "--model", *runs, joined)
     metrics = read_json(report / METRICS_FILE)
@@ -154,6 +167,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__, quick="one epoch each, one seed")
     parser.add_argument("--work-dir", type=Path, default=WORK / "pictures_sample_tuned", help="what is there is reused")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     run_benchmark("pictures_sample_tuned", parser, measure)
 
 
