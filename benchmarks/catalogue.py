@@ -232,6 +232,15 @@ BENCHMARKS = {
             full="15 minutes",
         ),
         Benchmark(
+            "pictures_sample_tuned",
+            "benchmarks.pictures.sample_tuned",
+            "How far a ranker comes on the shipped sample",
+            "rankers with settings chosen for the sample beside what a shopper's true taste, and what clicks tell of "
+            "it, would reach: simulated behaviour on real photos",
+            quick="3 minutes",
+            full="30 minutes",
+        ),
+        Benchmark(
             "pictures_hm",
             "benchmarks.pictures.hm",
             "What pictures add, H&M",

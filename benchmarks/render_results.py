@@ -92,7 +92,7 @@ def headline(results: Mapping[str, Mapping[str, Any]]) -> str:
     ranker, kuai, served = figures["ranker_speed"], figures["kuairand"], figures["serving"]
     clusters, encoder, quality = figures["clustering"], figures["encoder_speed"], figures["encoder_quality"]
     gpu = figures["encoder_gpu"]
-    of_kuairand = [kuai["systems"][name]["differences"]["auc"] for name in ("ours", "ours_averaged")]
+    of_kuairand = [kuai["systems"][name]["differences"]["auc"] for name in ("ours", "ours_joined")]
     rows = [
         [
             "cluster IDs in the ranker, sample (simulated clicks): GAUC over items unseen in training, less none",
@@ -107,7 +107,7 @@ def headline(results: Mapping[str, Mapping[str, Any]]) -> str:
             difference(quality["gain_over_random"], *quality["gain_over_random_interval"]),
         ],
         [
-            f"ranker of one network less FuxiCTR's DIN, KuaiRand: AUC; {kuai['seeds']} averaged less that one",
+            f"ranker of one network less FuxiCTR's DIN, KuaiRand: AUC; {kuai['members']} joined less that one",
             "; ".join(f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]" for gap in of_kuairand),
         ],
         [

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from beam_pipelines.datasets.kuairand_logs import NOTICE, RandomExposure, write_kuairand_logs
+from beam_pipelines.datasets.kuairand_logs import NOTICE, Clicked, RandomExposure, write_kuairand_logs
 from beam_pipelines.shell.command import ArgumentParser, command, run_command
 from beam_pipelines.shell.progress import say
 
@@ -25,6 +25,12 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--output", default="artifacts/kuairand_logs", help="log directory to make")
     parser.add_argument(
+        "--clicked",
+        choices=get_args(Clicked),
+        default="is_click",
+        help="the column that is a click; those of is_click that are long views are conversions",
+    )
+    parser.add_argument(
         "--random-exposure",
         choices=get_args(RandomExposure),
         default="leave_out",
@@ -39,7 +45,11 @@ def _parser() -> ArgumentParser:
 def main(options: argparse.Namespace) -> str:
     """Runs the command; see `--help`."""
     logs = write_kuairand_logs(
-        options.source, options.output, random_exposure=options.random_exposure, overwrite=options.overwrite
+        options.source,
+        options.output,
+        clicked=options.clicked,
+        random_exposure=options.random_exposure,
+        overwrite=options.overwrite,
     )
     for what, number in logs.counters.items():
         say(f"{what}: {number}")

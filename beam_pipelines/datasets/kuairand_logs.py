@@ -11,7 +11,8 @@ impressions, videos, users and the histories before them. What the source leaves
 - A page's query is the feed it was shown in: what the user opened, known before anything is shown, and the strongest
   single fact about the rate of clicks.
 - `is_click` is a click; on the auto-play feeds it means that the user stayed. A click that became a `long_view` is a
-  conversion. `play_time_ms` is the dwell time. None of an impression's outcomes becomes a feature of its item, and
+  conversion. On demand `long_view` is the click, as in protocols that rank by it, and there are no conversions.
+  `play_time_ms` is the dwell time. None of an impression's outcomes becomes a feature of its item, and
   `video_features_statistic` is not read: its counts are means over the whole month, the days to predict included.
 - The random log shows what another policy drew: videos at random instead of recommended ones. It is left out, or gets
   pages of its own, whose query and ID end in `random`.
@@ -41,6 +42,8 @@ from beam_pipelines.shell.progress import say
 
 RandomExposure = Literal["leave_out", "pages"]
 """What becomes of impressions of the random policy; see `write_kuairand_logs`."""
+Clicked = Literal["is_click", "long_view"]
+"""Which of the source's columns is a click; see `write_kuairand_logs`."""
 NOTICE = (
     "inferred pages: impressions and clicks are real, but the source names no pages; a page is what one feed showed a "
     "user without a pause of an hour"
@@ -48,6 +51,8 @@ NOTICE = (
 NOTICE_OF_HISTORY = f"{NOTICE}, and the times of clicks before 2022-04-25 are estimates"
 """Of the repackaged edition."""
 NOTICE_OF_RANDOM = f"{NOTICE}; pages whose query ends in `random` show videos that were drawn at random"
+NOTICE_OF_LONG_VIEWS = "; a click is a long view"
+"""Added where it is."""
 _GAP = 3_600_000  # milliseconds
 _UTC8 = 8 * 3_600_000
 _FIRST_DAY = 1_649_347_200_000  # 2022-04-08 in UTC+8, when the source's log begins
@@ -140,12 +145,13 @@ LAYOUTS = (
 )
 
 
-def to_impressions(shown: pa.Table, ending: str = "") -> tuple[pa.Table, SessionPages]:
+def to_impressions(shown: pa.Table, ending: str = "", clicked: Clicked = "is_click") -> tuple[pa.Table, SessionPages]:
     """Puts the source's impressions into pages; the table is by user, then time.
 
     Args:
         shown: the source's rows.
         ending: what the ID and the query of a page end in.
+        clicked: the column that is a click.
     """
     time = shown["time_ms"].to_numpy()
     pages = cut_sessions(shown["user_id"], time, shown["video_id"], _GAP, shown["tab"].to_numpy())
@@ -156,20 +162,19 @@ def to_impressions(shown: pa.Table, ending: str = "") -> tuple[pa.Table, Session
     if ending:
         page_id = pc.binary_join_element_wise(page_id, ending, "-")
         query = pc.binary_join_element_wise(query, ending, " ")
-    table = pa.table(
-        {
-            "page_id": page_id,
-            "user_id": shown["user_id"],
-            "item_id": shown["video_id"],
-            "timestamp": shown["time_ms"],
-            "position": pages.position,
-            "clicked": shown["is_click"],
-            "converted": pc.multiply(shown["is_click"], shown["long_view"]),
-            "dwell_seconds": pc.divide(shown["play_time_ms"], 1000.0),
-            "query": query,
-        }
-    )
-    return table, pages
+    columns = {
+        "page_id": page_id,
+        "user_id": shown["user_id"],
+        "item_id": shown["video_id"],
+        "timestamp": shown["time_ms"],
+        "position": pages.position,
+        "clicked": shown[clicked],
+        "dwell_seconds": pc.divide(shown["play_time_ms"], 1000.0),
+        "query": query,
+    }
+    if clicked == "is_click":
+        columns["converted"] = pc.multiply(shown["is_click"], shown["long_view"])
+    return pa.table(columns), pages
 
 
 def to_events(history: pa.Table, first_shown: pa.Table) -> tuple[pa.Table, int]:
@@ -264,6 +269,7 @@ class _Impressions:
 
     Args:
         writer: of the log directory.
+        clicked: the column that is a click.
 
     Attributes:
         pages, impressions, clicks: how many were written.
@@ -271,17 +277,18 @@ class _Impressions:
         first_shown: per part, `user_id` and the `timestamp` of the user's first impression.
     """
 
-    def __init__(self, writer: LogWriter) -> None:
+    def __init__(self, writer: LogWriter, clicked: Clicked) -> None:
         self.pages = self.impressions = self.clicks = 0
         self.counters: dict[str, int] = {}
         self.first_shown: list[pa.Table] = []
         self._writer = writer
+        self._clicked = clicked
 
     def write(self, shown: pa.Table, ending: str = "") -> None:
         """Writes the pages of some users; see `to_impressions`."""
         if not len(shown):
             return
-        impressions, pages = to_impressions(shown, ending)
+        impressions, pages = to_impressions(shown, ending, self._clicked)
         self._writer.append("impressions", impressions)
         first = impressions.group_by("user_id").aggregate([("timestamp", "min")])
         self.first_shown.append(first.rename_columns({"timestamp_min": "timestamp"}))
@@ -293,8 +300,9 @@ class _Impressions:
         self.count("pages with both a click and a non-click", of_both)
         self.count("impressions on pages of their own", (np.bincount(pages.page) == 1).sum())
         self.count("impressions that repeat a user, video and time", repeated)
-        long_only = pc.sum(pc.greater(shown["long_view"], shown["is_click"])).as_py()
-        self.count("long views without a click, no conversions", long_only)
+        if self._clicked == "is_click":
+            long_only = pc.sum(pc.greater(shown["long_view"], shown["is_click"])).as_py()
+            self.count("long views without a click, no conversions", long_only)
 
     def count(self, what: str, number: int) -> None:
         """Adds to a counter."""
@@ -302,7 +310,12 @@ class _Impressions:
 
 
 def write_kuairand_logs(
-    source: Path, output: Location | str, *, random_exposure: RandomExposure = "leave_out", overwrite: bool = False
+    source: Path,
+    output: Location | str,
+    *,
+    clicked: Clicked = "is_click",
+    random_exposure: RandomExposure = "leave_out",
+    overwrite: bool = False,
 ) -> LogSummary:
     """Writes a log directory from the source's tables.
 
@@ -310,6 +323,7 @@ def write_kuairand_logs(
         source: folder or archive (.zip, .tar.gz) with the files of KuaiRand-Pure, -1K or -27K, or with those of a
             repackaged edition; each .csv, .csv.gz or .csv.zip.
         output: log directory to make.
+        clicked: the column that is a click. With `long_view` there are no conversions.
         random_exposure: `leave_out` leaves out what the random policy showed; `pages` puts it on pages of its own,
             whose query and ID end in `random`.
         overwrite: whether an existing output is replaced.
@@ -317,9 +331,12 @@ def write_kuairand_logs(
     Raises:
         InputError: an argument or a file of the source cannot be used.
     """
-    if random_exposure not in get_args(RandomExposure):
-        choices = " or ".join(get_args(RandomExposure))
-        raise InputError(f"`random_exposure` must be {choices}. Received: {random_exposure}")
+    for name, value, choices in (
+        ("clicked", clicked, get_args(Clicked)),
+        ("random_exposure", random_exposure, get_args(RandomExposure)),
+    ):
+        if value not in choices:
+            raise InputError(f"`{name}` must be {' or '.join(choices)}. Received: {value}")
     with SourceFiles(source, "downloading KuaiRand-Pure") as files:
         layout, folder, tables = find_layout(files, LAYOUTS)
         logs = _logs(layout, tables, random_exposure)
@@ -327,11 +344,12 @@ def write_kuairand_logs(
         used = [table for table in (*logs, history, videos, users) if table]
         say_unread(files, folder, used)
         notice = NOTICE_OF_HISTORY if history else NOTICE_OF_RANDOM if random_exposure == "pages" else NOTICE
+        notice += NOTICE_OF_LONG_VIEWS if clicked == "long_view" else ""
         with (
             whole_directory(as_location(output), overwrite=overwrite, inputs=[source]) as directory,
             log_writer(directory, notice) as writer,
         ):
-            written = _Impressions(writer)
+            written = _Impressions(writer, clicked)
             for shown in user_buckets(_batches(logs), directory):
                 drawn = pc.equal(shown["is_rand"], 1)
                 written.write(shown.filter(pc.invert(drawn)))

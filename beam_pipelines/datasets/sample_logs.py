@@ -37,7 +37,8 @@ _FRESH_DAYS, _FRESH_BOOST = 4.0, 3.0  # new arrivals are shown more
 
 _COLOUR, _TEXTURE, _GARMENT = 1.0, 0.5, 0.25  # parts of taste
 # The logit of a click. Taste has deviation 1.
-_TASTE, _OFF_QUERY, _POSITION, _NOISE, _BIAS = 1.65, -0.6, -0.05, 0.3, -1.95
+CLICK_SCALE, CLICK_BIAS = 1.65, -1.95
+_OFF_QUERY, _POSITION, _NOISE = -0.6, -0.05, 0.3
 
 _COLOURS = {  # anchors in CIE Lab
     "black": (12, 0, 0),
@@ -202,7 +203,13 @@ def show_pages(
 
     liking = taste[user[page], item]
     off_query = (query[page] >= 0) & (look.garment[item] != query[page])
-    logit = _TASTE * liking + _OFF_QUERY * off_query + _POSITION * position + _BIAS + rng.normal(0, _NOISE, len(page))
+    logit = (
+        CLICK_SCALE * liking
+        + _OFF_QUERY * off_query
+        + _POSITION * position
+        + CLICK_BIAS
+        + rng.normal(0, _NOISE, len(page))
+    )
     clicked = rng.random(len(page)) < 1 / (1 + np.exp(-logit))
     carted = clicked & (rng.random(len(page)) < 1 / (1 + np.exp(0.6 - 0.5 * liking)))
     paid = carted & (rng.random(len(page)) < 0.45)

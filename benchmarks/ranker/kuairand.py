@@ -20,7 +20,8 @@ scores of both are measured by the same code; intervals are over users, with the
 are paired.
 
 At the point that is best for one network, rankers of `--members` networks are trained, too, whose log-odds they
-average; a peer is one network. What averaging does is shown on both sides: the seeds of each averaged as one.
+average, and one is joined of as many trainings by `models.join_rankers`; a peer is one network. What averaging does is
+shown on both sides: the seeds of each averaged as one.
 
 What the work directory holds is not made again, and a training that was interrupted goes on: the command may be stopped
 and started at any time. `--quick` tries one point of the grid with one seed for two epochs.
@@ -43,6 +44,7 @@ import numpy as np
 from scipy.special import expit
 from tqdm import tqdm
 
+from beam_pipelines.datasets.kuairand_logs import Clicked
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Window
 from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark, run_module
@@ -172,11 +174,14 @@ def make_rows(dataset: Dataset, windows: dict[str, tuple[str, Window | None]]) -
     }
 
 
-def open_dataset(source: Path, work_dir: Path, split_times: str = SPLIT_TIMES) -> Dataset:
+def open_dataset(
+    source: Path, work_dir: Path, split_times: str = SPLIT_TIMES, clicked: Clicked = "is_click"
+) -> Dataset:
     """The dataset of the work directory, built from KuaiRand's files if it is not there."""
     logs, path = work_dir / "logs", work_dir / "dataset"
     if not path.exists():
-        run_module("beam_pipelines.datasets.kuairand", "--source", source, "--output", logs, log=work_dir / "logs.log")
+        arguments = ("--source", source, "--output", logs, "--clicked", clicked)
+        run_module("beam_pipelines.datasets.kuairand", *arguments, log=work_dir / "logs.log")
         split = ("--split-by-time", split_times)
         run_module("beam_pipelines.build", "--logs", logs, "--output", path, *split, log=work_dir / "dataset.log")
     return Dataset(path)
@@ -220,6 +225,15 @@ class Ours:
             arguments = ("--data", self.dataset.path, "--output", path, "--config", PRESET, "--image-feature", "none")
             log = path.with_name(f"{path.name}.log")
             run_module("models.train_ctr", *arguments, "--seed", str(seed), *words, log=log)
+        return path
+
+    def joined(self, point: Point, seeds: Sequence[int]) -> Path:
+        """The run directory of a ranker of the networks of several, made if it is not there."""
+        path = self._work_dir / point.name(f"{self.system}_joined", len(seeds))
+        if not path.exists():
+            runs = [self.run(point, seed) for seed in tqdm(seeds, desc="to join", unit="training")]
+            log = path.with_name(f"{path.name}.log")
+            run_module("models.join_rankers", "--data", self.dataset.path, "--runs", *runs, "--output", path, log=log)
         return path
 
     def scores(self, run: Path, split: str, window: Window | None) -> ScoredPages:
@@ -289,12 +303,18 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         [system.scores(system.run(best["ours"], seed), *windows["test"]) for seed in tqdm(seeds, desc=system.system)]
         for system in (ours, several)
     )
+    joined = ours.scores(ours.joined(best["ours"], range(args.members)), *windows["test"])
     first = scored[0]
     if not np.array_equal(first.clicked, clicked[parts["test"]]):
         raise InputError("the rows and the scores of the ranker are not in the same order")
     theirs = [peer_scores(file, best["fuxictr"], seed, *peer_options)[parts["test"]] for seed in seeds]
     mine = [each.ctr for each in scored]
-    single = {"fuxictr": theirs, "ours": mine, "ours_members": [each.ctr for each in of_several]}
+    single = {
+        "fuxictr": theirs,
+        "ours": mine,
+        "ours_members": [each.ctr for each in of_several],
+        "ours_joined": [joined.ctr],
+    }
     averaged = {"fuxictr_averaged": [average(theirs)], "ours_averaged": [average(mine)]}
     figures = {
         "notice": dataset.manifest.notice,

@@ -19,8 +19,8 @@ from benchmarks.study.world import World, write_logs
 from models.data.dataset import Dataset
 
 _VIEW = ("--pretraining-candidates", "10", "--pretraining-clicks", "10", "--pretraining-negatives", "1")
-_QUICK_USERS = {"hm": 12, "sample": 20, "movielens": 20}
-_QUICK_SHARE = 64  # the world of a quick run is smaller by
+_QUICK_USERS = {"hm": 12, "sample": 10, "movielens": 20}
+_QUICK_SHARE = 128  # the world of a quick run is smaller by
 
 
 class StudyData(NamedTuple):

@@ -213,7 +213,8 @@ class Study(NamedTuple):
         dataset = self.dataset(cell)
         changes, epochs = self.changes(cell), max(1, round(self.pages(cell) / dataset.pretraining_view().pages))
         if self.data.quick:
-            changes, epochs = (*changes, "batch_size=4", "image_size=[48, 32]", "validation_share=0"), 1
+            batch = min(4, dataset.pretraining_view().pages)
+            changes, epochs = (*changes, f"batch_size={batch}", "image_size=[48, 32]", "validation_share=0"), 1
         return train(dataset, self.data.work_dir / "runs", cell.encoder, changes, seed, epochs)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
@@ -334,8 +335,14 @@ def run_quick(study: Study, chosen: list[Cell]) -> None:
     """
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # more would wait for their one core
     waiting = [cell for cell in chosen if not (study.results / f"{cell.path}.json").exists()]
-    for cell in waiting:
-        study.dataset(cell)  # two processes would build it twice
+    workers = len(os.sched_getaffinity(0))
+    study.data.draws()  # most others are made of its logs
+    smallest = min(study.data.world.sizes)
+    of_dataset = {
+        (cell.data, cell.encoder.view if cell.encoder else "page", cell.size or smallest): cell for cell in waiting
+    }
+    with ThreadPoolExecutor(workers) as threads:
+        list(threads.map(study.dataset, of_dataset.values()))
     failed = []
     with tqdm(total=len(waiting), unit="cell", desc="study") as progress:
 
@@ -347,7 +354,6 @@ def run_quick(study: Study, chosen: list[Cell]) -> None:
 
         for groups in independent_groups(waiting):
             to_write = deque(sorted(groups, key=len, reverse=True))
-            workers = len(os.sched_getaffinity(0))
             with ThreadPoolExecutor(workers) as threads:
                 for each in [threads.submit(_write_groups, study, to_write, done) for _ in range(workers)]:
                     each.result()

@@ -1,5 +1,6 @@
 """Tables of what pictures add to the ranker."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from benchmarks.tables.cells import Figures, difference, estimate, number, table
@@ -19,6 +20,23 @@ def pictures_sample(figures: Figures) -> str:
         rows.append(cells)
     head = ("image feature", "AUC", "GAUC", "less none", "GAUC, items unseen in training", "less none")
     return table(head, rows)
+
+
+def pictures_sample_tuned(figures: Figures) -> str:
+    """GAUC of rankers on the sample, and of what bounds them."""
+    names = {"one network": f"one network, {figures['seeds']} seeds", "joined": f"{figures['seeds']} trainings joined"}
+    rows = []
+    for name, row in figures["rankers"].items():
+        cells = [names[name], number(row["auc"])]
+        for part in ("all", "unseen_items"):
+            values = row[part]["gauc"]
+            if len(values) > 1:
+                cells.append(f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}")
+            else:
+                cells.append(estimate(values[0], *row[part]["intervals"][0]))
+        rows.append(cells)
+    rows += [[name, "", estimate(row["gauc"], *row["interval"]), ""] for name, row in figures["limits"].items()]
+    return table(("", "AUC", "GAUC", "GAUC, items unseen in training"), rows)
 
 
 def pictures_hm(figures: Figures) -> str:

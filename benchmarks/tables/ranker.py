@@ -39,6 +39,7 @@ def kuairand(figures: Figures) -> str:
         "fuxictr": "FuxiCTR's DIN",
         "ours": "ours, one network",
         "ours_members": f"ours, {figures['members']} members",
+        "ours_joined": f"ours, {figures['members']} trainings joined",
         "fuxictr_averaged": f"FuxiCTR's DIN, {as_one}",
         "ours_averaged": f"ours, one network, {as_one}",
     }
@@ -88,12 +89,20 @@ def kuairand_tasks(figures: Figures) -> str:
     tasks = table(head, rows)
     rows = []
     for window, found in figures["windows"].items():
-        machine, ours = found["protocol"]["fm"], found["protocol"]["ours"]
-        for metric, title in (("gauc", "GAUC by long views"), ("ndcg_5", "nDCG@5")):
+        machine, ours = found["protocol"]["systems"]["fm"], found["protocol"]["systems"]["ours"]
+        best = f"best possible {found['protocol']['users_with_a_long_view']:.4f}"
+        for metric, title in (("gauc", "GAUC by long views"), ("ndcg_5", f"nDCG@5 ({best})")):
             values = [f"{side[metric]['value']:.4f}" for side in (machine, ours)]
             rows.append([f"{window}: {title}", *values, _four_places(ours[metric])])
-        best = f"best possible {found['users_with_a_long_view']:.4f}"
-        rows[-1][0] += f" ({best})"
+        of_all = found["protocol"]["auc"]
+        gap = of_all["ours"]["differences"]["auc"]
+        rows.append(
+            [
+                f"{window}: AUC of all impressions",
+                *(f"{of_all[side]['auc']:.4f}" for side in ("fm", "ours")),
+                _four_places(gap),
+            ]
+        )
     return f"{tasks}\n\n{table(('long views', 'factorisation machine', 'ours', 'difference'), rows)}"
 
 

@@ -19,7 +19,14 @@ from benchmarks.tables.encoder import (
     encoder_speed,
 )
 from benchmarks.tables.experiments import experiment_coverage, off_policy
-from benchmarks.tables.pictures import paper_table_10, pictures_hm, pictures_ideas, pictures_published, pictures_sample
+from benchmarks.tables.pictures import (
+    paper_table_10,
+    pictures_hm,
+    pictures_ideas,
+    pictures_published,
+    pictures_sample,
+    pictures_sample_tuned,
+)
 from benchmarks.tables.ranker import kuairand, kuairand_tasks, position_bias, ranker_speed
 from benchmarks.tables.retrieval import (
     retrieval_amazon,
@@ -55,6 +62,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
         kuairand_tasks,
         position_bias,
         pictures_sample,
+        pictures_sample_tuned,
         pictures_hm,
         pictures_published,
         pictures_ideas,

@@ -5,8 +5,8 @@ Runs in the environment of `make bench-env`.
     python -m benchmarks.ranker.peers.kuairand_fm --rows rows.npz --scores scores.npz --learning-rate 0.001
 
 `w0 + sum_i w_i + sum_{i<j} <v_i, v_j>` over all IDs of the user, the candidate and the feed, and over the numbers in 16
-quantiles each; no history. It learns long views by log loss with Adam, stops early on the validation rows by the AUC,
-and the best epoch scores validation and test rows.
+quantiles each; no history. It learns clicks, here long views, by log loss with Adam, stops early on the validation rows
+by the AUC, and the best epoch scores validation and test rows.
 
 Reference: Rendle, Factorization Machines (ICDM 2010).
 """
@@ -73,7 +73,7 @@ def main() -> None:
     torch.set_num_threads(1)
     table = dict(np.load(args.rows))
     features, size = active_features(table)
-    active, labels = torch.from_numpy(features.astype(np.int64)), torch.from_numpy(table["converted"])
+    active, labels = torch.from_numpy(features.astype(np.int64)), torch.from_numpy(table["clicked"])
     fit, validation = (np.flatnonzero(table["part"] == part) for part in (FIT, VALIDATION))
     later = np.flatnonzero(table["part"] != FIT)
     model = FactorizationMachine(size, args.dim)
@@ -92,7 +92,7 @@ def main() -> None:
         with torch.no_grad():
             scores = np.zeros(len(active), np.float32)
             scores[later] = torch.sigmoid(model(active[torch.from_numpy(later)])).numpy()
-        auc = roc_auc_score(table["converted"][validation], scores[validation])
+        auc = roc_auc_score(table["clicked"][validation], scores[validation])
         print(f"epoch {epoch + 1}: validation AUC {auc:.4f}", flush=True)
         if auc > best_auc:
             best, best_auc, best_epoch = scores, auc, epoch

@@ -16,6 +16,8 @@ def test_the_command_writes_logs_and_says_what_is_in_them(tmp_path, capsys):
     assert "before their first impression: 1\n" in printed
     assert "5 pages with 9 candidates, 4 of them clicked, 4 earlier clicks" in closing
     assert "inferred pages" in closing
+    clicked = ["--clicked", "long_view", "--source", str(source), "--output", str(tmp_path / "long_views")]
+    assert "9 candidates, 3 of them clicked" in main(clicked)
     with pytest.raises(CommandError, match="exists; pass --overwrite"):
         main([*arguments, str(source)])
     with pytest.raises(

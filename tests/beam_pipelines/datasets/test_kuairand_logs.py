@@ -110,6 +110,22 @@ def test_outcomes_are_clicks_conversions_and_dwell_time(logs):
     }
 
 
+def test_long_views_may_be_the_clicks(source):
+    logs = source.parent / "long_views"
+    summary = write_kuairand_logs(source, logs, clicked="long_view")
+    rows = read(logs, "impressions")
+    assert {(row["user_id"], row["item_id"], row["timestamp"], row["clicked"]) for row in rows} == {
+        (user, video, START + int(hours * HOUR), long) for user, video, hours, _, _, long, _ in SHOWN
+    }
+    assert all("converted" not in row for row in rows)
+    assert summary.clicks == 3
+    assert not any("conversions" in what for what in summary.counters)
+    notice = json.loads((logs / "logs.json").read_text())["notice"]
+    assert notice == f"{NOTICE_OF_HISTORY}; a click is a long view"
+    with pytest.raises(InputError, match=r"^`clicked` must be is_click or long_view\. Received: like$"):
+        write_kuairand_logs(source, source.parent / "likes", clicked="like")
+
+
 def test_history_is_spread_before_the_first_impression(logs):
     events = read(logs, "events")
     assert {row["event"] for row in events} == {"click"}
