@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,11 @@ def run_module(module: str, *arguments: object, log: Path) -> None:
         done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise InputError(f"{module} failed; {log} ends with: {log.read_text().strip().splitlines()[-1]}")
+
+
+def set_options(overrides: Iterable[str]) -> list[str]:
+    """`KEY=VALUE` of a configuration as words of a command line."""
+    return [word for override in overrides for word in ("--set", override)]
 
 
 def peak_memory_mb() -> float:

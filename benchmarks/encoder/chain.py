@@ -26,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.text_file import read_json, write_json
-from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
+from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module, set_options
 
 USERS, PAGES = 300, 3000
 BATCH_SIZE = 64  # of the presets
@@ -78,7 +78,7 @@ def run_chain(name: str, dataset: Path, directory: Path) -> dict[str, Any]:
     data = ("--data", dataset)
     values = overrides if method == "none" else (*overrides, "epochs=1", f"batch_size={BATCH_SIZE}")
     start = time.monotonic()
-    options = [word for value in values for word in ("--set", value)]
+    options = set_options(values)
     trained = command("models.pretrain", "encoder", *data, "--method", method, *options)
     seconds = time.monotonic() - start
     command("models.embed", "embeddings", *data, "--encoder", directory / "encoder")

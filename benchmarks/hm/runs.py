@@ -20,7 +20,7 @@ import numpy as np
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.outputs import whole_file
-from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
+from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module, set_options
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import Embeddings
@@ -157,7 +157,7 @@ def _train(dataset: Dataset, config: str, overrides: Sequence[str], directory: P
     if not report.exists():
         directory.mkdir(parents=True, exist_ok=True)
         encoder, embeddings = directory / "encoder", directory / "embeddings"
-        options = [word for override in overrides for word in ("--set", override)]
+        options = set_options(overrides)
         log = directory / "pretrain.log"
         print(f"training {title} (see {log})", flush=True)
         start = time.monotonic()

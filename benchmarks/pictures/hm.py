@@ -41,7 +41,7 @@ from threadpoolctl import threadpool_limits
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Window
-from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
+from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module, set_options
 from benchmarks.encoder.quality import attribute_codes, attribute_shares
 from benchmarks.hm.runs import TEST, open_dataset, train_runs
 from benchmarks.hm.similarity_pages import Estimate, SimilarityPages, user_bootstrap
@@ -310,7 +310,7 @@ def train_ranker(dataset: Dataset, work_dir: Path, feature: str, seed: int, inpu
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         print(f"training {path.name}\n", end="", flush=True)  # in one piece: others print beside it
-        options = [word for override in overrides for word in ("--set", override)]
+        options = set_options(overrides)
         run_module(
             "models.train_ctr",
             *("--data", dataset.path, "--output", path, "--image-feature", feature, "--seed", str(seed)),

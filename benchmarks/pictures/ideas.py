@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from beam_pipelines.format.errors import InputError
-from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
+from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module, set_options
 from benchmarks.hm.runs import TEST
 from benchmarks.pictures.hm import (
     ATTRIBUTES,
@@ -93,7 +93,7 @@ def train(
             *("--data", dataset.path, "--output", path, "--image-feature", arm.features, "--seed", str(seed)),
             *("--embeddings", inputs / "embeddings"),
             *("--clusters", inputs / ("semantic_ids" if "semantic_id" in arm.features else "clusters")),
-            *(word for override in (*settings, *overrides) for word in ("--set", override)),
+            *set_options((*settings, *overrides)),
             log=path.with_name(f"{path.name}.log"),
         )
     return path

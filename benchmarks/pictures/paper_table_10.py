@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from beam_pipelines.format.errors import InputError
-from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module
+from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module, set_options
 from benchmarks.encoder.chain import build_dataset
 from benchmarks.hm.runs import TEST
 from benchmarks.pictures import ideas
@@ -98,13 +98,13 @@ def train(shop: Shop, name: str, arm: str, seed: int, overrides: Sequence[str]) 
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         feature, clusters = PAPER[arm]
-        settings = ("--config", "paper_ctr", *(word for each in SETTINGS for word in ("--set", each)))
+        settings = ("--config", "paper_ctr", *set_options(SETTINGS))
         run_module(
             "models.train_ctr",
             *("--data", shop.draws[0].path, "--output", path, "--image-feature", feature, "--seed", str(seed)),
             *("--embeddings", shop.inputs / "embeddings", "--clusters", shop.inputs / clusters),
             *(settings if name == "paper" else ()),
-            *(word for override in overrides for word in ("--set", override)),
+            *set_options(overrides),
             log=path.with_name(f"{path.name}.log"),
         )
     return path

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.base import benchmark_parser, run_benchmark
+from benchmarks.base import benchmark_parser, run_benchmark, set_options
 from models.evaluation.report import PARTS
 
 FEATURES = ("none", "vector", "simscore", "cluster_id")
@@ -47,7 +47,7 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Trains, evaluates and prints the table."""
     seeds = range(1 if args.quick else args.seeds)
-    options = [word for override in args.set for word in ("--set", override)]
+    options = set_options(args.set)
 
     with tempfile.TemporaryDirectory() as directory:
         runs = []

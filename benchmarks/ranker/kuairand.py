@@ -47,7 +47,7 @@ from tqdm import tqdm
 from beam_pipelines.datasets.kuairand_logs import Clicked
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.manifest import Window
-from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark, run_module
+from benchmarks.base import ROOT, WORK, benchmark_parser, peer_command, run_benchmark, run_module, set_options
 from benchmarks.tables.ranker import kuairand
 from models.config import load_config
 from models.data.dataset import Dataset
@@ -221,10 +221,9 @@ class Ours:
         overrides = [*self._options, f"learning_rate={point.learning_rate}", f"ranker.mlp_dropout={point.dropout}"]
         overrides += [f"weight_decay={point.weight_decay}"]
         if not path.exists():
-            words = [word for override in overrides for word in ("--set", override)]
             arguments = ("--data", self.dataset.path, "--output", path, "--config", PRESET, "--image-feature", "none")
             log = path.with_name(f"{path.name}.log")
-            run_module("models.train_ctr", *arguments, "--seed", str(seed), *words, log=log)
+            run_module("models.train_ctr", *arguments, "--seed", str(seed), *set_options(overrides), log=log)
         return path
 
     def joined(self, point: Point, seeds: Sequence[int]) -> Path:
@@ -355,7 +354,7 @@ def compare(pages: ScoredPages, predictions: dict[str, list[np.ndarray]]) -> dic
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = benchmark_parser(__doc__, quick="one point of the grid, one seed, two epochs")
+    parser = benchmark_parser(__doc__, quick="one point of the grid, one seed but for what is joined, two epochs")
     add = parser.add_argument
     add("--members", type=int, default=4, help="networks of the rankers of ours that have several")
     add("--source", type=Path, default=Path("../shared/data/kuairand_impressions"), help="KuaiRand's files")

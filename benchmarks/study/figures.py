@@ -18,13 +18,14 @@ DOCS = ROOT / "docs"
 
 
 def curve(results: Results, prefix: str, values: Mapping[str, float], axis: plt.Axes, label: str) -> bool:
-    """SimScore over one setting; whether there was any value."""
+    """SimScore over one setting; whether there were values to compare."""
     points = []
     for name, value in values.items():
         found = results.similarity(Encoder("courier", "random", VARIANTS[f"{prefix}_{name}"], f"{prefix}_{name}"))
         if found is not None:
             points.append((value, results.difference(found, results.pages["similarity_user"])))
-    if not points:
+    if len(points) < 2:
+        axis.set_visible(False)
         return False
     x = [value for value, _ in points]
     y = np.array([[each.mean, each.mean - each.low, each.high - each.mean] for _, each in points])

@@ -23,7 +23,7 @@ def pictures_sample(figures: Figures) -> str:
 
 
 def pictures_sample_tuned(figures: Figures) -> str:
-    """GAUC of rankers on the sample, and of what bounds them."""
+    """GAUC of rankers on the sample, and of the taste that they learn."""
     names = {"one network": f"one network, {figures['seeds']} seeds", "joined": f"{figures['seeds']} trainings joined"}
     rows = []
     for name, row in figures["rankers"].items():
