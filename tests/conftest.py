@@ -17,7 +17,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands have it: TensorFlow reads it when it starts
 # Workers of a test run share the cores: a second thread for each small operation costs more than it saves.
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+for library in ("TF_NUM_INTRAOP", "OMP_NUM", "OPENBLAS_NUM"):
+    os.environ.setdefault(f"{library}_THREADS", "1")
 
 import hypothesis
 import pytest
@@ -43,6 +44,10 @@ def pytest_configure(config):
     # Two logical devices, so that every test can compare one replica with two. Must happen before TensorFlow starts.
     devices = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+
+    from tests.remembering_beam import remember_lookups
+
+    remember_lookups()
 
 
 def pytest_make_parametrize_id(val):

@@ -13,8 +13,10 @@ def map_ahead(elements: tf.data.Dataset, function: Callable[..., Any]) -> tf.dat
 
     Args:
         elements: what to map.
-        function: as for `tf.data.Dataset.map`.
+        function: as for `tf.data.Dataset.map`, of TensorFlow's operations alone: AutoGraph, which would rewrite an `if`
+            over tensors, takes longer for most functions than tracing them, and is off.
     """
+    function = tf.autograph.experimental.do_not_convert(function)
     return without_autotuner(elements.map(function, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
 
 

@@ -49,14 +49,15 @@ def count_outcomes(pages: Pages) -> Outcomes:
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = tf.io.parse_example(serialized, spec)
         flat = {name: parsed[name].flat_values for name in labels}
-        return {**flat, "page": parsed["clicked"].value_rowids(), "user": parsed["user"]}
+        return {**flat, "candidates": parsed["clicked"].row_lengths(), "user": parsed["user"]}
 
     users = pages.dataset.manifest.users.file.records
     by_user = np.zeros((2, users), np.int64)  # unclicked, clicked
     conversions = visits = mixed_pages = 0
     longest_visit = 0.0
     for batch in map_ahead(pages.records().batch(_PARSE_TOGETHER), parse).as_numpy_iterator():
-        clicked, page, user = batch["clicked"] == 1, batch["page"], batch["user"]
+        clicked, user = batch["clicked"] == 1, batch["user"]
+        page = np.repeat(np.arange(len(user)), batch["candidates"])
         by_page = [np.bincount(page[chosen], minlength=len(user)) for chosen in (~clicked, clicked)]
         by_user += [np.bincount(user, counts, users).astype(np.int64) for counts in by_page]
         mixed_pages += int(((by_page[0] > 0) & (by_page[1] > 0)).sum())

@@ -67,16 +67,18 @@ def parse_pages(
     }
     parsed = tf.io.parse_example(serialized, spec)
     batch = {}
+    shapes: dict[str, Any] = {}
     for name, _, group, _ in FEATURES:
+        values = parsed[name]
         if group == "context":
-            batch[name] = parsed[name]
+            batch[name] = values
             continue
-        padding = 0.0 if parsed[name].dtype == tf.float32 else PADDING
-        length = getattr(lengths, group)
-        if group in to_longest:
-            batch[name] = parsed[name][:, :length].to_tensor(padding)
-        else:
-            batch[name] = parsed[name].to_tensor(padding, shape=(None, length))
+        if group not in shapes:  # all features of a group are equally long
+            shapes[group] = (None, getattr(lengths, group))
+            if group in to_longest:
+                longest = tf.minimum(values.bounding_shape(axis=1), shapes[group][1])
+                shapes[group] = tf.stack([tf.constant(-1, tf.int64), longest])
+        batch[name] = values.to_tensor(0.0 if values.dtype == tf.float32 else PADDING, shape=shapes[group])
     return batch
 
 

@@ -51,8 +51,8 @@ def count_training(pages: Pages) -> tuple[TrainingCounts, np.ndarray]:
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = tf.io.parse_example(serialized, spec)
         flat = {name: parsed[name].flat_values for name in (*_ROWS, *STATISTICS)}
-        pages = {f"page_of_{name}": tf.cast(parsed[name].value_rowids(), tf.int64) for name in _ROWS}
-        return flat | pages | {name: parsed[name] for name in ("user", "timestamp")}
+        lengths = {f"length_of_{name}": parsed[name].row_lengths() for name in _ROWS}
+        return flat | lengths | {name: parsed[name] for name in ("user", "timestamp")}
 
     items, users = dataset.manifest.items.file.records, dataset.manifest.users.file.records
     counts = TrainingCounts(np.zeros(items, np.int64), np.zeros(users, np.int64), {})
@@ -65,11 +65,12 @@ def count_training(pages: Pages) -> tuple[TrainingCounts, np.ndarray]:
         for page in batches.as_numpy_iterator():
             counted = (page["timestamp"] >= window.first) & (page["timestamp"] <= window.last)
             counts.users[:] += np.bincount(page["user"][counted], minlength=users)
+            inside = {name: np.repeat(counted, page[f"length_of_{name}"]) for name in _ROWS}
             for name in _ROWS:
                 everywhere += np.bincount(page[name], minlength=items)
-                counts.items[:] += np.bincount(page[name][counted[page[f"page_of_{name}"]]], minlength=items)
+                counts.items[:] += np.bincount(page[name][inside[name]], minlength=items)
             if number_count < _NUMBERS_KEPT:
-                candidates = counted[page["page_of_item"]]
+                candidates = inside["item"]
                 number_count += int(candidates.sum())
                 for name in STATISTICS:
                     kept[name].append(_known(page[name][candidates]))
