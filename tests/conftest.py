@@ -17,8 +17,9 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands have it: TensorFlow reads it when it starts
 # Workers of a test run share the cores: a second thread for each small operation costs more than it saves.
-for library in ("TF_NUM_INTRAOP", "OMP_NUM", "OPENBLAS_NUM"):
-    os.environ.setdefault(f"{library}_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
