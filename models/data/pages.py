@@ -57,7 +57,11 @@ def parse_pages(
 
     Returns:
         Feature name to tensor: context features `(batch,)`, the others `(batch, length)` with `length` taken from
-        `lengths` by the feature's group; int64 features are padded with -1, floats with 0.
+        `lengths` by the feature's group; int64 features are padded with -1, floats with 0. What a record does not tell
+        of its candidates is padding.
+
+    Raises:
+        tf.errors.InvalidArgumentError: no page records, or a history with another number of items than of times.
     """
     spec = {
         f.name: tf.io.FixedLenFeature([], _TYPES[f.kind])
@@ -66,6 +70,10 @@ def parse_pages(
         for f in FEATURES
     }
     parsed = tf.io.parse_example(serialized, spec)
+    for history in HISTORIES:
+        items, times = parsed[f"{history}_item"], parsed[f"{history}_time"]
+        same = tf.reduce_all(items.row_splits == times.row_splits)
+        tf.debugging.Assert(same, [f"a page must have as many {history}_time as {history}_item"])
     batch = {}
     shapes: dict[str, Any] = {}
     for name, _, group, _ in FEATURES:
@@ -73,7 +81,7 @@ def parse_pages(
         if group == "context":
             batch[name] = values
             continue
-        if group not in shapes:  # all features of a group are equally long
+        if group not in shapes:
             shapes[group] = (None, getattr(lengths, group))
             if group in to_longest:
                 longest = tf.minimum(values.bounding_shape(axis=1), shapes[group][1])

@@ -174,6 +174,13 @@ def test_page_records_need_no_labels_and_ignore_them(servable, toy_run):
         np.testing.assert_array_equal(answers["ctr"], expected["ctr"])
 
 
+def test_page_records_need_a_time_for_each_step(servable):
+    example = tf.train.Example.FromString(encode_page(toy_pages()[1]))
+    example.features.feature["click_time"].int64_list.value.append(1)
+    with pytest.raises(ServingError, match="as many click_time as click_item"):
+        servable.predict("tf_example", {"examples": np.array([example.SerializeToString()], object)})
+
+
 def test_every_id_finds_its_row(servable, ranker, rows):
     for user in USER_IDS:
         row = {**with_items(rows[1], *ITEM_IDS), "user_id": user}  # more candidates than the training ever saw
