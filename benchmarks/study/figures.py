@@ -123,7 +123,7 @@ def _category_figure(results: Results) -> list[str]:
     axis.set_xticks(range(len(order)), order, rotation=40, ha="right")
     axis.set_ylabel("gain of clicked items")
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(found), frameon=False)
     return [_save(figure, "categories")]
 
 
