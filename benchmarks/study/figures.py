@@ -97,7 +97,7 @@ def _world_figure(results: Results) -> list[str]:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     if drawn:
-        axes[0].legend(fontsize=7)
+        axes[0].legend(fontsize=7, loc="center right")
         return [_save(figure, "pages")]
     plt.close(figure)
     return []
