@@ -97,7 +97,7 @@ def _world_figure(results: Results) -> list[str]:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     if drawn:
-        axes[0].legend(fontsize=7, loc="center right")
+        axes[0].legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
         return [_save(figure, "pages")]
     plt.close(figure)
     return []
