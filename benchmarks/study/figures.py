@@ -12,18 +12,16 @@ import numpy as np
 from beam_pipelines.format.outputs import whole_file
 from benchmarks.base import ROOT
 from benchmarks.study.plan import AS_PUBLISHED, CATEGORIES, UNTRAINED, VARIANTS, WORLD, Encoder, variants
-from benchmarks.study.results import Results, category_gains, growth, row_name
+from benchmarks.study.results import Results, category_gains, compared, growth, row_name
 
 DOCS = ROOT / "docs"
 
 
 def curve(results: Results, prefix: str, values: Mapping[str, float], axis: plt.Axes, label: str) -> bool:
-    """SimScore over one setting; whether there were values to compare."""
-    points = []
-    for name, value in values.items():
-        found = results.similarity(Encoder("courier", "random", VARIANTS[f"{prefix}_{name}"], f"{prefix}_{name}"))
-        if found is not None:
-            points.append((value, results.difference(found, results.pages["similarity_user"])))
+    """SimScore over one setting less that of COURIER as it is; whether there were values to compare."""
+    encoders = [Encoder("courier", "random", VARIANTS[f"{prefix}_{name}"], f"{prefix}_{name}") for name in values]
+    differences = compared(results, encoders, Encoder("courier", "random"))
+    points = [(value, each) for value, each in zip(values.values(), differences, strict=True) if each is not None]
     if len(points) < 2:
         axis.set_visible(False)
         return False
@@ -34,7 +32,8 @@ def curve(results: Results, prefix: str, values: Mapping[str, float], axis: plt.
     axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.minorticks_off()
     axis.set_xlabel(label)
-    axis.set_ylabel("SimScore GAUC")
+    axis.axhline(0, color="grey", linewidth=0.8)
+    axis.set_ylabel("SimScore GAUC, difference")
     axis.grid(alpha=0.3)
     return True
 
@@ -98,7 +97,7 @@ def _world_figure(results: Results) -> list[str]:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     if drawn:
-        axes[0].legend(fontsize=7)
+        axes[0].legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
         return [_save(figure, "pages")]
     plt.close(figure)
     return []
@@ -123,13 +122,13 @@ def _category_figure(results: Results) -> list[str]:
     axis.set_xticks(range(len(order)), order, rotation=40, ha="right")
     axis.set_ylabel("gain of clicked items")
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(found), frameon=False)
     return [_save(figure, "categories")]
 
 
 FIGURES = {
     "methods": "SimScore of each way to pre-train",
-    "settings": "SimScore by temperature and by pages per step",
+    "settings": "SimScore by temperature and by pages per step, less that of COURIER as it is",
     "pages": "what learning from clicks gives by the number of pages",
     "categories": "gain of the ranker by category",
 }

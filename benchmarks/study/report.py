@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -255,13 +256,22 @@ def other_table(results: Results, data: str) -> str:
     )
 
 
+def measured(results: Results) -> list[Mapping[str, Any]]:
+    """What the files of the plan's measured cells hold."""
+    paths = (results.folder / f"{cell.path}.json" for cell in cells(SEEDS))
+    return [read_json(path) for path in paths if path.exists()]
+
+
 def progress(results: Results) -> str:
     """How much of the plan is measured, and what it took."""
-    every = cells(SEEDS)
-    done = [read_json(path) for cell in every if (path := results.folder / f"{cell.path}.json").exists()]
+    done = measured(results)
     hours = sum(result["seconds"] for result in done) / 3600
-    commits = ", ".join(sorted({result["commit"] for result in done}))
-    return f"{len(done)} of {len(every)} cells are measured; they took {hours:.1f} hours (at {commits})."
+    return f"{len(done)} of {len(cells(SEEDS))} cells are measured; they took {hours:.1f} hours."
+
+
+def commits(results: Results) -> str:
+    """The commits that the cells were measured at."""
+    return ", ".join(sorted({result["commit"] for result in measured(results)}))
 
 
 def tables(results: Results) -> dict[str, str]:
@@ -270,6 +280,7 @@ def tables(results: Results) -> dict[str, str]:
     drawn = figures(results, encoders)
     return {
         "progress": progress(results),
+        "commits": commits(results),
         "similarity": similarity_table(results, encoders),
         "rankers": ranker_table(results, encoders, "all"),
         "rankers, unseen": ranker_table(results, encoders, "unseen"),
