@@ -57,11 +57,10 @@ def parse_pages(
 
     Returns:
         Feature name to tensor: context features `(batch,)`, the others `(batch, length)` with `length` taken from
-        `lengths` by the feature's group; int64 features are padded with -1, floats with 0. What a record does not tell
-        of its candidates is padding.
+        `lengths` by the feature's group; int64 features are padded with -1, floats with 0.
 
     Raises:
-        tf.errors.InvalidArgumentError: no page records, or a history with another number of items than of times.
+        tf.errors.InvalidArgumentError: no page records, or features of one of `to_longest` that differ in length.
     """
     spec = {
         f.name: tf.io.FixedLenFeature([], _TYPES[f.kind])
@@ -70,23 +69,21 @@ def parse_pages(
         for f in FEATURES
     }
     parsed = tf.io.parse_example(serialized, spec)
-    for history in HISTORIES:
-        items, times = parsed[f"{history}_item"], parsed[f"{history}_time"]
-        same = tf.reduce_all(items.row_splits == times.row_splits)
-        tf.debugging.Assert(same, [f"a page must have as many {history}_time as {history}_item"])
+    shapes: dict[str, Any] = {group: (None, getattr(lengths, group)) for group in GROUPS}
+    for group in to_longest:
+        members = {f.name: parsed[f.name] for f in FEATURES if f.group == group}
+        first = next(iter(members.values()))
+        same = tf.reduce_all(tf.stack([values.row_splits for values in members.values()]) == first.row_splits)
+        tf.debugging.Assert(same, [f"a page must have as many of each of {', '.join(members)}"])
+        longest = tf.minimum(first.bounding_shape(axis=1), getattr(lengths, group))
+        shapes[group] = tf.stack([tf.constant(-1, tf.int64), longest])
     batch = {}
-    shapes: dict[str, Any] = {}
     for name, _, group, _ in FEATURES:
         values = parsed[name]
         if group == "context":
             batch[name] = values
-            continue
-        if group not in shapes:
-            shapes[group] = (None, getattr(lengths, group))
-            if group in to_longest:
-                longest = tf.minimum(values.bounding_shape(axis=1), shapes[group][1])
-                shapes[group] = tf.stack([tf.constant(-1, tf.int64), longest])
-        batch[name] = values.to_tensor(0.0 if values.dtype == tf.float32 else PADDING, shape=shapes[group])
+        else:
+            batch[name] = values.to_tensor(0.0 if values.dtype == tf.float32 else PADDING, shape=shapes[group])
     return batch
 
 

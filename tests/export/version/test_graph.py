@@ -177,7 +177,7 @@ def test_page_records_need_no_labels_and_ignore_them(servable, toy_run):
 def test_page_records_need_a_time_for_each_step(servable):
     example = tf.train.Example.FromString(encode_page(toy_pages()[1]))
     example.features.feature["click_time"].int64_list.value.append(1)
-    with pytest.raises(ServingError, match="as many click_time as click_item"):
+    with pytest.raises(ServingError, match="as many of each of click_item, click_time"):
         servable.predict("tf_example", {"examples": np.array([example.SerializeToString()], object)})
 
 

@@ -77,25 +77,20 @@ def test_groups_may_be_as_long_as_the_longest_of_the_batch():
     assert parse_pages(tf.constant(pages), LENGTHS, to_longest=GROUPS)["item"].shape == (3, 2)
 
 
-@pytest.mark.parametrize("history", HISTORIES)
-def test_steps_without_a_time_are_refused(history):
+@pytest.mark.parametrize("feature", ["click_time", "pay_item", "cart_time", "clicked", "ctr_7d"])
+def test_features_of_a_group_are_equally_long(feature):
     page = tf.train.Example.FromString(encode_page(example()))
-    del page.features.feature[f"{history}_time"].int64_list.value[-1]
+    values = page.features.feature[feature]
+    del getattr(values, values.WhichOneof("kind")).value[-1]
     serialized = tf.constant([encode_page(example()), page.SerializeToString()])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"as many {history}_time as {history}_item"):
-        parse_pages(serialized, LENGTHS, to_longest=GROUPS)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"as many {history}_time as {history}_item"):
-        next(iter(tf.data.Dataset.from_tensors(serialized).map(lambda records: parse_pages(records, LENGTHS))))
 
+    def parse(records):
+        return parse_pages(records, LENGTHS, to_longest=GROUPS)
 
-def test_what_a_record_does_not_tell_of_its_candidates_is_padding():
-    page = tf.train.Example.FromString(encode_page(example()))
-    for name in ("clicked", "dwell", "ctr_7d"):
-        del page.features.feature[name]
-    parsed = parse_pages(tf.constant([page.SerializeToString()]), LENGTHS, to_longest=GROUPS)
-    assert parsed["item"].shape == (1, 2)
-    np.testing.assert_array_equal(parsed["clicked"], [[-1, -1]])
-    np.testing.assert_array_equal(parsed["dwell"], [[0, 0]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"as many of each of .*{feature}"):
+        parse(serialized)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"as many of each of .*{feature}"):
+        next(iter(tf.data.Dataset.from_tensors(serialized).map(parse)))
 
 
 def test_a_window_keeps_its_pages_bounds_included(dataset):
