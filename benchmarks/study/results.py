@@ -162,6 +162,26 @@ def category_gains(results: Results, encoder: Encoder, feature: str) -> dict[str
     return {str(name): results.difference((found - none)[category == name], user[category == name]) for name in common}
 
 
+def compared_on(results: Results, data: str, encoders: Sequence[Encoder]) -> list[Difference | None]:
+    """SimScore of encoders on other data than H&M less that of COURIER from the same start."""
+    differences = []
+    for encoder in encoders:
+        base = Encoder("courier", encoder.start)
+        found, reference = (_similarity_on(results, data, each.name) for each in (encoder, base))
+        known = len(found) and len(reference) and encoder != base
+        user = results.read(f"{data}/encoders/{base.name}")[0]["user"] if known else ()
+        difference = results.difference(found.mean(axis=0) - reference.mean(axis=0), user) if known else None
+        differences.append(difference)
+    return differences
+
+
+def _similarity_on(results: Results, data: str, name: str) -> np.ndarray:
+    """AUC of SimScore by seed and test page, of the form that the first seed's validation pages choose."""
+    seeds = results.read(f"{data}/encoders/{name}")
+    form = max(FORMS, key=seeds[0]["validation"].__getitem__) if seeds else ""
+    return np.array([seed["test"][form] for seed in seeds])
+
+
 class Growth(NamedTuple):
     """What is found with so many pages to learn on.
 
@@ -181,11 +201,10 @@ class Growth(NamedTuple):
 def growth(results: Results, data: str, encoder: Encoder, size: int = 0) -> Growth | None:
     """What was found on other data than H&M; `None` if nothing was."""
     name = f"{encoder.name}-{size}" if size else encoder.name
-    seeds, none = results.read(f"{data}/encoders/{name}"), results.read(f"{data}/rankers/none")
-    if not seeds:
+    seeds, none = _similarity_on(results, data, name), results.read(f"{data}/rankers/none")
+    if not len(seeds):
         return None
-    form = max(FORMS, key=seeds[0]["validation"].__getitem__)
-    gaucs = [float(np.mean(seed["test"][form])) for seed in seeds]
+    gaucs = seeds.mean(axis=1).tolist()
     deviation = statistics.stdev(gaucs) if len(gaucs) > 1 else None
     ranked = results.read(f"{data}/rankers/{name}-simscore")
     if not ranked or not none:

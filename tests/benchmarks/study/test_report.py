@@ -7,7 +7,7 @@ import pytest
 
 import benchmarks.study.report as report
 from benchmarks.study.plan import Encoder
-from benchmarks.study.results import Results, auc_gains, compared, gains
+from benchmarks.study.results import Results, auc_gains, compared, compared_on, gains
 
 PAGES, USERS = 60, 12
 
@@ -62,6 +62,31 @@ def test_a_variant_is_compared_with_the_seeds_that_it_has(results):
     write(results.folder, "hm/encoders/courier-random-hinge-0", test=worse)
     (hinge,) = compared(results, [Encoder("courier", "random", (), "hinge")], Encoder("courier"))
     assert hinge.mean == pytest.approx(-0.02)
+
+
+def test_on_other_data_ways_are_compared_with_courier_from_the_same_start(results):
+    """By the form that each way's validation pages choose; in the other one there is no difference."""
+    user, rng = (np.arange(PAGES) % USERS).tolist(), np.random.default_rng(0)
+    base = rng.uniform(0.4, 0.6, PAGES)
+    for name, gain, form in (
+        ("courier-random", 0.2, "raw"),
+        ("courier-published", 0.0, "raw"),
+        ("simclr-random", 0.1, "whitened"),
+        ("as_published-published", 0.3, "raw"),
+    ):
+        test = {each: (base + gain * (each == form)).tolist() for each in ("raw", "whitened")}
+        validation = {each: 0.6 if each == form else 0.5 for each in test}
+        write(results.folder, f"movielens/encoders/{name}-0", test=test, validation=validation, user=user)
+    encoders = [Encoder("courier"), Encoder("simclr"), Encoder("as_published", "published"), Encoder("swav")]
+    courier, simclr, as_published, swav = compared_on(results, "movielens", encoders)
+    assert courier is None
+    assert swav is None
+    np.testing.assert_allclose([simclr.mean, simclr.low, simclr.high], -0.1, atol=1e-9)
+    np.testing.assert_allclose([as_published.mean, as_published.low, as_published.high], 0.3, atol=1e-9)
+    table = report.other_table(results, "movielens")
+    assert "| SimCLR, random weights | 0.6" in table
+    assert re.search(r"\| -0\.1000 \[-0\.1000, -0\.1000\] \* \| not run \|", table)
+    assert re.search(r"\| COURIER, random weights \| 0\.\d+ \| \| not run \|", table)
 
 
 def test_the_page_has_what_is_measured_and_names_the_rest(results, tmp_path, monkeypatch):
