@@ -31,7 +31,7 @@ def test_a_result_is_a_file_and_the_last_line(monkeypatch, tmp_path, capsys):
     assert result["figures"] == {"auc": 0.1235, "seeds": 3, "by_part": {"all": [0.9877, None]}}
     assert result["command"] == f"python -m benchmarks.pictures.sample --quick --output {path}"
     assert result["shows"] == BENCHMARKS["pictures_sample"].shows
-    assert "cores" in result["machine"]
+    assert " core" in result["machine"]
 
 
 def test_a_quick_result_does_not_replace_a_full_one(monkeypatch, tmp_path):
