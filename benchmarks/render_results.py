@@ -54,7 +54,7 @@ def provenance(result: Mapping[str, Any]) -> str:
     ]
     text = "; ".join(parts) + "."
     if result.get("resumed"):
-        text += f" Resumed: an earlier run had done most of it, and its {seconds} seconds are of the rest."
+        text += f" Resumed: an earlier run had done a part of it, and its {seconds} seconds are of the rest."
     if result.get("copied"):
         text += " From the notes of that day: the commit is the one that recorded the figures."
     return text

@@ -199,63 +199,69 @@ TASKS = {"click": "click", "long_visit": "long visit", "ctcvr": "order", "click,
 def task_table(results: Results) -> str:
     """The article's Tables 2 to 4 on the sample: AUC of three tasks less that of the ranker without pictures."""
     none = results.read("sample/rankers/none")
-    rows = []
-    for encoder in (
+    encoders = [
         Encoder(AS_PUBLISHED, "published"),
         *(Encoder(name) for name in ("moco_v2", "swav", "m6_moe", "courier")),
-    ):
+    ]
+
+    def gain(encoder: Encoder, task: str) -> Difference | None:
         seeds = results.read(f"sample/rankers/{encoder.name}-simscore")
         if not seeds or not none:
-            rows.append([row_name(encoder), *[MISSING] * len(TASKS)])
-            continue
-        cells = []
-        for task in TASKS:
-            one, other = (np.mean([seed["tasks"][task]["placements"] for seed in of], axis=0) for of in (seeds, none))
-            cells.append(results.auc_difference(one, other, none[0]["tasks"][task]["candidates"]).text())
-        rows.append([row_name(encoder), *cells])
+            return None
+        one, other = (np.mean([seed["tasks"][task]["placements"] for seed in of], axis=0) for of in (seeds, none))
+        return results.auc_difference(one, other, none[0]["tasks"][task]["candidates"])
+
+    columns = [column([gain(encoder, task) for encoder in encoders]) for task in TASKS]
+    rows = [[row_name(encoder), *cells] for encoder, *cells in zip(encoders, *columns, strict=True)]
     if none:
         aucs = [statistics.mean(seed["tasks"][task]["auc"] for seed in none) for task in TASKS]
         rows.insert(0, ["no pictures, AUC", *(f"{auc:.4f}" for auc in aucs)])
     return measured_table(("", *TASKS.values()), rows)
 
 
-def growth_row(name: str, found: Growth | None) -> list[str]:
-    """A row of the tables of other data."""
+SIMILARITY_HEAD = "SimScore GAUC ± over seeds"
+RANKER_HEAD = ("ranker's GAUC, simscore", "less the ranker without pictures")
+
+
+def similarity_cell(found: Growth | None) -> str:
+    """SimScore on other data, with its deviation over seeds."""
     if found is None:
-        return [name, MISSING, MISSING, MISSING]
-    spread = "" if found.deviation is None else f" ± {found.deviation:.4f}"
-    ranker = MISSING if found.ranker is None else f"{found.ranker:.4f}"
-    return [name, f"{found.gauc:.4f}{spread}", ranker, MISSING if found.gain is None else found.gain.text()]
+        return MISSING
+    return f"{found.gauc:.4f}" if found.deviation is None else f"{found.gauc:.4f} ± {found.deviation:.4f}"
 
 
-GROWTH_HEAD = ("", "SimScore GAUC ± over seeds", "ranker's GAUC, simscore", "less the ranker without pictures")
+def ranker_cells(found: Sequence[Growth | None]) -> list[list[str]]:
+    """The ranker's two columns in the tables of other data."""
+    gaucs = [MISSING if each is None or each.ranker is None else f"{each.ranker:.4f}" for each in found]
+    gained = column([None if each is None else each.gain for each in found])
+    return [list(cells) for cells in zip(gaucs, gained, strict=True)]
 
 
 def world_table(results: Results) -> str:
     """SimScore and the ranker's GAUC by the number of pages in the simulated world."""
+    grown = list(growing(WORLD.sizes))
+    found = [growth(results, "world", encoder, size) for encoder, size in grown]
+    names = [f"{row_name(encoder)}, {size:,} pages" if size else row_name(encoder) for encoder, size in grown]
     rows = [
-        growth_row(
-            f"{row_name(encoder)}, {size:,} pages" if size else row_name(encoder),
-            growth(results, "world", encoder, size),
-        )
-        for encoder, size in growing(WORLD.sizes)
+        [name, similarity_cell(each), *ranker]
+        for name, each, ranker in zip(names, found, ranker_cells(found), strict=True)
     ]
     seeds = results.read(f"world/encoders/{UNTRAINED}-random")
     taste = f"\n\nThe true taste has a GAUC of {seeds[0]['gauc_of_taste']:.4f} on these pages." if seeds else ""
-    return measured_table(GROWTH_HEAD, rows) + taste
+    return measured_table(("", SIMILARITY_HEAD, *RANKER_HEAD), rows) + taste
 
 
 def part_table(results: Results) -> str:
     """COURIER on parts of H&M's pages less COURIER on all of them."""
-    rows = []
+    names, similar, ranked = [], [], []
     for encoder in fewer_pages():
         base = Encoder(encoder.method, encoder.start)
-        (less,) = compared(results, [encoder], base)
+        names.append(f"{row_name(base)}, 1/{PARTS_OF_PAGES[encoder.view]} of the pages")
+        similar += compared(results, [encoder], base)
         one, other = (results.ranker(f"{each.name}-simscore", "all") for each in (encoder, base))
         user = results.pages["ranker_user"]["all"]
-        ranked = None if one is None or other is None else results.difference(one - other, user)
-        texts = [MISSING if each is None else each.text() for each in (less, ranked)]
-        rows.append([f"{row_name(base)}, 1/{PARTS_OF_PAGES[encoder.view]} of the pages", *texts])
+        ranked.append(None if one is None or other is None else results.difference(one - other, user))
+    rows = [list(cells) for cells in zip(names, column(similar), column(ranked), strict=True)]
     return measured_table(("less COURIER on all pages", "SimScore GAUC", "ranker's GAUC, simscore"), rows)
 
 
@@ -264,13 +270,11 @@ def other_table(results: Results, data: str) -> str:
     encoders = list(methods())
     found = [growth(results, data, encoder) for encoder in encoders]
     less_courier = column(compared_on(results, data, encoders))
-    gained = column([None if each is None else each.gain for each in found])
-    rows = []
-    for n, encoder in enumerate(encoders):
-        name, gauc, ranker, _ = growth_row(row_name(encoder), found[n])
-        rows.append([name, gauc, "" if encoder.method == "courier" else less_courier[n], ranker, gained[n]])
-    name, gauc, ranker, gain = GROWTH_HEAD
-    return measured_table((name, gauc, "less COURIER from the same start", ranker, gain), rows)
+    rows = [
+        [row_name(encoder), similarity_cell(each), "" if encoder.method == "courier" else less, *ranker]
+        for encoder, each, less, ranker in zip(encoders, found, less_courier, ranker_cells(found), strict=True)
+    ]
+    return measured_table(("", SIMILARITY_HEAD, "less COURIER from the same start", *RANKER_HEAD), rows)
 
 
 def measured(results: Results) -> list[Mapping[str, Any]]:

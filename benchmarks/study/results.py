@@ -164,14 +164,15 @@ def category_gains(results: Results, encoder: Encoder, feature: str) -> dict[str
 
 def compared_on(results: Results, data: str, encoders: Sequence[Encoder]) -> list[Difference | None]:
     """SimScore of encoders on other data than H&M less that of COURIER from the same start."""
-    differences = []
+    differences: list[Difference | None] = []
     for encoder in encoders:
         base = Encoder("courier", encoder.start)
         found, reference = (_similarity_on(results, data, each.name) for each in (encoder, base))
-        known = len(found) and len(reference) and encoder != base
-        user = results.read(f"{data}/encoders/{base.name}")[0]["user"] if known else ()
-        difference = results.difference(found.mean(axis=0) - reference.mean(axis=0), user) if known else None
-        differences.append(difference)
+        if encoder == base or not len(found) or not len(reference):
+            differences.append(None)
+            continue
+        user = results.read(f"{data}/encoders/{base.name}")[0]["user"]
+        differences.append(results.difference(found.mean(axis=0) - reference.mean(axis=0), user))
     return differences
 
 
