@@ -19,8 +19,10 @@ demo: $(A)/report/metrics.json $(A)/serving.published ## logs to live endpoint o
 	@echo
 	@$(PY) -m export.endpoint_check --base-path $(A)/serving --model $(A)/rankers/cluster_id
 
+# A test that hangs ends its process, which says where it was: the slowest takes a minute.
 test: .venv/.installed ## run the tests
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 2 \
+		-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test-random: .venv/.installed ## property tests with many random examples; CI does not wait for it
 	HYPOTHESIS_PROFILE=random $(PY) -m pytest -m hypothesis --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -23,14 +23,23 @@ def append(path, arm, lines):
             log.append("pictures", arm, f"{arm} {n} ü\n", f"{arm}-{n}", START + n, None)
 
 
+def append_together(barrier, *arguments):
+    barrier.wait()
+    append(*arguments)
+
+
 def test_processes_append_whole_lines(tmp_path):
     path = tmp_path / "exposures.jsonl"
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=append, args=(path, arm, 300)) for arm in ("control", "pictures")]
+    context = multiprocessing.get_context("spawn")  # a process with TensorFlow's threads must not fork
+    barrier = context.Barrier(2, timeout=120)
+    writers = [
+        context.Process(target=append_together, args=(barrier, path, arm, 300)) for arm in ("control", "pictures")
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
+        assert writer.exitcode == 0
     found = read_exposures([path], EXPERIMENT)
     assert (found.lines, found.unfinished, len(found.page_ids)) == (600, 0, 600)
     assert sorted(found.user_ids.to_pylist()) == sorted(
