@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from models.layers.table_rows import add_up_rows, gather_rows, own_copy
+from models.layers.table_rows import add_up_rows, gather_rows
 from models.training.adam import Adam
 
 _POWER = 9
@@ -92,44 +92,30 @@ class LazyAdam(Adam):
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Keras' method, for decoupled decay; left to `update_step`, which knows the rows."""
 
-    def _backend_update_step(self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any) -> None:
-        """Keras' method; finds once what all variables need."""
-        step = tf.cast(self.iterations + 1, tf.float32)
-        learning_rate = tf.cast(learning_rate, tf.float32)
-        rate = learning_rate * tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
-        rates = _Rates(rate, self.weight_decay * learning_rate if self.weight_decay else None, _power(self.iterations))
-        super()._backend_update_step(grads, trainable_variables, rates)
+    def _rates(self, learning_rate: Any) -> "_Rates":
+        """What a step needs for all variables."""
+        decay = self.weight_decay * tf.cast(learning_rate, tf.float32) if self.weight_decay else None
+        return _Rates(super()._rates(learning_rate), decay, _power(self.iterations))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: "_Rates") -> None:
         """Keras' method: changes a variable, or the rows of it that have a gradient."""
         rates = _Rates(*(None if rate is None else tf.cast(rate, variable.dtype) for rate in learning_rate))
         index = self._get_variable_index(variable)
-        slots = _Slots(self._momentums[index], self._velocities[index], self._lags[index] if self.average else None)
-        update = self._update_rows if isinstance(gradient, tf.IndexedSlices) else self._update_dense
-        update(gradient, variable, slots, rates)
+        lag = self._lags[index] if self.average else None
+        if isinstance(gradient, tf.IndexedSlices):
+            self._update_rows(gradient, variable, _Slots(self._momentums[index], self._velocities[index], lag), rates)
+        else:
+            self._update_dense(gradient, variable, lag, rates)
 
-    def _update_dense(self, gradient: tf.Tensor, variable: tf.Variable, slots: "_Slots", rates: "_Rates") -> None:
+    def _update_dense(
+        self, gradient: tf.Tensor, variable: tf.Variable, lag: keras.Variable | None, rates: "_Rates"
+    ) -> None:
         before = tf.identity(variable)
-        if self.coupled_weight_decay:
-            gradient += before * self.coupled_weight_decay
         if rates.decay is not None:
             self.assign_sub(variable, before * rates.decay)
-        # Adam's equations in one pass; those of Keras take twelve, of which each costs more than its sums in a small
-        # variable. The rate has the bias correction in it already.
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=own_copy(slots.momentum).handle,
-            v=own_copy(slots.velocity).handle,
-            beta1_power=tf.zeros((), variable.dtype),
-            beta2_power=tf.zeros((), variable.dtype),
-            lr=rates.learning,
-            beta1=tf.cast(self.beta_1, variable.dtype),
-            beta2=tf.cast(self.beta_2, variable.dtype),
-            epsilon=tf.cast(self.epsilon, variable.dtype),
-            grad=tf.cast(gradient, variable.dtype),
-        )
-        if slots.lag is not None:
-            self.assign_add(slots.lag, rates.lag * (variable - before))
+        super().update_step(gradient, variable, rates.learning)
+        if lag is not None:
+            self.assign_add(lag, rates.lag * (variable - before))
 
     def _update_rows(self, gradient: tf.IndexedSlices, variable: tf.Variable, slots: "_Slots", rates: "_Rates") -> None:
         gradient = add_up_rows(gradient)
@@ -139,9 +125,9 @@ class LazyAdam(Adam):
             gradient += weight * self.coupled_weight_decay
         # Every pass over the rows counts.
         m = gather_rows(slots.momentum, rows)
-        m += (gradient - m) * (1 - self.beta_1)
+        m += (gradient - m) * (1 - tf.cast(self.beta_1, variable.dtype))
         v = gather_rows(slots.velocity, rows)
-        v += (tf.square(gradient) - v) * (1 - self.beta_2)
+        v += (tf.square(gradient) - v) * (1 - tf.cast(self.beta_2, variable.dtype))
         change = m * -rates.learning / (tf.sqrt(v) + self.epsilon)
         if rates.decay is not None:
             change -= weight * rates.decay
