@@ -4,6 +4,7 @@ Nothing but the standard library and the errors of the project is used here.
 """
 
 import argparse
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -134,6 +135,17 @@ def run_module(module: str, *arguments: object, log: Path) -> None:
         done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise InputError(f"{module} failed; {log} ends with: {log.read_text().strip().splitlines()[-1]}")
+
+
+def make_once(path: Path, make: Callable[[], object]) -> Path:
+    """A file or directory, made if it is not there: by the first process that asks for it, while others wait."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                make()
+    return path
 
 
 def set_options(overrides: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.outputs import whole_file
-from benchmarks.base import WORK, benchmark_parser, run_benchmark, run_module, set_options
+from benchmarks.base import WORK, benchmark_parser, make_once, run_benchmark, run_module, set_options
 from models.config import load_config
 from models.data.dataset import Dataset
 from models.embeddings.embeddings import Embeddings
@@ -91,8 +91,8 @@ def open_dataset(source: Path, work_dir: Path, split_times: str = _SPLIT_TIMES, 
         sampling_seed: of the sampled articles.
     """
     logs, path = work_dir / "logs", work_dir / "dataset"
-    work_dir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+
+    def build() -> None:
         if not logs.exists():
             options = ("--source", source, "--output", logs, "--seed", str(sampling_seed))
             run_module("beam_pipelines.datasets.hm", *options, log=work_dir / "logs.log")
@@ -100,7 +100,8 @@ def open_dataset(source: Path, work_dir: Path, split_times: str = _SPLIT_TIMES, 
         run_module(
             "beam_pipelines.build", "--logs", logs, "--output", path, *split, *_VIEW, log=work_dir / "dataset.log"
         )
-    dataset = Dataset(path)
+
+    dataset = Dataset(make_once(path, build))
     window = dataset.pretraining_view().window
     for split in (VALIDATION, TEST):
         if dataset.split(split).window.first <= window.last:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from beam_pipelines.format.errors import InputError
 from beam_pipelines.format.outputs import whole_directory
 from beam_pipelines.format.text_file import write_json
-from benchmarks.base import run_module
+from benchmarks.base import make_once, run_module
 from benchmarks.pictures.hm import SPLIT_TIMES, open_draws
 from benchmarks.study.plan import CATEGORIES, PARTS_OF_PAGES, WORLD
 from benchmarks.study.world import World, write_logs
@@ -64,27 +64,28 @@ class StudyData(NamedTuple):
         elif name in CATEGORIES:
             options += ("--pretraining-categories", CATEGORIES[name])
         else:
-            logs, whole = self.work_dir / f"logs-{name}", logs
-            if not logs.exists():
-                write_fewer_pages(whole, logs, PARTS_OF_PAGES[name], first.pretraining_view().window.last)
+            whole, logs = logs, self.work_dir / f"logs-{name}"
+            until = first.pretraining_view().window.last
+            make_once(logs, lambda: write_fewer_pages(whole, logs, PARTS_OF_PAGES[name], until))
         return self._build(name, logs, *_VIEW, *options)
 
     def of_world(self, size: int = 0) -> Dataset:
         """The simulated world with so many pages to learn on; 0: the fewest. `taste.json` is the GAUC of its taste."""
         size = size or min(self.world.sizes)
         logs = self.work_dir / f"logs-world-{size}"
-        if not logs.exists():
+
+        def write() -> None:
             taste = write_logs(self.world, self._logs(), logs, size)
             write_json(self.work_dir / "taste.json", {"gauc_of_taste": taste})
-        return self._build(f"world-{size}", logs)
+
+        return self._build(f"world-{size}", make_once(logs, write))
 
     def other(self, name: str) -> Dataset:
         """The shipped `sample`, or `movielens` with its posters."""
         logs = self.work_dir / f"logs-{name}"
-        if not logs.exists():
-            source = ("--source", self.posters) if name == "movielens" else ()
-            log = self.work_dir / f"logs-{name}.log"
-            run_module(f"beam_pipelines.datasets.{name}", *source, "--output", logs, log=log)
+        words = (*(("--source", self.posters) if name == "movielens" else ()), "--output", logs)
+        log = self.work_dir / f"logs-{name}.log"
+        make_once(logs, lambda: run_module(f"beam_pipelines.datasets.{name}", *words, log=log))
         logs = self._few(name, logs)
         if name == "sample":
             return self._build(name, logs)
@@ -95,17 +96,17 @@ class StudyData(NamedTuple):
 
     def _few(self, name: str, logs: Path) -> Path:
         """The logs, in a quick run those of a few users."""
+        if not self.quick:
+            return logs
         few = self.work_dir / f"logs-few-{name}"
-        if self.quick and not few.exists():
-            write_few_users(logs, few, _QUICK_USERS[name])
-        return few if self.quick else logs
+        return make_once(few, lambda: write_few_users(logs, few, _QUICK_USERS[name]))
 
     def _build(self, name: str, logs: Path, *options: str) -> Dataset:
         path = self.work_dir / f"dataset-{name}"
-        if not path.exists():
-            log = path.with_suffix(".log")
-            run_module("beam_pipelines.build", "--logs", logs, "--output", path, *options, log=log)
-        return Dataset(path)
+        words = ("--logs", logs, "--output", path, *options)
+        return Dataset(
+            make_once(path, lambda: run_module("beam_pipelines.build", *words, log=path.with_suffix(".log")))
+        )
 
 
 def split_times(logs: Path, shares: Sequence[float]) -> str:

@@ -55,8 +55,8 @@ class GAUC(PageMetric):
         positives = ops.where(clicked, weights, 0)
         # Of equal predictions, sorting leaves the clicked first, so those below a clicked candidate are really smaller.
         order = ops.argsort(ops.where(clicked, 0, 1), axis=1)
-        columns = [ops.take_along_axis(values, order, axis=1) for values in (y_pred, positives, weights - positives)]
-        wins, losses = (_pairs_won(sign * columns[0], *columns[1:]) for sign in (1, -1))
+        columns = ops.stack([y_pred, positives, weights - positives])
+        wins, losses = _pairs_won(ops.take_along_axis(columns, order[None], axis=2))
         pairs = ops.sum(positives, axis=1) * ops.sum(weights - positives, axis=1)
         auc = (1 + ops.divide_no_nan(wins - losses, pairs)) / 2
         auc = ops.where(ops.any(ops.isnan(y_pred), axis=1), float("nan"), auc)  # sorting would hide it
@@ -71,8 +71,14 @@ class GAUC(PageMetric):
         return {**super().get_config(), "average": self.average}
 
 
-def _pairs_won(scores: Any, positives: Any, negatives: Any) -> Any:
-    """Per page, the pairs whose clicked candidate scores higher; rows hold the clicked candidates first."""
-    order = ops.argsort(scores, axis=1)
-    positives, negatives = (ops.take_along_axis(values, order, axis=1) for values in (positives, negatives))
-    return ops.sum(positives * (ops.cumsum(negatives, axis=1) - negatives), axis=1)
+def _pairs_won(columns: Any) -> list[Any]:
+    """Per page, the pairs whose clicked candidate scores higher, and those whose clicked candidate scores lower.
+
+    Args:
+        columns: scores, and weights of the clicked and of the unclicked, shape `(3, pages, candidates)`; each page has
+            its clicked candidates first.
+    """
+    scores = columns[0]
+    orders = ops.argsort(ops.stack([scores, -scores]), axis=2)
+    positives, negatives = ops.unstack(ops.take_along_axis(columns[1:, None], orders[None], axis=3), 2)
+    return ops.unstack(ops.sum(positives * (ops.cumsum(negatives, axis=2) - negatives), axis=2), 2)

@@ -2,12 +2,14 @@ import argparse
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from beam_pipelines.format.errors import InputError
 from benchmarks import base
-from benchmarks.base import benchmark_parser, peer_versions, run_benchmark
+from benchmarks.base import benchmark_parser, make_once, peer_versions, run_benchmark
 from benchmarks.catalogue import BENCHMARKS
 
 
@@ -66,3 +68,23 @@ def test_the_list_and_an_unknown_name():
     refused = subprocess.run([*command, "nothing"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "no benchmark nothing" in refused.stderr
+
+
+def test_what_several_ask_for_at_once_is_made_once(tmp_path):
+    path = tmp_path / "work" / "logs"
+    made = []
+
+    def make():
+        made.append(path.exists())
+        time.sleep(0.05)  # the others ask meanwhile
+        path.mkdir()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: make_once(path, make), range(4))) == [path] * 4
+    assert made == [False]
+
+
+def test_what_could_not_be_made_is_made_the_next_time(tmp_path):
+    with pytest.raises(InputError):
+        make_once(tmp_path / "logs", lambda: base.run_module("benchmarks.none", log=tmp_path / "log"))
+    assert make_once(tmp_path / "logs", (tmp_path / "logs").mkdir).is_dir()
