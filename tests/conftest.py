@@ -1,7 +1,6 @@
 """Shared fixtures: the sample, and one small run of the whole stack on it."""
 
 import contextlib
-import fcntl
 import gc
 import io
 import os
@@ -23,6 +22,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+
+import benchmarks.base
 
 # The same examples every time. `make test-random` draws others, many more of them.
 hypothesis.settings.register_profile("derandomised", derandomize=True, deadline=None)
@@ -77,11 +78,7 @@ def work(tmp_path_factory, worker_id) -> Path:
 
 def make_once(artifact: Path, make: Callable[[str], object]) -> Path:
     """Lets the first worker that asks for an artifact make it; the others wait."""
-    with open(artifact.with_name(f"{artifact.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not artifact.exists():
-            make(str(artifact))
-    return artifact
+    return benchmarks.base.make_once(artifact, lambda: make(str(artifact)))
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,8 @@ class DistributedFit(_Model):
 
     - Under a strategy, Keras traces the model on the first batch before training (`_maybe_symbolic_build`), which
       silently takes that batch away from a one-pass dataset. A model with this mixin creates its variables in its
-      constructor instead; compiled metrics and losses are built from the shapes of the data alone, and without a
-      strategy in the first step, as in Keras. The optimizer's variables are made before it: several replicas cannot
-      make them inside one.
+      constructor instead; compiled metrics and losses are built from the shapes of the data alone. The optimizer's
+      variables are made before the first step too: several replicas cannot make them inside one.
     - Keras cannot reduce the logs of a step over several workers (`reduce_per_replica`, which fails for scalars). Here
       the logs of a step are means over all replicas, the same in every worker, by one exchange of all of them.
     - What `compute_loss` returns on a replica is a part of the loss of the whole batch: the parts of all replicas add
@@ -165,8 +164,10 @@ class DistributedFit(_Model):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         self.prepare_fit()
         compiled = [self._compile_metrics, self._compile_loss]
-        if self._distribute_strategy is None or all(part is None or part.built for part in compiled):
+        if all(part is None or part.built for part in compiled):
             return
+        if self.run_eagerly and self._distribute_strategy is None:
+            return  # the first step builds them; a graph would be traced twice for it
         if iterator is not None:
             specs = iterator._distributed_dataset.element_spec
             data_batch = keras.tree.map_structure(

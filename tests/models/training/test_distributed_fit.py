@@ -205,6 +205,21 @@ def test_compiled_losses_and_metrics_are_measured(devices):
         assert evaluated[name] == pytest.approx(history[f"val_{name}"][-1])
 
 
+def test_eager_fit_calls_the_model_once_a_step():
+    calls = []
+
+    class Counted(Linear):
+        def call(self, x):
+            calls.append(x)
+            return super().call(x)
+
+    model = Counted()
+    model.compile("sgd", loss="mse", metrics=["mae"], run_eagerly=True)
+    data = tf.data.Dataset.from_tensor_slices(regression(8)).batch(4)
+    assert "mae" in model.fit(data, epochs=2, verbose=0).history
+    assert len(calls) == 2 * 2  # none to build the metrics
+
+
 @pytest.mark.parametrize(("devices", "policy"), [(None, "float32"), (ONE, "mixed_bfloat16"), (TWO, "mixed_float16")])
 def test_eager_steps_do_what_graphs_do(devices, policy):
     x, y = regression(8)
